@@ -1,0 +1,260 @@
+using System.Diagnostics;
+
+namespace FlashOrleans.Flash;
+
+/// <summary>
+/// Reads units from flash into window slots on dedicated I/O threads. The conductor submits, an I/O thread reads and checks, and tells the
+/// request's completion; nothing on that path allocates. Two bounded queues: demand is always taken before prefetch, and only a few
+/// prefetch reads are in the device at a time, because what is submitted cannot be overtaken. Idle threads are parked.
+/// A request is the submitter's again when its completion is told (the completion may submit it anew at once). Failures are values on the
+/// request: a read is tried twice (<see cref="RequestReader"/>), then the units it really affects carry a <see cref="ReadFault"/>; no exception leaves an
+/// I/O thread. Dispose from any thread but a completion: queued requests end as Cancelled, those in the device finish first.
+/// </summary>
+public sealed unsafe class FlashReader : IFlashReader, IDisposable
+{
+    /// <summary>What keeps this class of device busy; a thread that waits costs a stack and no processor (docs/adr/0005-flash-io.md).</summary>
+    public const int DefaultThreads = 16;
+    public const int DefaultQueue = 256;
+    public const int DefaultPrefetchDepth = 8;
+    private const int StackBytes = 256 * 1024;
+
+    private readonly object _lock = new();
+    private readonly Thread[] _threads;
+    private readonly RequestReader[] _readers;
+    private readonly NativeBuffer _sink;
+    private readonly int _queue;
+    private readonly int _prefetchDepth;
+    private RequestQueue _demand;
+    private RequestQueue _prefetch;
+    private int _prefetchInDevice;
+    private int _parked;
+    private bool _closed;
+    private long _reads, _units, _bytes, _retries, _faults, _prefetchReads;
+
+    /// <param name="threads">I/O threads: reads in the device at a time.</param>
+    /// <param name="queue">Requests that may wait, per class.</param>
+    /// <param name="prefetchDepth">Prefetch reads in the device at a time.</param>
+    /// <param name="ledger">Counts the reader's own buffers, under "reader".</param>
+    public FlashReader(int threads = DefaultThreads, int queue = DefaultQueue, int prefetchDepth = DefaultPrefetchDepth, MemoryLedger? ledger = null)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(queue);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(prefetchDepth);
+        _queue = queue;
+        _prefetchDepth = prefetchDepth;
+        // Gaps of all threads land in one place that nobody reads, then each thread has its list of parts.
+        _sink = new NativeBuffer(ReadPlanner.GapLimit + threads * RequestReader.PartBytes, ledger ?? new MemoryLedger(), "reader");
+        _threads = new Thread[threads];
+        _readers = new RequestReader[threads];
+        for (int i = 0; i < threads; i++)
+        {
+            RequestReader reader = new(_sink.Pointer, (IoVector*)(_sink.Pointer + ReadPlanner.GapLimit + i * RequestReader.PartBytes));
+            _readers[i] = reader;
+            _threads[i] = new Thread(() => Run(reader), StackBytes) { IsBackground = true, Name = $"flash-io-{i}" };
+        }
+        foreach (Thread thread in _threads) thread.Start();
+    }
+
+    public ReaderStats Stats
+    {
+        get
+        {
+            long reads = Volatile.Read(ref _reads), prefetch = Volatile.Read(ref _prefetchReads);
+            return new ReaderStats(reads, Volatile.Read(ref _units), Volatile.Read(ref _bytes), Volatile.Read(ref _retries),
+                Volatile.Read(ref _faults), reads - prefetch, prefetch);
+        }
+    }
+
+    /// <summary>Requests waiting now, both classes.</summary>
+    public int Queued
+    {
+        get { lock (_lock) return _demand.Count + _prefetch.Count; }
+    }
+
+    /// <summary>Threads that wait for work and that nobody has woken yet.</summary>
+    internal int Parked
+    {
+        get { lock (_lock) return _parked; }
+    }
+
+    public bool TrySubmit(ReadRequest request)
+    {
+        if (request.Count is <= 0 or > ReadRequest.MaxUnits) throw new ArgumentException($"a read of {request.Count} units", nameof(request));
+        lock (_lock)
+        {
+            if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
+            bool prefetch = request.Class == ReadClass.Prefetch;
+            if (_closed || (prefetch ? _prefetch.Count : _demand.Count) >= _queue) return false;
+            request.Error = null;
+            request.BytesRead = 0;
+            if (prefetch)
+            {
+                request.Phase = ReadPhase.PrefetchQueue;
+                _prefetch.Append(request);
+            }
+            else
+            {
+                request.Phase = ReadPhase.DemandQueue;
+                _demand.Append(request);
+            }
+            WakeOne();
+            return true;
+        }
+    }
+
+    public void Promote(ReadRequest request)
+    {
+        lock (_lock)
+        {
+            if (request.Phase != ReadPhase.PrefetchQueue) return;
+            _prefetch.Remove(request);
+            request.Phase = ReadPhase.DemandQueue;
+            _demand.Append(request);
+            WakeOne(); // the limit of prefetch no longer holds it back
+        }
+    }
+
+    public void Dispose()
+    {
+        RequestQueue demand, prefetch;
+        lock (_lock)
+        {
+            if (_closed) return;
+            _closed = true;
+            demand = _demand.TakeAll();
+            prefetch = _prefetch.TakeAll();
+            _parked = 0;
+            Monitor.PulseAll(_lock);
+        }
+        while ((demand.TakeFirst() ?? prefetch.TakeFirst()) is { } request)
+        {
+            Array.Fill(request.Faults, ReadFault.Cancelled, 0, request.Count);
+            request.Error = $"{request.Region.File.Name}: {request.Region.Name}: the reader was closed before the read began";
+            Complete(request);
+        }
+        foreach (Thread thread in _threads) thread.Join();
+        _sink.Dispose();
+    }
+
+    /// <summary>An I/O thread's life.</summary>
+    private void Run(RequestReader reader)
+    {
+        bool prefetch = false;
+        while (Next(ref prefetch) is { } request)
+        {
+            int retries = reader.Retries;
+            try
+            {
+                reader.Read(request);
+            }
+            catch (Exception e)
+            {
+                // A file closed under us, a region that does not fit its file: whatever it is, it ends this request and not the thread.
+                Array.Fill(request.Faults, ReadFault.Io, 0, request.Count);
+                request.Error = $"{request.Region?.File?.Name}: {request.Region?.Name}: {e.Message}";
+            }
+            Interlocked.Add(ref _retries, reader.Retries - retries);
+            Complete(request);
+        }
+    }
+
+    /// <summary>The waker takes the thread off the count, so that one thread is never woken for two requests. Under the lock.</summary>
+    private void WakeOne()
+    {
+        if (_parked == 0) return;
+        _parked--;
+        Monitor.Pulse(_lock);
+    }
+
+    /// <summary>Returns the place of the last prefetch, then waits for work; null when closed and empty.</summary>
+    private ReadRequest? Next(ref bool prefetch)
+    {
+        lock (_lock)
+        {
+            if (prefetch) _prefetchInDevice--;
+            while (true)
+            {
+                prefetch = false;
+                ReadRequest? request = _demand.TakeFirst();
+                if (request == null && _prefetchInDevice < _prefetchDepth && (request = _prefetch.TakeFirst()) != null)
+                {
+                    prefetch = true;
+                    _prefetchInDevice++;
+                }
+                if (request != null)
+                {
+                    request.Phase = ReadPhase.InDevice;
+                    return request;
+                }
+                if (_closed) return null;
+                _parked++;
+                Monitor.Wait(_lock);
+            }
+        }
+    }
+
+    private void Complete(ReadRequest request)
+    {
+        int faults = 0;
+        for (int k = 0; k < request.Count; k++)
+            if (request.Faults[k] != ReadFault.None) faults++;
+        Interlocked.Increment(ref _reads);
+        if (request.Class == ReadClass.Prefetch) Interlocked.Increment(ref _prefetchReads);
+        Interlocked.Add(ref _units, request.Count);
+        Interlocked.Add(ref _bytes, request.BytesRead);
+        if (faults > 0) Interlocked.Add(ref _faults, faults);
+        request.Phase = ReadPhase.Idle;
+        try
+        {
+            request.Completion.Completed(request);
+        }
+        catch (Exception e)
+        {
+            // Completions only enqueue; one that throws has lost a request, and the thread must outlive that.
+            Trace.TraceError($"a read's completion threw: {e}");
+        }
+    }
+
+    /// <summary>First in, first out, through the requests' own links; any one can leave. Under the reader's lock.</summary>
+    private struct RequestQueue
+    {
+        private ReadRequest? _first, _last;
+        public int Count;
+
+        public void Append(ReadRequest request)
+        {
+            request.Next = null;
+            request.Previous = _last;
+            if (_last == null) _first = request;
+            else _last.Next = request;
+            _last = request;
+            Count++;
+        }
+
+        public ReadRequest? TakeFirst()
+        {
+            ReadRequest? request = _first;
+            if (request != null) Remove(request);
+            return request;
+        }
+
+        /// <summary>Hands over everything; nothing of it can be promoted any more.</summary>
+        public RequestQueue TakeAll()
+        {
+            RequestQueue all = this;
+            this = default;
+            for (ReadRequest? request = all._first; request != null; request = request.Next) request.Phase = ReadPhase.InDevice;
+            return all;
+        }
+
+        public void Remove(ReadRequest request)
+        {
+            if (request.Previous == null) _first = request.Next;
+            else request.Previous.Next = request.Next;
+            if (request.Next == null) _last = request.Previous;
+            else request.Next.Previous = request.Previous;
+            request.Next = request.Previous = null;
+            Count--;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace FlashOrleans.Flash;
+
+/// <summary>
+/// The few Linux calls that .NET does not offer: open with O_DIRECT (FileOptions drops it), preadv into raw memory, posix_fadvise,
+/// statx. Flag values are the kernel's and differ per architecture. Only called where <see cref="Supported"/>; any thread, no allocation.
+/// </summary>
+internal static unsafe partial class Libc
+{
+    public const int EINTR = 4, EIO = 5, EINVAL = 22;
+    public const int PosixFadvRandom = 1, PosixFadvDontNeed = 4;
+    /// <summary>The kernel's limit of parts per call (IOV_MAX); longer lists are cut, which reads as a short read.</summary>
+    public const int MaxParts = 1024;
+
+    private const int O_RDONLY = 0, O_NONBLOCK = 0x800, O_CLOEXEC = 0x80000;
+    private const int F_GETFL = 3, F_SETFL = 4;
+    private const int AT_EMPTY_PATH = 0x1000;
+    private const uint STATX_DIOALIGN = 0x2000;
+
+    /// <summary>Linux with 64-bit file offsets in the plain calls.</summary>
+    public static bool Supported { get; } = OperatingSystem.IsLinux() && Environment.Is64BitProcess;
+
+    /// <summary>arm kept its own flag values from before the generic table; everything else of 64 bits that runs .NET is generic, but for POWER.</summary>
+    private static int DirectFlag { get; } = RuntimeInformation.ProcessArchitecture switch
+    {
+        Architecture.Arm64 or Architecture.Arm => 0x10000,
+        Architecture.Ppc64le => 0x20000,
+        _ => 0x4000,
+    };
+
+    /// <summary>A descriptor, or minus errno. O_NONBLOCK: a fifo in place of a file must be an error, not a hang; regular files ignore it.</summary>
+    public static int Open(string path, bool direct)
+    {
+        int fd = OpenCall(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | (direct ? DirectFlag : 0));
+        return fd >= 0 ? fd : -Marshal.GetLastPInvokeError();
+    }
+
+    /// <summary>Turns O_DIRECT off on the open descriptor, so that a fallback keeps the very file that was opened.</summary>
+    public static bool ClearDirect(SafeFileHandle file)
+    {
+        int flags = Fcntl(file, F_GETFL, 0);
+        return flags >= 0 && Fcntl(file, F_SETFL, flags & ~DirectFlag) == 0;
+    }
+
+    /// <summary>One read; bytes or minus errno.</summary>
+    public static long Read(SafeFileHandle file, long offset, IoVector* parts, int count)
+    {
+        nint got = count == 1
+            ? Pread(file, parts->Base, parts->Length, offset)
+            : Preadv(file, parts, Math.Min(count, MaxParts), offset);
+        return got >= 0 ? got : -Marshal.GetLastPInvokeError();
+    }
+
+    public static void Advise(SafeFileHandle file, long offset, long bytes, int advice) => _ = Fadvise(file, offset, bytes, advice);
+
+    /// <summary>What the kernel (6.1 and newer) says direct I/O on this file needs: 0 = refused, -1 = it does not say.</summary>
+    public static int DirectAlignment(SafeFileHandle file)
+    {
+        const int memoryAlign = 152, offsetAlign = 156; // struct statx: stx_dio_mem_align, stx_dio_offset_align
+        byte* status = stackalloc byte[256];
+        byte empty = 0;
+        try
+        {
+            if (Statx(file, &empty, AT_EMPTY_PATH, STATX_DIOALIGN, status) != 0) return -1;
+        }
+        catch (EntryPointNotFoundException)
+        {
+            return -1; // an old libc
+        }
+        if ((*(uint*)status & STATX_DIOALIGN) == 0) return -1;
+        uint memory = *(uint*)(status + memoryAlign), offset = *(uint*)(status + offsetAlign);
+        return offset == 0 ? 0 : (int)Math.Max(memory, offset);
+    }
+
+    [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int OpenCall(string path, int flags);
+
+    [LibraryImport("libc", EntryPoint = "fcntl", SetLastError = true)]
+    private static partial int Fcntl(SafeFileHandle fd, int command, int argument);
+
+    [LibraryImport("libc", EntryPoint = "pread", SetLastError = true)]
+    private static partial nint Pread(SafeFileHandle fd, byte* memory, nuint bytes, long offset);
+
+    [LibraryImport("libc", EntryPoint = "preadv", SetLastError = true)]
+    private static partial nint Preadv(SafeFileHandle fd, IoVector* parts, int count, long offset);
+
+    [LibraryImport("libc", EntryPoint = "posix_fadvise")]
+    private static partial int Fadvise(SafeFileHandle fd, long offset, long bytes, int advice);
+
+    [LibraryImport("libc", EntryPoint = "statx", SetLastError = true)]
+    private static partial int Statx(SafeFileHandle dir, byte* path, int flags, uint mask, byte* status);
+}

@@ -1,0 +1,189 @@
+using System.IO.Hashing;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using System.Text.RegularExpressions;
+
+namespace FlashOrleans.Flash;
+
+/// <summary>Where a package came from: for people and for bug reports. Part of the package's identity.</summary>
+public sealed record Provenance
+{
+    /// <summary>What was imported: a path, a repository.</summary>
+    public required string Source { get; init; }
+    public IReadOnlyList<SourceFile> Files { get; init; } = [];
+    /// <summary>The program that wrote the package: "flash 0.1.0".</summary>
+    public required string Tool { get; init; }
+}
+
+/// <summary>A file of the checkpoint that was imported.</summary>
+public sealed record SourceFile(string Name, long Bytes, string Sha256);
+
+/// <summary>edge.bin or a slice as the manifest knows it: <paramref name="Header"/> is XxHash128 of the first page, which holds every other checksum of the file.</summary>
+public sealed record ManifestFile(string Path, long Bytes, string Header);
+
+/// <summary>A file carried along unread, such as tokenizer.json.</summary>
+public sealed record ManifestSideFile(string Name, long Bytes, string Xxh128);
+
+/// <summary>
+/// manifest.json: what the package is and a checksum of everything in it. Its last property is the XxHash128 of all bytes before it,
+/// which is also the package's hash: one number stands for every byte of the package. Immutable; any thread.
+/// </summary>
+public sealed partial record Manifest
+{
+    public const int CurrentVersion = 1;
+    public const string FormatTag = "flashorleans";
+    public const int MaxBytes = 16 << 20;
+    public const int MaxSideFileBytes = 256 << 20;
+    private const string HashKey = "\"hash\": \"";
+    private const string HashEnd = "\"\n}\n";
+    private const int TailBytes = 9 + 32 + 4;
+
+    private static readonly JsonSerializerOptions Json = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
+        WriteIndented = true,
+        NewLine = "\n",
+        RespectNullableAnnotations = true,
+        RespectRequiredConstructorParameters = true,
+        DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
+        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.CamelCase, allowIntegerValues: false) },
+    };
+
+    public string Format { get; init; } = FormatTag;
+    public int FormatVersion { get; init; } = CurrentVersion;
+    public required string Name { get; init; }
+    public required ModelConfig Model { get; init; }
+    /// <summary>"f32", "bf16", "q8" or "q4": the format of every matrix.</summary>
+    public required string Quant { get; init; }
+    /// <summary>Sections start at multiples of this.</summary>
+    public required int Alignment { get; init; }
+    /// <summary>Neurons per unit of read.</summary>
+    public required int Group { get; init; }
+    /// <summary>Distance of units.</summary>
+    public required int Stride { get; init; }
+    /// <summary>"selector": slices hold the deciding rows once more, resident (ReLU models). "none".</summary>
+    public required string Predictor { get; init; }
+    /// <summary>Order of the neurons on flash: "identity".</summary>
+    public required string Permutation { get; init; }
+    public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
+    public required IReadOnlyList<ManifestFile> Files { get; init; }
+    public required Provenance Provenance { get; init; }
+
+    /// <summary>32 hex digits over the manifest: the identity of the package.</summary>
+    [JsonIgnore] public string Hash { get; init; } = "";
+    [JsonIgnore] public WeightFormat Weights => PackageLayout.TryParseFormat(Quant, out WeightFormat format) ? format : throw new FlashException($"quantisation '{Quant}' is none this version knows");
+    [JsonIgnore] public long Bytes => Files.Sum(static f => f.Bytes) + SideFiles.Sum(static f => f.Bytes);
+
+    /// <summary>The bytes of manifest.json, hash included.</summary>
+    public byte[] Encode()
+    {
+        string body = JsonSerializer.Serialize(this, Json);
+        byte[] hashed = Encoding.UTF8.GetBytes(string.Concat(body.AsSpan(0, body.LastIndexOf('}')).TrimEnd(), ",\n  "));
+        string tail = HashKey + Convert.ToHexStringLower(XxHash128.Hash(hashed)) + HashEnd;
+        return [.. hashed, .. Encoding.ASCII.GetBytes(tail)];
+    }
+
+    /// <summary>Parses and checks everything that can be checked without the other files.</summary>
+    public static Manifest Decode(byte[] bytes, string file)
+    {
+        // The version first: another version may hash and name things differently, and must hear what to do, not that it is damaged.
+        CheckVersion(bytes, file);
+        string hash = CheckHash(bytes, file);
+        try
+        {
+            Manifest manifest = (JsonSerializer.Deserialize<Manifest>(bytes, Json) ?? throw new FlashException(file, 0, "empty manifest")) with { Hash = hash };
+            manifest.Check();
+            return manifest;
+        }
+        catch (JsonException e)
+        {
+            throw new FlashException($"{file} line {e.LineNumber + 1}: {OneLine(e.Message)}", e);
+        }
+        catch (FlashException e)
+        {
+            throw new FlashException($"{file}: {e.Message}", e);
+        }
+    }
+
+    private static void CheckVersion(byte[] bytes, string file)
+    {
+        try
+        {
+            using JsonDocument document = JsonDocument.Parse(bytes);
+            JsonElement root = document.RootElement;
+            if (root.ValueKind != JsonValueKind.Object || !root.TryGetProperty("format", out JsonElement format) || format.ValueKind != JsonValueKind.String || !format.ValueEquals(FormatTag))
+                throw new FlashException($"{file}: not the manifest of a flash package (\"format\" is not \"{FormatTag}\")");
+            if (!root.TryGetProperty("formatVersion", out JsonElement version) || version.ValueKind != JsonValueKind.Number || !version.TryGetInt32(out int number))
+                throw new FlashException($"{file}: \"formatVersion\" is missing or no number");
+            if (number != CurrentVersion)
+            {
+                throw new FlashException($"{file}: the package has format version {number}, this build reads version {CurrentVersion}: "
+                    + (number > CurrentVersion ? "use a newer flash, or import the model again" : "import the model again") + " (flash import PATH --name NAME)");
+            }
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw new FlashException($"{file}: not readable as JSON: {OneLine(e.Message)}", e);
+        }
+    }
+
+    private static string CheckHash(byte[] bytes, string file)
+    {
+        int at = bytes.Length - TailBytes;
+        ReadOnlySpan<byte> tail = at < 0 ? default : bytes.AsSpan(at);
+        if (at < 0 || !tail[..9].SequenceEqual(Encoding.ASCII.GetBytes(HashKey)) || !tail[41..].SequenceEqual(Encoding.ASCII.GetBytes(HashEnd)))
+            throw new FlashException(file, Math.Max(at, 0), "the manifest does not end with its \"hash\": it is truncated or was edited");
+        string recorded = Encoding.ASCII.GetString(tail.Slice(9, 32)), actual = Convert.ToHexStringLower(XxHash128.Hash(bytes.AsSpan(0, at)));
+        return recorded == actual ? actual : throw new FlashException(file, at, $"the manifest is damaged or was edited (hash {actual}, recorded {recorded})");
+    }
+
+    private void Check()
+    {
+        if (!PackageStore.IsValidName(Name)) throw new FlashException($"the name '{Printable(Name)}' is not made of letters, digits, '.', '_' and '-'");
+        WeightFormat format = Weights;
+        PackageLayout.Validate(Model, format);
+        if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
+        BundleLayout bundles = BundleLayout.For(Model, format);
+        if (Group != bundles.Group || Stride != bundles.Stride)
+            throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
+        string predictor = PredictorOf(Model);
+        if (Predictor != predictor) throw new FlashException($"predictor '{Printable(Predictor)}' where this model has '{predictor}'");
+        if (Permutation != "identity") throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
+        if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");
+        long least = 0;
+        for (int i = 0; i < Files.Count; i++)
+        {
+            ManifestFile file = Files[i] ?? throw new FlashException($"file {i} is null");
+            string expected = i == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(i - 1);
+            if (file.Path != expected) throw new FlashException($"file {i} is '{Printable(file.Path)}', expected {expected}");
+            if (i < 2) least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, format) : PackageLayout.Slice(Model, format), Alignment);
+            if (file.Bytes < least || file.Bytes % PackageLayout.Page != 0 || file.Bytes > 1L << 50)
+                throw new FlashException($"{expected} is listed with {file.Bytes} bytes; a file of this model has at least {least}, in pages of {PackageLayout.Page}");
+            if (!IsHash(file.Header)) throw new FlashException($"{expected} is listed without a header hash of 32 hex digits");
+        }
+        foreach (SourceFile? source in Provenance.Files)
+        {
+            if (source is null) throw new FlashException("a source file is null");
+        }
+        HashSet<string> names = new(StringComparer.OrdinalIgnoreCase) { PackageLayout.ManifestPath, PackageLayout.EdgePath, "layers" };
+        foreach (ManifestSideFile? side in SideFiles)
+        {
+            if (side is null || !PackageStore.IsValidName(side.Name) || !names.Add(side.Name)) throw new FlashException($"'{Printable(side?.Name)}' cannot be the name of a side file");
+            if (side.Bytes is < 0 or > MaxSideFileBytes) throw new FlashException($"side file {side.Name} is listed with {side.Bytes} bytes");
+            if (!IsHash(side.Xxh128)) throw new FlashException($"side file {side.Name} is listed without a hash of 32 hex digits");
+        }
+    }
+
+    internal static string PredictorOf(ModelConfig config) => PackageLayout.HasSelector(config) ? "selector" : "none";
+
+    internal static string OneLine(string text) => text.ReplaceLineEndings(" ");
+
+    private static string Printable(string? text) => text is null ? "" : OneLine(text.Length > 80 ? text[..80] : text);
+
+    private static bool IsHash(string text) => HashPattern().IsMatch(text);
+
+    [GeneratedRegex(@"\A[0-9a-f]{32}\z")]
+    private static partial Regex HashPattern();
+}

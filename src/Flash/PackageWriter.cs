@@ -1,0 +1,226 @@
+using System.IO.Hashing;
+
+namespace FlashOrleans.Flash;
+
+/// <summary>What an import says about the package before it writes the first byte.</summary>
+public sealed record PackageSpec
+{
+    public required string Name { get; init; }
+    public required ModelConfig Config { get; init; }
+    /// <summary>Format of every matrix.</summary>
+    public required WeightFormat Format { get; init; }
+    public required Provenance Provenance { get; init; }
+    /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
+    public int Alignment { get; init; } = PackageLayout.Page;
+}
+
+/// <summary>
+/// Writes a package, streaming: memory stays at a few MiB whatever the model. One thread. Files grow in a temporary folder beside the
+/// target, which <see cref="Complete"/> turns into the package; disposing without it (an error, Ctrl-C) leaves nothing behind. Files come one
+/// after another, sections of a file in any order, several open at a time; each must get exactly the bytes its shape demands.
+/// A full disk or a failing device is one <see cref="FlashException"/>; misuse by the caller an <see cref="InvalidOperationException"/>.
+/// </summary>
+public sealed class PackageWriter : IDisposable
+{
+    private readonly PackageSpec _spec;
+    private readonly PackageFolder _folder;
+    private readonly Action<long, long>? _progress;
+    private readonly ManifestFile?[] _files;
+    private readonly List<ManifestSideFile> _sideFiles = [];
+    private readonly long _total;
+    private PackageFileWriter? _current;
+    private long _written;
+
+    private PackageWriter(PackageSpec spec, PackageFolder folder, long total, Action<long, long>? progress, CancellationToken cancel)
+    {
+        _spec = spec;
+        _folder = folder;
+        _total = total;
+        _progress = progress;
+        _files = new ManifestFile?[spec.Config.Layers + 1];
+        Cancel = cancel;
+        Provenance = spec.Provenance;
+    }
+
+    /// <summary>May be replaced until <see cref="Complete"/>: checksums of the source are often known only after reading it.</summary>
+    public Provenance Provenance { get; set; }
+
+    internal CancellationToken Cancel { get; }
+    internal string FolderPath => _folder.Path;
+    /// <summary>How a piece reaches its file; tests put a failing device here.</summary>
+    internal Action<Microsoft.Win32.SafeHandles.SafeFileHandle, ReadOnlyMemory<byte>, long> Sink { get; init; } = static (file, bytes, offset) => RandomAccess.Write(file, bytes.Span, offset);
+
+    /// <param name="path">The package's folder, "…/name.flash"; replaced if it exists, once the new one is complete.</param>
+    /// <param name="spec">What is written.</param>
+    /// <param name="progress">Bytes written and bytes in all, from time to time.</param>
+    /// <param name="cancel">Ends the import at the next write.</param>
+    public static PackageWriter Create(string path, PackageSpec spec, Action<long, long>? progress = null, CancellationToken cancel = default) =>
+        Create(path, spec, progress, FreeSpace, null, cancel);
+
+    internal static PackageWriter Create(string path, PackageSpec spec, Action<long, long>? progress, Func<string, long> freeSpace,
+        Action<Microsoft.Win32.SafeHandles.SafeFileHandle, ReadOnlyMemory<byte>, long>? sink, CancellationToken cancel = default)
+    {
+        if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
+        if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
+        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment);
+        PackageFolder folder;
+        try
+        {
+            folder = PackageFolder.Create(path);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new FlashException($"{path}: the package cannot be written here: {Manifest.OneLine(e.Message)}", e);
+        }
+        try
+        {
+            // The manifest and what the file system adds are small change: 1 MiB of reserve.
+            long free = freeSpace(folder.Path), needed = total + (1 << 20);
+            if (free < needed)
+                throw new FlashException($"{path}: the package needs {Megabytes(needed)} and the disk has {Megabytes(free)} free: make room, or choose another folder with FLASH_HOME, and import again");
+            return sink is null
+                ? new PackageWriter(spec, folder, total, progress, cancel)
+                : new PackageWriter(spec, folder, total, progress, cancel) { Sink = sink };
+        }
+        catch
+        {
+            folder.Dispose();
+            throw;
+        }
+    }
+
+    public void BeginEdge() => Begin(SectionTable.Edge);
+
+    public void BeginSlice(int layer)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(layer);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(layer, _spec.Config.Layers);
+        Begin(layer);
+    }
+
+    /// <summary>Starts a section of the current file; name and shape must be what the model's shape demands (docs/FORMAT.md), and the caller writes all its bytes.</summary>
+    public SectionWriter BeginSection(string name, WeightFormat format, int rows, int cols)
+    {
+        SectionEntry entry = Current.Entry(name);
+        if (entry.Kind is SectionKind.Hashes or SectionKind.Bundles) throw new InvalidOperationException($"section {name} is not written by BeginSection");
+        if (entry.Format != format || entry.Rows != rows || entry.Cols != cols)
+            throw new FlashException($"{Current.Path}: section {name} of this model is {entry}; {rows} x {cols} {format} was offered");
+        return new SectionWriter(Current, entry);
+    }
+
+    /// <summary>Starts the neuron bundles of the current slice.</summary>
+    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format));
+
+    /// <summary>Carries a small file along unread (tokenizer.json …).</summary>
+    public void AddSideFile(string name, ReadOnlySpan<byte> bytes)
+    {
+        string path = Path.Combine(_folder.Path, name);
+        if (!PackageStore.IsValidName(name) || name is PackageLayout.ManifestPath or PackageLayout.EdgePath or "layers" || _sideFiles.Any(f => string.Equals(f.Name, name, StringComparison.OrdinalIgnoreCase)))
+            throw new FlashException($"'{name}' cannot be the name of a side file");
+        if (bytes.Length > Manifest.MaxSideFileBytes) throw new FlashException($"{name} has {bytes.Length} bytes; a side file has at most {Manifest.MaxSideFileBytes}");
+        WriteWhole(path, bytes.ToArray());
+        _sideFiles.Add(new ManifestSideFile(name, bytes.Length, Convert.ToHexStringLower(XxHash128.Hash(bytes))));
+    }
+
+    /// <summary>Finishes the last file, writes the manifest and gives the package its name. Returns the package's hash.</summary>
+    public string Complete()
+    {
+        EndFile();
+        int missing = Array.IndexOf(_files, null);
+        if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
+        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format);
+        byte[] manifest = new Manifest
+        {
+            Name = _spec.Name,
+            Model = _spec.Config,
+            Quant = PackageLayout.FormatName(_spec.Format),
+            Alignment = _spec.Alignment,
+            Group = bundles.Group,
+            Stride = bundles.Stride,
+            Predictor = Manifest.PredictorOf(_spec.Config),
+            Permutation = "identity",
+            SideFiles = _sideFiles,
+            Files = _files!,
+            Provenance = Provenance,
+        }.Encode();
+        string path = Path.Combine(_folder.Path, PackageLayout.ManifestPath);
+        // What this build would refuse to open must not get a name.
+        string hash = Manifest.Decode(manifest, path).Hash;
+        WriteWhole(path, manifest);
+        Guard(path, 0, _folder.Publish);
+        _progress?.Invoke(_total, _total);
+        return hash;
+    }
+
+    public void Dispose()
+    {
+        _current?.Dispose();
+        _current = null;
+        _folder.Dispose();
+    }
+
+    internal void Wrote(long bytes) => _progress?.Invoke(Math.Min(_written += bytes, _total), _total);
+
+    /// <summary>Runs a piece of writing; what the device refuses becomes one clear line.</summary>
+    internal void Guard(string file, long offset, Action write)
+    {
+        const int enospc = 28, edquot = 122, windowsDiskFull = unchecked((int)0x80070070);
+        Cancel.ThrowIfCancellationRequested();
+        try
+        {
+            write();
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw e.HResult is enospc or edquot or windowsDiskFull
+                ? new FlashException($"{file} at byte {offset}: the disk is full; the package needs {Megabytes(_total)} in all: make room and import again (what was written is removed)", e)
+                : new FlashException($"{file} at byte {offset}: cannot be written: {Manifest.OneLine(e.Message)}", e);
+        }
+    }
+
+    private PackageFileWriter Current => _current ?? throw new InvalidOperationException("no file was begun");
+
+    private void Begin(int layer)
+    {
+        EndFile();
+        if (_files[layer + 1] is not null) throw new InvalidOperationException($"file {layer + 1} of the package is written already");
+        string relative = layer < 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(layer);
+        string path = Path.Combine(_folder.Path, relative);
+        PackageFileWriter? file = null;
+        Guard(path, 0, () =>
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format), _spec.Alignment);
+        });
+        _current = file;
+    }
+
+    private void EndFile()
+    {
+        if (_current is not { } file) return;
+        string header = file.Complete();
+        _files[file.Layer + 1] = new ManifestFile(file.Layer < 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(file.Layer), file.Bytes, header);
+        _current = null;
+    }
+
+    private void WriteWhole(string path, byte[] bytes) => Guard(path, 0, () =>
+    {
+        using Microsoft.Win32.SafeHandles.SafeFileHandle file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.Write);
+        Sink(file, bytes, 0);
+        RandomAccess.FlushToDisk(file);
+    });
+
+    private static long FreeSpace(string folder)
+    {
+        try
+        {
+            return new DriveInfo(OperatingSystem.IsWindows() ? Path.GetPathRoot(folder)! : folder).AvailableFreeSpace;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException)
+        {
+            return long.MaxValue; // a file system that does not tell; a full one is noticed while writing
+        }
+    }
+
+    private static string Megabytes(long bytes) => $"{(bytes + (1 << 20) - 1) >> 20} MiB";
+}

@@ -1,0 +1,252 @@
+namespace FlashOrleans.Flash;
+
+public enum SlotState : byte { Free, Reading, Ready }
+
+/// <summary>
+/// The DRAM window of one layer: native slots that hold the bundles (units) of recently active neurons.
+/// Owned by the conductor thread alone (no locks); I/O threads only fill the memory of slots in state Reading.
+/// Id↔slot maps and slot memory are allocated once; rows are never copied or moved. Eviction takes the unpinned Ready slot
+/// with the lowest <see cref="WindowScore"/>, decayed frequency mixed with recency, from a batch chosen in one pass over the slots, so that one eviction
+/// costs O(log) and not O(slots). A unit's history outlives its stay: one that comes back is not a stranger.
+/// Misuse (a slot in the wrong state, a second slot for a unit) is an exception: it is a bug of the caller, and going on would serve wrong rows.
+/// </summary>
+public sealed unsafe class Window : IDisposable
+{
+    /// <summary>Ticks for which a prefetched slot is kept for the step that it was fetched for.</summary>
+    public const int PrefetchHold = 2;
+    private const byte Prefetched = 1, Used = 2, Expected = 4;
+
+    private readonly NativeBuffer _memory;
+    private readonly int _slotBytes;
+    private readonly int[] _slotOf;
+    private readonly int[] _unitOf;
+    private readonly SlotState[] _state;
+    private readonly int[] _pins;
+    private readonly byte[] _flags;
+    private readonly int[] _prefetchTick;
+    private readonly int[] _free;
+    private readonly WindowScore _score;
+    private readonly EvictionBatch _batch;
+    private EvictableList _evictable;
+    private int _freeCount;
+    private int _batchTick = -1;
+
+    /// <param name="units">Units of the layer.</param>
+    /// <param name="slots">Slots to hold in DRAM.</param>
+    /// <param name="slotBytes"><see cref="UnitRegion.SlotBytes"/> of the region read into it: a multiple of the device's alignment, so every slot is aligned.</param>
+    /// <param name="ledger">Counts the memory.</param>
+    /// <param name="name">Its name there.</param>
+    public Window(int units, int slots, int slotBytes, MemoryLedger ledger, string name)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(units);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(slots);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(slotBytes);
+        _memory = new NativeBuffer((long)slots * slotBytes, ledger, name);
+        _slotBytes = slotBytes;
+        _slotOf = new int[units];
+        Array.Fill(_slotOf, -1);
+        _unitOf = new int[slots];
+        Array.Fill(_unitOf, -1);
+        _state = new SlotState[slots];
+        _pins = new int[slots];
+        _flags = new byte[slots];
+        _prefetchTick = new int[slots];
+        _free = new int[slots];
+        for (int i = 0; i < slots; i++) _free[i] = slots - 1 - i;
+        _freeCount = slots;
+        _score = new WindowScore(units);
+        _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 64)));
+        _evictable = new EvictableList(slots);
+    }
+
+    public int Units => _slotOf.Length;
+    public int Slots => _unitOf.Length;
+    /// <summary>Slots that could be handed out now: free or evictable.</summary>
+    public int Available => _freeCount + _evictable.Count;
+    /// <summary>Units that left the window to make room.</summary>
+    public long Evictions { get; private set; }
+    /// <summary>Prefetched units that were evicted before anyone used them.</summary>
+    public long PrefetchEvictedUnused { get; private set; }
+    /// <summary>True: evict the most recently used instead (optimal for cyclic scans: dense mode).</summary>
+    public bool EvictMostRecent { get; set; }
+    /// <summary>
+    /// Prefetch takes no slot whose score is above this. The score of a stationary unit is its uses per tick times 50, so 4 means: what is used
+    /// in more than one of 12 ticks is safer than a guess.
+    /// </summary>
+    public float PrefetchScoreLimit { get; set; } = 4;
+
+    /// <summary>Slot of a unit, or -1. The slot may still be Reading.</summary>
+    public int Find(int unit) => _slotOf[unit];
+    public SlotState State(int slot) => _state[slot];
+    public int UnitOf(int slot) => _unitOf[slot];
+    public int Pins(int slot) => _pins[slot];
+    public byte* Memory(int slot) => (uint)slot < (uint)Slots ? _memory.Pointer + (long)slot * _slotBytes : throw Misuse(slot, "does not exist");
+    /// <summary>Score of a slot's unit now: lowest is evicted first.</summary>
+    public float Score(int slot) => _score.Of(_unitOf[slot]) + (HeldForPrefetch(slot) ? PrefetchScoreLimit : 0);
+
+    /// <summary>Takes a slot for a unit that has none (free, else by eviction) and puts it in state Reading with one pin. -1 when all slots are pinned or being read.</summary>
+    public int Reserve(int unit)
+    {
+        int slot = TakeSlot(unit, float.PositiveInfinity, EvictMostRecent);
+        if (slot >= 0) _pins[slot] = 1;
+        return slot;
+    }
+
+    /// <summary>
+    /// Like <see cref="Reserve"/> for a guess: no pin, and room comes only from free slots or from unpinned ones whose score is at most
+    /// <see cref="PrefetchScoreLimit"/>; a prefetched slot nobody used yet is safe for <see cref="PrefetchHold"/> ticks, then it goes like any other (with no
+    /// history: first). -1 when there is none; then the guess is not worth a slot. The slot is Reading without a pin: it cannot be evicted before the
+    /// read ends, and whoever needs the unit meanwhile pins it. Not meant for <see cref="EvictMostRecent"/>: a cyclic scan knows what comes, it reserves.
+    /// </summary>
+    public int ReservePrefetch(int unit)
+    {
+        int slot = TakeSlot(unit, PrefetchScoreLimit, mostRecent: false);
+        if (slot < 0) return -1;
+        _flags[slot] = Prefetched;
+        _prefetchTick[slot] = _score.Now;
+        return slot;
+    }
+
+    /// <summary>A unit that is held is expected by the next step: like a prefetched one it is safe for <see cref="PrefetchHold"/> ticks or until it is used,
+    /// so that reading its neighbours ahead does not push it out.</summary>
+    public void Expect(int slot)
+    {
+        if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to expect");
+        _flags[slot] |= Expected;
+        _prefetchTick[slot] = _score.Now;
+    }
+
+    /// <summary>True once for a slot that prefetch brought and whose use has not been counted: call it before or after <see cref="Touch"/> when a step uses the slot.</summary>
+    public bool TakePrefetched(int slot)
+    {
+        bool prefetched = (_flags[slot] & Prefetched) != 0;
+        _flags[slot] = 0;
+        return prefetched;
+    }
+
+    /// <summary>The read of a Reading slot is done: Ready. Its pins stay.</summary>
+    public void Filled(int slot)
+    {
+        if (_state[slot] != SlotState.Reading) throw Misuse(slot, "is not being read");
+        _state[slot] = SlotState.Ready;
+        if (_pins[slot] == 0) _evictable.AddFirst(slot);
+    }
+
+    /// <summary>The read failed: the unit leaves the window, the slot is free once its pins are gone.</summary>
+    public void Failed(int slot)
+    {
+        if (_state[slot] != SlotState.Reading) throw Misuse(slot, "is not being read");
+        Forget(slot);
+        if (_pins[slot] == 0) _free[_freeCount++] = slot;
+    }
+
+    public void Pin(int slot)
+    {
+        if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to pin");
+        if (_pins[slot]++ == 0 && _state[slot] == SlotState.Ready) _evictable.Remove(slot);
+    }
+
+    public void Unpin(int slot)
+    {
+        if (_pins[slot] <= 0) throw Misuse(slot, "is not pinned");
+        if (--_pins[slot] > 0) return;
+        if (_state[slot] == SlotState.Ready) _evictable.AddFirst(slot);
+        else if (_state[slot] == SlotState.Free) _free[_freeCount++] = slot;
+    }
+
+    /// <summary>Counts a use at the current tick.</summary>
+    public void Touch(int slot)
+    {
+        if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to use");
+        _score.Use(_unitOf[slot]);
+        _flags[slot] = (byte)((_flags[slot] & ~Expected) | Used);
+        if (_state[slot] == SlotState.Ready && _pins[slot] == 0)
+        {
+            _evictable.Remove(slot);
+            _evictable.AddFirst(slot);
+        }
+    }
+
+    /// <summary>Time in tokens: ages every score.</summary>
+    public void Tick() => _score.Tick();
+
+    public void Dispose() => _memory.Dispose();
+
+    private int TakeSlot(int unit, float limit, bool mostRecent)
+    {
+        if (_slotOf[unit] >= 0) throw new InvalidOperationException($"unit {unit} already has slot {_slotOf[unit]}");
+        int slot;
+        if (_freeCount > 0)
+        {
+            slot = _free[--_freeCount];
+        }
+        else
+        {
+            slot = mostRecent ? _evictable.First : LowestScore(limit);
+            if (slot < 0) return -1;
+            Evict(slot);
+        }
+        _state[slot] = SlotState.Reading;
+        _unitOf[slot] = unit;
+        _slotOf[unit] = slot;
+        _flags[slot] = 0;
+        return slot;
+    }
+
+    /// <summary>
+    /// The evictable slot with the lowest score, or -1 when that is above the limit. Candidates come from the last batch as long as they
+    /// are unpinned, hold the same unit and score no higher than when they were chosen (not used since); others age alike, so their
+    /// order holds well enough between passes.
+    /// </summary>
+    private int LowestScore(float limit)
+    {
+        while (true)
+        {
+            while (_batch.Peek(out int slot, out int unit, out float score))
+            {
+                float now;
+                if (_unitOf[slot] == unit && _state[slot] == SlotState.Ready && _pins[slot] == 0 && (now = Score(slot)) <= score)
+                {
+                    if (now > limit) break; // it stays for a demand read
+                    _batch.Skip();
+                    return slot;
+                }
+                _batch.Skip();
+            }
+            // A full pass finds nothing new twice in a tick, unless the batch is used up and slots were unpinned since.
+            bool exhausted = !_batch.Peek(out _, out _, out _);
+            if (_evictable.Count == 0 || (!exhausted && _batchTick == _score.Now)) return -1;
+            FillBatch();
+            if (exhausted && !_batch.Peek(out _, out _, out _)) return -1;
+        }
+    }
+
+    private void FillBatch()
+    {
+        _batchTick = _score.Now;
+        _batch.Begin();
+        // Oldest first, so that of equal scores the oldest stay candidates.
+        for (int slot = _evictable.Last; slot >= 0; slot = _evictable.Before(slot)) _batch.Offer(slot, _unitOf[slot], Score(slot));
+        _batch.End();
+    }
+
+    private void Evict(int slot)
+    {
+        _evictable.Remove(slot);
+        Evictions++;
+        if ((_flags[slot] & (Prefetched | Used)) == Prefetched) PrefetchEvictedUnused++;
+        Forget(slot);
+    }
+
+    private void Forget(int slot)
+    {
+        _slotOf[_unitOf[slot]] = -1;
+        _unitOf[slot] = -1;
+        _state[slot] = SlotState.Free;
+        _flags[slot] = 0;
+    }
+
+    private bool HeldForPrefetch(int slot) => ((_flags[slot] & Expected) != 0 || _flags[slot] == Prefetched) && _score.Now - _prefetchTick[slot] <= PrefetchHold;
+
+    private static InvalidOperationException Misuse(int slot, string what) => new($"slot {slot} {what}");
+}

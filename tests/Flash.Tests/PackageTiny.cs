@@ -1,0 +1,119 @@
+using System.IO.Hashing;
+
+namespace FlashOrleans.Flash.Tests;
+
+/// <summary>Makes tiny packages with reproducible numbers: byte k of a section is a function of seed, file, section and k.</summary>
+internal static class PackageTiny
+{
+    public static readonly ModelConfig Gated = new()
+    {
+        Architecture = "llama",
+        VocabSize = 37,
+        HiddenSize = 32,
+        Layers = 2,
+        Heads = 2,
+        KvHeads = 1,
+        HeadDim = 16,
+        FfnSize = 21,
+        MaxPositions = 24,
+        Norm = NormKind.Rms,
+        NormEps = 1e-5f,
+        Positions = PositionKind.Rope,
+        Activation = Activation.Relu,
+        Gated = true,
+        TiedHead = true,
+        BosToken = 1,
+        EosTokens = [2],
+    };
+
+    public static readonly ModelConfig Ungated = Gated with
+    {
+        Architecture = "opt",
+        HiddenSize = 64,
+        HeadDim = 32,
+        KvHeads = 2,
+        Norm = NormKind.Layer,
+        Positions = PositionKind.Learned,
+        PositionOffset = 2,
+        Gated = false,
+        AttentionBias = true,
+        FfnBias = true,
+        TiedHead = false,
+    };
+
+    /// <summary>Bundles of at least a sector at f32: one neuron a unit.</summary>
+    public static ModelConfig Wide(ModelConfig config) => config with { HiddenSize = 256, Heads = 4, KvHeads = 2, HeadDim = 64 };
+
+    public static PackageSpec Spec(ModelConfig config, WeightFormat format, string name = "tiny") => new()
+    {
+        Name = name,
+        Config = config,
+        Format = format,
+        Alignment = 512,
+        Provenance = new Provenance { Source = "made by the tests", Tool = "flash 0.1.0", Files = [new SourceFile("model.safetensors", 3, new string('a', 64))] },
+    };
+
+    public static string Write(string path, ModelConfig config, WeightFormat format, int seed = 1, string name = "tiny")
+    {
+        using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name));
+        Fill(writer, config, format, seed);
+        return writer.Complete();
+    }
+
+    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormat format, int seed)
+    {
+        writer.BeginEdge();
+        foreach (SectionEntry s in PackageLayout.Edge(config, format)) Section(writer, s, seed, "edge");
+        for (int layer = 0; layer < config.Layers; layer++)
+        {
+            writer.BeginSlice(layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format)) Section(writer, s, seed, "slice" + layer);
+        }
+        writer.AddSideFile("tokenizer.json", "{}\n"u8);
+    }
+
+    /// <summary>What section <paramref name="section"/> of a file holds.</summary>
+    public static byte[] Bytes(int seed, string file, string section, long count)
+    {
+        byte[] bytes = new byte[count];
+        new Random((int)XxHash32.HashToUInt32(System.Text.Encoding.ASCII.GetBytes($"{seed}/{file}/{section}"))).NextBytes(bytes);
+        return bytes;
+    }
+
+    public static byte[] Bundle(int seed, string file, int neuron, BundleLayout layout) => Bytes(seed, file, "neuron" + neuron, layout.BundleBytes);
+
+    private static void Section(PackageWriter writer, SectionEntry s, int seed, string file)
+    {
+        if (s.Kind == SectionKind.Hashes) return;
+        if (s.Kind == SectionKind.Bundles)
+        {
+            BundleLayout layout = new()
+            {
+                Format = s.Format,
+                Neurons = s.Rows,
+                Cols = s.Cols,
+                Rows = s.RowsPerNeuron,
+                RowBytes = WeightLayout.RowBytes(s.Format, s.Cols),
+                Group = s.Group,
+                Stride = s.Stride,
+                Offset = 0,
+                Units = 0,
+            };
+            using BundleWriter bundles = writer.BeginBundles();
+            for (int i = 0; i < s.Rows; i++) bundles.WriteNeuron(Bundle(seed, file, i, layout));
+            return;
+        }
+        byte[] bytes = Bytes(seed, file, s.Name, s.Bytes);
+        using SectionWriter section = writer.BeginSection(s.Name, s.Format, s.Rows, s.Cols);
+        // In uneven pieces: the writer must not care.
+        for (int at = 0, piece = 1; at < bytes.Length; at += piece, piece = piece * 3 % 1013 + 1) section.Write(bytes.AsSpan(at, Math.Min(piece, bytes.Length - at)));
+    }
+}
+
+/// <summary>A folder that goes away.</summary>
+internal sealed class TemporaryFolder : IDisposable
+{
+    public string Path { get; } = Directory.CreateTempSubdirectory("flash-test-").FullName;
+    public string this[string name] => System.IO.Path.Combine(Path, name);
+    public void Dispose() => Directory.Delete(Path, recursive: true);
+}
