@@ -1,0 +1,8 @@
+using BenchmarkDotNet.Running;
+using FlashOrleans.Bench;
+
+// `--quick` prints G multiply-adds/s in a minute; anything else goes to BenchmarkDotNet (for example `--filter *Panels*`).
+if (args.Contains("--quick"))
+    Quick.Run();
+else
+    BenchmarkSwitcher.FromAssembly(typeof(KernelBenchmarks).Assembly).Run(args);

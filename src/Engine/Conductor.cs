@@ -1,0 +1,409 @@
+using System.Collections.Concurrent;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// One silo's engine: the conductor thread that chooses which layer runs next and merges waiting waves, the compute pool it is part of, the flash
+/// reader, and the layers attached to it. All public members are safe from any thread and only enqueue; the conductor thread owns everything else. It parks
+/// when nothing is ready. An exception in a step faults that step's slots, never the thread. Dispose drains running reads and frees all native memory.
+/// </summary>
+public sealed class Conductor : IDisposable
+{
+    private readonly Kernels _kernels;
+    private readonly ComputePool _pool;
+    private readonly TimeProvider _time;
+    private readonly IFlashReader _reader;
+    private readonly FlashReader? _ownReader;
+    private readonly Scheduler _scheduler = new();
+    private readonly HeldSteps _held = new();
+    private readonly List<Layer> _layers = [];
+    private readonly Stack<LayerStep> _idleSteps = new();
+    private readonly ConcurrentQueue<Action> _commands = new();
+    private readonly ConcurrentQueue<(UnitStore Store, ReadRequest Request)> _completed = new();
+    private readonly ConcurrentQueue<(Layer Layer, int[] Units, int Count)> _hints = new();
+    private readonly Dictionary<Guid, (int Epoch, long Step)> _cancelled = [];
+    private readonly SharedWeights _shared;
+    private readonly BlockingCollection<Action> _loads = [];
+    private readonly Thread? _thread;
+    private readonly Thread _loader;
+    private readonly object _wake = new();
+    private bool _signalled;
+    private volatile bool _stop;
+    private readonly Action<UnitStore, ReadRequest> _onCompleted;
+    private readonly Action _poll;
+    private readonly Action<LayerStep> _onEnd;
+
+    /// <summary>Starts the threads. <paramref name="reader"/> replaces the device (simulations).</summary>
+    public Conductor(EngineOptions options, TimeProvider? time = null, IFlashReader? reader = null) : this(options, time, reader, start: true)
+    {
+    }
+
+    /// <summary>Without <paramref name="start"/> there is no conductor thread: the caller pumps (<see cref="Pump"/>), for deterministic simulation.</summary>
+    internal Conductor(EngineOptions options, TimeProvider? time, IFlashReader? reader, bool start)
+    {
+        Options = options;
+        _time = time ?? TimeProvider.System;
+        _kernels = FlashOrleans.Engine.Kernels.Choose(options.Kernels);
+        _pool = new ComputePool(options.Threads);
+        _reader = reader ?? (_ownReader = new FlashReader(options.IoThreads));
+        _shared = new SharedWeights(Ledger);
+        _onCompleted = (store, request) =>
+        {
+            _completed.Enqueue((store, request));
+            Wake();
+        };
+        _poll = PollHints;
+        _onEnd = step =>
+        {
+            for (int i = 0; i < step.SlotCount; i++) _held.Remove(step.SlotAt(i));
+        };
+        _loader = new Thread(LoadLoop, 1 << 20) { IsBackground = true, Name = "flash-loader" };
+        _loader.Start();
+        if (!start) return;
+        _thread = new Thread(Loop, 4 << 20) { IsBackground = true, Name = "flash-conductor" };
+        _thread.Start();
+    }
+
+    public EngineOptions Options { get; }
+    public MemoryLedger Ledger { get; } = new();
+    /// <summary>Name of the kernel variant in use.</summary>
+    public string Kernels => _kernels.Name;
+    public ReaderStats ReaderStats => _reader.Stats;
+
+    /// <summary>What went wrong outside any step, last; null in health.</summary>
+    public Exception? LastError { get; private set; }
+
+    /// <summary>Adds a layer. Returns at once; the resident part is loaded on a loader thread (<see cref="Layer.Loaded"/>), waves wait meanwhile.</summary>
+    public Layer Attach(FlashPackage package, int layer, LayerOptions options, ILayerRouter router)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)layer, (uint)package.Config.Layers, nameof(layer));
+        var attached = new Layer(package, layer, options, router);
+        Command(() => _layers.Add(attached));
+        _loads.Add(() =>
+        {
+            Exception? error = null;
+            try
+            {
+                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, _onCompleted);
+            }
+            catch (Exception e)
+            {
+                error = e;
+            }
+            Command(() => FinishLoading(attached, error));
+        });
+        return attached;
+    }
+
+    /// <summary>Refuses new waves, drains the running step and its reads, frees slice, window and KV. Waves still waiting are faulted Unavailable.</summary>
+    public Task DetachAsync(Layer layer)
+    {
+        var closed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        layer.Closing = true;
+        // Behind the loads: a layer is never freed under its loader.
+        _loads.Add(() => Command(() =>
+        {
+            layer.Closed = closed;
+            TryClose(layer);
+        }));
+        return closed.Task;
+    }
+
+    /// <summary>Puts a wave into a layer's inbox; ownership passes. False when the layer is detached (the caller keeps the wave).</summary>
+    public bool Enqueue(Layer layer, Wave wave)
+    {
+        if (layer.Closing || _stop) return false;
+        _held.Add(wave);
+        layer.Arriving.Enqueue(wave);
+        Wake();
+        return true;
+    }
+
+    /// <summary>Drops every slot of the session up to (epoch, step) wherever it waits in this host.</summary>
+    public void Cancel(Guid session, int epoch, long step) => Command(() =>
+    {
+        if (_cancelled.Count > 4096) _cancelled.Clear();
+        _cancelled[session] = (epoch, step);
+    });
+
+    /// <summary>Frees the session's KV in every layer of this host.</summary>
+    public void CloseSession(Guid session) => Command(() =>
+    {
+        _cancelled.Remove(session);
+        foreach (var layer in _layers) layer.Kv?.Close(session);
+    });
+
+    /// <summary>True while a slot of (session, epoch, step) is in an inbox or a running step of this host.</summary>
+    public bool Holds(Guid session, int epoch, long step) => _held.Holds(session, epoch, step);
+
+    /// <summary>Asks for units of a layer to be read ahead; what the window, the queue and demand leave room for is read.</summary>
+    public void Prefetch(Layer layer, ReadOnlySpan<int> units)
+    {
+        if (units.IsEmpty) return;
+        if (Thread.CurrentThread == _thread)
+        {
+            PrefetchNow(layer, units);
+            return;
+        }
+        int[] copy = System.Buffers.ArrayPool<int>.Shared.Rent(units.Length);
+        units.CopyTo(copy);
+        _hints.Enqueue((layer, copy, units.Length));
+        Wake();
+    }
+
+    /// <summary>Predicts a layer's units from hidden rows entering the layer before it (a hint from another silo), then prefetches them.</summary>
+    public void PredictAndPrefetch(Layer layer, ReadOnlySpan<float> rows, int count)
+    {
+        float[] copy = rows.ToArray();
+        Command(() =>
+        {
+            if (!layer.IsReady || layer.Closing || !layer.Exact || !layer.Policy.Wanted) return;
+            var step = RentStep();
+            var units = step.PredictRows(layer, copy, count);
+            PrefetchNow(layer, units[..layer.Policy.Admit(units.Length)]);
+            _idleSteps.Push(step);
+        });
+    }
+
+    public void Dispose()
+    {
+        if (_stop) return;
+        var layers = new List<Task>();
+        var all = new TaskCompletionSource<Task>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Command(() => all.SetResult(Task.WhenAll(_layers.Select(DetachAsync).ToArray())));
+        Drive(all.Task.Unwrap());
+        _loads.CompleteAdding();
+        _loader.Join();
+        _stop = true;
+        Wake();
+        _thread?.Join();
+        _ownReader?.Dispose();
+        while (_idleSteps.TryPop(out var step)) step.Dispose();
+        _shared.Dispose();
+        _pool.Dispose();
+        _loads.Dispose();
+    }
+
+    /// <summary>Managed bytes each compute thread has allocated since it started, the conductor first.</summary>
+    internal long[] AllocatedBytes()
+    {
+        var done = new TaskCompletionSource<long[]>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Command(() => done.SetResult(_pool.AllocatedBytes()));
+        Drive(done.Task);
+        return done.Task.Result;
+    }
+
+    /// <summary>One turn of the conductor: takes in what arrived, then runs one step as far as it goes. False when nothing was ready.</summary>
+    internal bool Pump()
+    {
+        try
+        {
+            TakeIn();
+        }
+        catch (Exception e)
+        {
+            // Whatever one command or arrival did wrong, the thread that serves everybody goes on.
+            LastError = e;
+        }
+        var layer = _scheduler.Choose(_layers, out bool prefill);
+        if (layer == null) return false;
+        try
+        {
+            Run(layer, prefill);
+        }
+        catch (Exception e)
+        {
+            layer.Running?.Abort(e);
+            if (layer.Running is { } broken) EndStep(layer, broken);
+        }
+        return true;
+    }
+
+    private void Loop()
+    {
+        while (!_stop)
+        {
+            try
+            {
+                if (Pump()) continue;
+            }
+            catch (Exception e)
+            {
+                LastError = e;
+            }
+            lock (_wake)
+            {
+                while (!_signalled && !_stop) Monitor.Wait(_wake);
+                _signalled = false;
+            }
+        }
+    }
+
+    private void LoadLoop()
+    {
+        foreach (var load in _loads.GetConsumingEnumerable()) load();
+    }
+
+    private void Wake()
+    {
+        lock (_wake)
+        {
+            _signalled = true;
+            Monitor.Pulse(_wake);
+        }
+    }
+
+    private void Command(Action command)
+    {
+        _commands.Enqueue(command);
+        Wake();
+    }
+
+    /// <summary>Waits for a task that the conductor completes; pumps where there is no conductor thread.</summary>
+    internal void Drive(Task task)
+    {
+        if (_thread != null)
+        {
+            task.Wait();
+            return;
+        }
+        while (!task.IsCompleted)
+        {
+            if (!Pump()) Thread.Yield();
+            if (LastError != null) throw new InvalidOperationException("the conductor failed", LastError);
+        }
+    }
+
+    private void TakeIn()
+    {
+        while (_commands.TryDequeue(out var command)) command();
+        while (_completed.TryDequeue(out var done)) Settle(done.Store, done.Request);
+        PollHints();
+        foreach (var layer in _layers)
+        {
+            while (layer.Arriving.TryDequeue(out var wave))
+            {
+                if (layer.Closing || layer.LoadError != null) Refuse(layer, wave);
+                else (wave.RowCount == wave.SlotCount ? layer.Decode : layer.Prefill).Enqueue(wave);
+            }
+        }
+    }
+
+    private void PollHints()
+    {
+        while (_hints.TryDequeue(out var hint))
+        {
+            PrefetchNow(hint.Layer, hint.Units.AsSpan(0, hint.Count));
+            System.Buffers.ArrayPool<int>.Shared.Return(hint.Units);
+        }
+    }
+
+    private static void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
+    {
+        if (!layer.IsReady || layer.Closing) return;
+        var bundles = layer.Bundles!;
+        bundles.Window.PrefetchScoreLimit = layer.Policy.ScoreLimit;
+        foreach (int unit in units) bundles.Expect(unit);
+        foreach (int unit in units)
+        {
+            if (!bundles.Prefetch(unit)) break;
+        }
+        bundles.Flush();
+    }
+
+    private void Settle(UnitStore store, ReadRequest request)
+    {
+        var layer = (Layer)store.Owner!;
+        layer.Settle(store, request);
+        if (layer.Closed != null) TryClose(layer);
+    }
+
+    private void Run(Layer layer, bool prefill)
+    {
+        if (layer.Running is { } parked)
+        {
+            if (parked.Advance()) EndStep(layer, parked);
+            return;
+        }
+        if (layer.LoadError != null)
+        {
+            while (layer.Decode.TryDequeue(out var wave) || layer.Prefill.TryDequeue(out wave)) Refuse(layer, wave);
+            return;
+        }
+        var step = RentStep();
+        step.Begin(layer);
+        layer.Running = step;
+        Gather(step, prefill ? layer.Prefill : layer.Decode, layer);
+        if (layer.Kv!.Bytes > Options.KvLimitPerLayer) layer.Kv.EvictTo(Options.KvLimitPerLayer);
+        if (step.Start()) EndStep(layer, step);
+    }
+
+    /// <summary>Merges waiting waves into the step up to the row limit; a larger single wave runs alone.</summary>
+    private void Gather(LayerStep step, Queue<Wave> waves, Layer layer)
+    {
+        while (waves.TryPeek(out var wave) && (step.Rows == 0 || step.Rows + wave.RowCount <= Options.MaxWaveRows) && !SharesSession(step, wave))
+        {
+            waves.Dequeue();
+            int row = 0, width = wave.Width;
+            foreach (ref readonly var slot in wave.Slots)
+            {
+                bool cancelled = _cancelled.TryGetValue(slot.Session, out var upTo) && (slot.Epoch, slot.Step).CompareTo(upTo) <= 0;
+                if (!cancelled && step.Admit(slot, wave.Tokens.Slice(row, slot.Count), wave.Rows.Slice(row * width, slot.Count * width)))
+                    _held.Add(slot);
+                row += slot.Count;
+            }
+            _held.Remove(wave);
+            wave.Return();
+            layer.Count.WavesIn++;
+        }
+    }
+
+    /// <summary>A session's older and newer step never share a merged wave: the newer one waits for the next.</summary>
+    private static bool SharesSession(LayerStep step, Wave wave)
+    {
+        foreach (ref readonly var slot in wave.Slots)
+        {
+            if (step.Holds(slot.Session)) return true;
+        }
+        return false;
+    }
+
+    private void EndStep(Layer layer, LayerStep step)
+    {
+        layer.Running = null;
+        _idleSteps.Push(step);
+        TryClose(layer);
+    }
+
+    private LayerStep RentStep() =>
+        _idleSteps.TryPop(out var step) ? step : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd };
+
+    private void Refuse(Layer layer, Wave wave)
+    {
+        string why = layer.LoadError != null ? $"layer {layer.Index} cannot be loaded: {layer.LoadError.Message}" : $"layer {layer.Index} is being moved";
+        var kind = layer.LoadError != null ? FaultKind.Flash : FaultKind.Unavailable;
+        foreach (ref readonly var slot in wave.Slots) layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, kind, why));
+        _held.Remove(wave);
+        wave.Return();
+    }
+
+    private void FinishLoading(Layer layer, Exception? error)
+    {
+        layer.FinishLoading(error);
+        TryClose(layer);
+    }
+
+    /// <summary>Frees a layer that is being detached as soon as nothing runs or reads in it.</summary>
+    private void TryClose(Layer layer)
+    {
+        if (layer.Closed is not { } closed || layer.Running != null || layer.OutstandingReads > 0) return;
+        while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Refuse(layer, wave);
+        layer.Closed = null;
+        _layers.Remove(layer);
+        _scheduler.Forget(layer);
+        layer.Free();
+        _shared.Detach(layer);
+        closed.TrySetResult();
+    }
+}

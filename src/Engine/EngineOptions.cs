@@ -1,0 +1,36 @@
+using System.Text.Json.Serialization;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>Which neurons of a feed-forward are computed. Auto: exact for ReLU, else dense.</summary>
+[JsonConverter(typeof(JsonStringEnumConverter<FeedForwardMode>))]
+public enum FeedForwardMode { Auto, Dense, Exact }
+
+/// <summary>How keys and values are kept. Auto: f32 for f32 packages, else f16.</summary>
+[JsonConverter(typeof(JsonStringEnumConverter<KvType>))]
+public enum KvType { Auto, F32, F16 }
+
+/// <summary>What one engine (one silo) runs with.</summary>
+public sealed record EngineOptions
+{
+    /// <summary>Compute threads, the conductor among them.</summary>
+    public int Threads { get; init; } = Environment.ProcessorCount;
+    /// <summary>auto, scalar, avx2, avx512. Overridden by FLASH_KERNELS where auto.</summary>
+    public string Kernels { get; init; } = "auto";
+    /// <summary>Threads that wait for the device: the read depth.</summary>
+    public int IoThreads { get; init; } = 16;
+    /// <summary>Rows a merged wave may have.</summary>
+    public int MaxWaveRows { get; init; } = 128;
+    /// <summary>KV a layer may hold before least recently used sessions are dropped (they replay).</summary>
+    public long KvLimitPerLayer { get; init; } = 256L << 20;
+}
+
+/// <summary>What one layer runs with.</summary>
+public sealed record LayerOptions
+{
+    public FeedForwardMode Mode { get; init; } = FeedForwardMode.Auto;
+    /// <summary>Share of the layer's bundles that the window holds, 0..1.</summary>
+    public double Window { get; init; } = 0.25;
+    public bool Prefetch { get; init; } = true;
+    public KvType Kv { get; init; } = KvType.Auto;
+}

@@ -1,0 +1,22 @@
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// What a layer does with what it produced: the one seam between the engine and its surroundings. Two implementations: grains
+/// (an outbox per layer grain) and <c>DirectRouter</c> (the engine alone, the oracle and the ablation that measures Orleans).
+/// All calls come from the conductor thread and must only enqueue.
+/// </summary>
+public interface ILayerRouter
+{
+    /// <summary>The output wave of a step; ownership passes.</summary>
+    void Forward(Wave wave);
+    /// <summary>The last layer only.</summary>
+    void Complete(in StepResult result);
+    void Fault(in SlotFault fault);
+    /// <summary>The layer that comes next if it lives in this host, for look-ahead; else null.</summary>
+    Layer? Next { get; }
+    /// <summary>Predicted units of <see cref="Next"/>, ascending. The span is only valid during the call.</summary>
+    void Hint(ReadOnlySpan<int> units);
+    /// <summary>Hidden rows entering this layer, for a next layer on another silo; rows x width. Only when <see cref="Next"/> is null and <see cref="WantsRows"/>.</summary>
+    void HintRows(ReadOnlySpan<float> rows, int count, int width);
+    bool WantsRows { get; }
+}

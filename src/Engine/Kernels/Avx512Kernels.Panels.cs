@@ -1,0 +1,208 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// Matrix products: a register holds 4 columns of 16 rows; four bytes of a token are broadcast against it. While a panel is computed the next one is asked for, so that
+/// arithmetic and memory overlap.
+/// </summary>
+internal sealed unsafe partial class Avx512Kernels
+{
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    {
+        int panelBytes = WeightLayout.PanelBytes(format, cols);
+        for (int p = from; p < to; p++)
+        {
+            byte* panel = panels + (long)p * panelBytes;
+            int first = p * WeightLayout.PanelRows, valid = Math.Min(WeightLayout.PanelRows, rows - first);
+            if (valid <= 0) return;
+            switch (format)
+            {
+                case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
+                case WeightFormat.BF16: FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
+                case WeightFormat.Q8: Q8Panel(panel, valid, cols, x, xStride, tokens, y + first, yStride); break;
+                case WeightFormat.Q4: Q4Panel(panel, valid, cols, x, xStride, tokens, y + first, yStride); break;
+                default: throw new ArgumentOutOfRangeException(nameof(format));
+            }
+        }
+    }
+
+    private static void Q4Panel(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    {
+        int t = 0;
+        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        if (t + 2 <= tokens)
+        {
+            Q4Tile<Tile2>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+            t += 2;
+        }
+        if (t < tokens) Q4Tile<Tile1>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+    }
+
+    /// <summary>
+    /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Q4Tile<TTile>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    {
+        byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
+        ushort* scales = (ushort*)(panel + cols * 8);
+        int next = WeightLayout.PanelBytes(WeightFormat.Q4, cols);
+        Vector512<byte> nibble = Vector512.Create((byte)15);
+        Vector512<float> f0 = default, f1 = default, f2 = default, f3 = default;
+        int blocks = cols / WeightLayout.Block;
+        for (int block = 0; block < blocks; block++, panel += 256, scales += 16)
+        {
+            Vector512<short> s0 = default, s1 = default, s2 = default, s3 = default;
+            nint column = block * WeightLayout.Block;
+            for (int step = 0; step < 4; step++, column += 4)
+            {
+                Sse.Prefetch1(panel + step * 64 + next);
+                Vector512<byte> w = Vector512.Load(panel + step * 64);
+                Vector512<byte> low = w & nibble, high = (w.AsUInt16() >> 4).AsByte() & nibble;
+                s0 += Avx512BW.MultiplyAddAdjacent(low, Four(x + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x + column + 16));
+                if (TTile.Tokens > 1) s1 += Avx512BW.MultiplyAddAdjacent(low, Four(x1 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x1 + column + 16));
+                if (TTile.Tokens > 2) s2 += Avx512BW.MultiplyAddAdjacent(low, Four(x2 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x2 + column + 16));
+                if (TTile.Tokens > 3) s3 += Avx512BW.MultiplyAddAdjacent(low, Four(x3 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x3 + column + 16));
+            }
+            Vector512<float> scale = StoredF16.Sixteen((byte*)scales, 0);
+            f0 = Q4Block(s0, scale, x + cols, block, blocks, f0);
+            if (TTile.Tokens > 1) f1 = Q4Block(s1, scale, x1 + cols, block, blocks, f1);
+            if (TTile.Tokens > 2) f2 = Q4Block(s2, scale, x2 + cols, block, blocks, f2);
+            if (TTile.Tokens > 3) f3 = Q4Block(s3, scale, x3 + cols, block, blocks, f3);
+        }
+        StoreRows(f0, y, valid);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+    }
+
+    /// <summary>Sixteen rows: the nibbles' offset of 8 leaves through the block's activation sum, still in integers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Q4Block(Vector512<short> sums, Vector512<float> scale, byte* xScales, int block, int blocks, Vector512<float> acc)
+    {
+        Vector512<int> wide = Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One) - Vector512.Create(((int*)xScales)[blocks + block] << 3);
+        return Mad(Avx512F.ConvertToVector512Single(wide), scale * Vector512.Create(((float*)xScales)[block]), acc);
+    }
+
+    private static void Q8Panel(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    {
+        int t = 0;
+        for (; t + 4 <= tokens; t += 4) Q8Tile<Tile4>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        if (t + 2 <= tokens)
+        {
+            Q8Tile<Tile2>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+            t += 2;
+        }
+        if (t < tokens) Q8Tile<Tile1>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+    }
+
+    /// <summary>|w| times x with w's sign: two products sum to at most 2 * 127 * 127 in int16, so every step is widened.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Q8Tile<TTile>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    {
+        byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
+        ushort* scales = (ushort*)(panel + cols * 16);
+        int next = WeightLayout.PanelBytes(WeightFormat.Q8, cols);
+        Vector512<float> f0 = default, f1 = default, f2 = default, f3 = default;
+        int blocks = cols / WeightLayout.Block;
+        for (int block = 0; block < blocks; block++, panel += 512, scales += 16)
+        {
+            Vector512<int> s0 = default, s1 = default, s2 = default, s3 = default;
+            nint column = block * WeightLayout.Block;
+            for (int step = 0; step < 8; step++, column += 4)
+            {
+                Sse.Prefetch1(panel + step * 64 + next);
+                Vector512<sbyte> w = Vector512.Load((sbyte*)panel + step * 64);
+                Vector512<sbyte> negative = Vector512.LessThan(w, Vector512<sbyte>.Zero);
+                Vector512<byte> magnitude = Avx512BW.Abs(w);
+                s0 += Q8Step(magnitude, negative, Four(x + column));
+                if (TTile.Tokens > 1) s1 += Q8Step(magnitude, negative, Four(x1 + column));
+                if (TTile.Tokens > 2) s2 += Q8Step(magnitude, negative, Four(x2 + column));
+                if (TTile.Tokens > 3) s3 += Q8Step(magnitude, negative, Four(x3 + column));
+            }
+            Vector512<float> scale = StoredF16.Sixteen((byte*)scales, 0);
+            f0 = Q8Block(s0, scale, x + cols, block, f0);
+            if (TTile.Tokens > 1) f1 = Q8Block(s1, scale, x1 + cols, block, f1);
+            if (TTile.Tokens > 2) f2 = Q8Block(s2, scale, x2 + cols, block, f2);
+            if (TTile.Tokens > 3) f3 = Q8Block(s3, scale, x3 + cols, block, f3);
+        }
+        StoreRows(f0, y, valid);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<int> Q8Step(Vector512<byte> magnitude, Vector512<sbyte> negative, Vector512<sbyte> x) =>
+        Avx512BW.MultiplyAddAdjacent(Avx512BW.MultiplyAddAdjacent(magnitude, (x ^ negative) - negative), Vector512<short>.One);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Q8Block(Vector512<int> sums, Vector512<float> scale, byte* xScales, int block, Vector512<float> acc) =>
+        Mad(Avx512F.ConvertToVector512Single(sums), scale * Vector512.Create(((float*)xScales)[block]), acc);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<sbyte> Four(byte* x) => Vector512.Create(*(int*)x).AsSByte();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreRows(Vector512<float> sums, float* y, int valid)
+    {
+        if (valid == WeightLayout.PanelRows) sums.Store(y);
+        else StoreSome(sums, y, valid);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void StoreSome(Vector512<float> sums, float* y, int valid)
+    {
+        for (int r = 0; r < valid; r++) y[r] = sums[r];
+    }
+
+    /// <summary>Rows one after another: tiles of 4 rows by 4 tokens, then 4 rows by 1; a missing row is computed as its neighbour and not stored.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FloatPanel<T>(byte* panel, nint rowBytes, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride) where T : struct, IStored
+    {
+        for (int r = 0; r < valid; r += 4)
+        {
+            byte* r0 = panel + r * rowBytes, r1 = panel + Math.Min(r + 1, valid - 1) * rowBytes;
+            byte* r2 = panel + Math.Min(r + 2, valid - 1) * rowBytes, r3 = panel + Math.Min(r + 3, valid - 1) * rowBytes;
+            int t = 0;
+            for (; t + 4 <= tokens && cols % 16 == 0; t += 4)
+                FloatTile<T>(r0, r1, r2, r3, cols, x + t * xStride, xStride, y + t * yStride + r, yStride, valid - r);
+            for (; t < tokens; t++)
+            {
+                float* xt = (float*)(x + t * xStride);
+                StoreFour(Dot4<T>(r0, r1, r2, r3, xt, xt, xt, xt, cols), y + t * yStride + r, valid - r);
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void FloatTile<T>(byte* r0, byte* r1, byte* r2, byte* r3, int cols, byte* x, nint xStride, float* y, nint yStride, int valid) where T : struct, IStored
+    {
+        Vector512<float> a00 = default, a01 = default, a02 = default, a03 = default, a10 = default, a11 = default, a12 = default, a13 = default;
+        Vector512<float> a20 = default, a21 = default, a22 = default, a23 = default, a30 = default, a31 = default, a32 = default, a33 = default;
+        float* x0 = (float*)x, x1 = (float*)(x + xStride), x2 = (float*)(x + 2 * xStride), x3 = (float*)(x + 3 * xStride);
+        for (int k = 0; k < cols; k += 16)
+        {
+            Vector512<float> w0 = T.Sixteen(r0, k), w1 = T.Sixteen(r1, k), w2 = T.Sixteen(r2, k), w3 = T.Sixteen(r3, k);
+            Vector512<float> v = Vector512.Load(x0 + k);
+            a00 = Mad(w0, v, a00); a01 = Mad(w1, v, a01); a02 = Mad(w2, v, a02); a03 = Mad(w3, v, a03);
+            v = Vector512.Load(x1 + k);
+            a10 = Mad(w0, v, a10); a11 = Mad(w1, v, a11); a12 = Mad(w2, v, a12); a13 = Mad(w3, v, a13);
+            v = Vector512.Load(x2 + k);
+            a20 = Mad(w0, v, a20); a21 = Mad(w1, v, a21); a22 = Mad(w2, v, a22); a23 = Mad(w3, v, a23);
+            v = Vector512.Load(x3 + k);
+            a30 = Mad(w0, v, a30); a31 = Mad(w1, v, a31); a32 = Mad(w2, v, a32); a33 = Mad(w3, v, a33);
+        }
+        StoreFour(Fold4(a00, a01, a02, a03), y, valid);
+        StoreFour(Fold4(a10, a11, a12, a13), y + yStride, valid);
+        StoreFour(Fold4(a20, a21, a22, a23), y + 2 * yStride, valid);
+        StoreFour(Fold4(a30, a31, a32, a33), y + 3 * yStride, valid);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreFour(Vector128<float> sums, float* y, int valid) => Avx2Kernels.StoreFour(sums, y, valid);
+}

@@ -1,0 +1,63 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// The arithmetic of the engine, one instance per instruction set, all giving the same bits (design rule "one arithmetic"):
+/// integers stay integers to the end of a block of 32, then <c>acc = fma((float)sum, scaleW * scaleX, acc)</c>, blocks ascending, one accumulator per
+/// (row, token); float sums use 16 virtual lanes (k mod 16, <c>lane = fma(a, b, lane)</c>) folded l+8, l+4, l+2, l+1; axpy works lane = column, rows ascending.
+/// No state, no allocation, any thread. Pointers need no alignment. Inputs called <c>x</c> are quantised rows (<see cref="QuantizeRow"/>) for q8 and q4 weights,
+/// plain float rows for f32 and bf16.
+/// </summary>
+internal abstract unsafe partial class Kernels
+{
+    public abstract string Name { get; }
+
+    /// <summary>Bytes of one quantised activation row: cols int8, then cols/32 float scales, then cols/32 int block sums, rounded up to 64.</summary>
+    public static int QuantizedBytes(int cols) => (cols + cols / 32 * 8 + 63) & ~63;
+
+    /// <summary>Per block of 32: scale = amax / 127, q = round-half-even(x / scale) in [-127, 127], 0 where amax is 0; and the block's sum of q.</summary>
+    public abstract void QuantizeRow(float* x, int cols, byte* quantized);
+
+    /// <summary>y[t * yStride + 16 p + r] = row (16 p + r) · x_t for panels [from, to) and tokens [0, tokens); rows beyond <paramref name="rows"/> are not written. xStride in bytes, yStride in floats.</summary>
+    public abstract void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride);
+
+    /// <summary>result[i] = row_i · x_i for n (row, activation) pairs of bundle rows.</summary>
+    public abstract void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result);
+
+    /// <summary>acc[d] = fma(c, w_i[d], acc[d]) for i = 0..n-1 in that order, where c = a_i * scale of w's block for q8 and q4 (w then the integer, q4's minus 8), c = a_i for f32 and bf16.</summary>
+    public abstract void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc);
+
+    /// <summary>Weights as floats: row r of a panel.</summary>
+    public abstract void PanelRow(WeightFormat format, byte* panel, int row, int cols, float* y);
+
+    /// <summary>scores[i] = (q · key_i) * scale; keys are headDim floats (f16 when <paramref name="half"/>) every <paramref name="stride"/> bytes.</summary>
+    public abstract void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores);
+
+    /// <summary>acc[d] = fma(p_i, value_i[d], acc[d]), i ascending.</summary>
+    public abstract void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc);
+
+    /// <summary>s_i = exp(s_i - max); returns their sum (16 virtual lanes over i).</summary>
+    public abstract float ExpSum(float* s, int n);
+
+    /// <summary>y = x / rms(x) * w; 1/rms = 1 / sqrt(mean(x²) + eps).</summary>
+    public abstract void RmsNorm(float* x, float* w, int cols, float eps, float* y);
+
+    /// <summary>y = (x - mean) / sqrt(var + eps) * w + b.</summary>
+    public abstract void LayerNorm(float* x, float* w, float* b, int cols, float eps, float* y);
+
+    /// <summary>x_i += y_i.</summary>
+    public abstract void Add(float* x, float* y, int n);
+
+    /// <summary>x_i *= f.</summary>
+    public abstract void Scale(float* x, float f, int n);
+
+    /// <summary>x_i = x_i / (1 + exp(-x_i)).</summary>
+    public abstract void Silu(float* x, int n);
+
+    /// <summary>Halves rotated as in Llama, in place, for <paramref name="heads"/> heads: (a, b) -> (a cos - b sin, b cos + a sin), each product rounded, pairs (i, i + headDim/2).</summary>
+    public abstract void Rope(float* x, int heads, int headDim, float* cos, float* sin);
+
+    /// <summary>Rounds to f16 (nearest even).</summary>
+    public abstract void ToHalf(float* x, int n, ushort* y);
+}

@@ -1,0 +1,153 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// The definition of every kernel, in plain loops: what the bits are. The SIMD variants must agree with this file in every bit, and the tests compare them on every
+/// length and alignment. It is also what runs on a machine without AVX2. No state, no allocation, any thread.
+/// <code>
+/// quantised product : sum of one block of 32 in integers, then acc = fma((float)sum, scaleW * scaleX, acc), blocks ascending, acc from +0
+/// float product     : 16 virtual lanes, lane[k % 16] = fma(a[k], b[k], lane[k % 16]), folded l+8, l+4, l+2, l+1
+/// axpy              : acc[d] = fma(c, w[d], acc[d]), rows ascending
+/// </code>
+/// </summary>
+internal sealed unsafe partial class ScalarKernels : Kernels
+{
+    public override string Name => "scalar";
+
+    public override void QuantizeRow(float* x, int cols, byte* quantized)
+    {
+        sbyte* q = (sbyte*)quantized;
+        float* scales = (float*)(quantized + cols);
+        int* sums = (int*)(scales + cols / WeightLayout.Block);
+        for (int block = 0; block < cols / WeightLayout.Block; block++, x += WeightLayout.Block, q += WeightLayout.Block)
+        {
+            // The largest magnitude as an integer: a NaN wins over everything and so is not lost.
+            int largest = 0;
+            for (int i = 0; i < WeightLayout.Block; i++) largest = Math.Max(largest, BitConverter.SingleToInt32Bits(x[i]) & 0x7FFFFFFF);
+            float scale = BitConverter.Int32BitsToSingle(largest) / 127f;
+            int sum = 0;
+            bool usable = scale > 0f && scale < float.PositiveInfinity;
+            for (int i = 0; i < WeightLayout.Block; i++)
+            {
+                int value = usable ? Math.Clamp((int)MathF.Round(x[i] / scale), -127, 127) : 0;
+                q[i] = (sbyte)value;
+                sum += value;
+            }
+            scales[block] = scale;
+            sums[block] = sum;
+        }
+    }
+
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    {
+        int panelBytes = WeightLayout.PanelBytes(format, cols);
+        for (int p = from; p < to; p++)
+        {
+            byte* panel = panels + (long)p * panelBytes;
+            int first = p * WeightLayout.PanelRows;
+            for (int r = 0; r < Math.Min(WeightLayout.PanelRows, rows - first); r++)
+                for (int t = 0; t < tokens; t++)
+                    y[t * yStride + first + r] = PanelDot(format, panel, r, cols, x + t * xStride);
+        }
+    }
+
+    public override void PanelRow(WeightFormat format, byte* panel, int row, int cols, float* y) => UnpackPanelRow(format, panel, row, cols, y);
+
+    /// <summary>Serves every variant: one embedding row per token is too little work to vectorise.</summary>
+    internal static void UnpackPanelRow(WeightFormat format, byte* panel, int row, int cols, float* y)
+    {
+        for (int k = 0; k < cols; k++)
+            y[k] = format switch
+            {
+                WeightFormat.F32 => ((float*)(panel + row * WeightLayout.RowBytes(format, cols)))[k],
+                WeightFormat.BF16 => FloatMath.FromBFloat16(((ushort*)(panel + row * WeightLayout.RowBytes(format, cols)))[k]),
+                _ => PanelInteger(format, panel, row, k) * PanelScale(format, panel, row, k, cols),
+            };
+    }
+
+    public override void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result)
+    {
+        for (int i = 0; i < n; i++) result[i] = RowDot(format, rows[i], xs[i], cols);
+    }
+
+    public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
+    {
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < cols; k++)
+                acc[k] = format switch
+                {
+                    WeightFormat.F32 => MathF.FusedMultiplyAdd(a[i], ((float*)rows[i])[k], acc[k]),
+                    WeightFormat.BF16 => MathF.FusedMultiplyAdd(a[i], FloatMath.FromBFloat16(((ushort*)rows[i])[k]), acc[k]),
+                    _ => MathF.FusedMultiplyAdd(a[i] * RowScale(format, rows[i], k / WeightLayout.Block, cols), RowInteger(format, rows[i], k), acc[k]),
+                };
+    }
+
+    private static float PanelDot(WeightFormat format, byte* panel, int row, int cols, byte* x)
+    {
+        if (!WeightLayout.IsQuantized(format)) return RowDot(format, panel + row * WeightLayout.RowBytes(format, cols), x, cols);
+        float acc = 0f;
+        for (int block = 0; block < cols / WeightLayout.Block; block++)
+        {
+            int sum = 0;
+            for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) sum += PanelInteger(format, panel, row, k) * ((sbyte*)x)[k];
+            acc = MathF.FusedMultiplyAdd(sum, PanelScale(format, panel, row, block * WeightLayout.Block, cols) * ((float*)(x + cols))[block], acc);
+        }
+        return acc;
+    }
+
+    private static float RowDot(WeightFormat format, byte* row, byte* x, int cols)
+    {
+        if (!WeightLayout.IsQuantized(format)) return FloatDot(format, row, (float*)x, cols);
+        float acc = 0f;
+        for (int block = 0; block < cols / WeightLayout.Block; block++)
+        {
+            int sum = 0;
+            for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) sum += RowInteger(format, row, k) * ((sbyte*)x)[k];
+            acc = MathF.FusedMultiplyAdd(sum, RowScale(format, row, block, cols) * ((float*)(x + cols))[block], acc);
+        }
+        return acc;
+    }
+
+    private static float FloatDot(WeightFormat format, byte* row, float* x, int cols)
+    {
+        float* lanes = stackalloc float[16];
+        new Span<float>(lanes, 16).Clear();
+        for (int k = 0; k < cols; k++)
+        {
+            float w = format == WeightFormat.F32 ? ((float*)row)[k] : FloatMath.FromBFloat16(((ushort*)row)[k]);
+            lanes[k % 16] = MathF.FusedMultiplyAdd(w, x[k], lanes[k % 16]);
+        }
+        return Fold(lanes);
+    }
+
+    /// <summary>The one tree of every float reduction. Overwrites the lanes.</summary>
+    private static float Fold(float* lanes)
+    {
+        for (int width = 8; width > 0; width /= 2)
+            for (int l = 0; l < width; l++) lanes[l] += lanes[l + width];
+        return lanes[0];
+    }
+
+    /// <summary>q8: the int8; q4: the nibble minus 8.</summary>
+    private static int RowInteger(WeightFormat format, byte* row, int k)
+    {
+        if (format == WeightFormat.Q8) return ((sbyte*)row)[k];
+        byte pair = row[k / 32 * 16 + k % 16];
+        return (k % 32 < 16 ? pair & 15 : pair >> 4) - 8;
+    }
+
+    private static float RowScale(WeightFormat format, byte* row, int block, int cols) =>
+        FloatMath.FromHalf(((ushort*)(row + (format == WeightFormat.Q8 ? cols : cols / 2)))[block]);
+
+    private static int PanelInteger(WeightFormat format, byte* panel, int row, int k)
+    {
+        int block = k / 32, step = k % 32 / 4, column = k % 4;
+        if (format == WeightFormat.Q8) return ((sbyte*)panel)[block * 512 + step * 64 + row * 4 + column];
+        byte pair = panel[block * 256 + step % 4 * 64 + row * 4 + column];
+        return (step < 4 ? pair & 15 : pair >> 4) - 8;
+    }
+
+    private static float PanelScale(WeightFormat format, byte* panel, int row, int k, int cols) =>
+        FloatMath.FromHalf(((ushort*)(panel + (format == WeightFormat.Q8 ? cols * 16 : cols * 8)))[k / 32 * 16 + row]);
+}

@@ -1,0 +1,191 @@
+using System.Collections.Concurrent;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// One attached layer: its resident weights, its window over the flash slice, its KV and its inbox. Created by <see cref="Conductor.Attach"/>; the loader
+/// thread fills it once; from then on the conductor thread alone touches the insides. The public face is a handle any thread may hold: identity, readiness,
+/// counters. A layer whose load failed answers every wave with a fault.
+/// </summary>
+public sealed class Layer
+{
+    private readonly TaskCompletionSource _loaded = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private long _lastUseful;
+    private long _lastIssued;
+
+    internal Layer(FlashPackage package, int index, LayerOptions options, ILayerRouter router)
+    {
+        Package = package;
+        Index = index;
+        Options = options;
+        Router = router;
+        Config = package.Config;
+        Exact = options.Mode switch
+        {
+            FeedForwardMode.Dense => false,
+            FeedForwardMode.Exact when Config.Activation != Activation.Relu =>
+                throw new ArgumentException($"mode exact needs a ReLU model; {package.Name} uses {Config.Activation}: take --mode dense", nameof(options)),
+            _ => Config.Activation == Activation.Relu,
+        };
+        // Nobody may await it: a failed load is also reported to every wave.
+        _ = _loaded.Task.ContinueWith(static t => t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
+    }
+
+    public int Index { get; }
+    public FlashPackage Package { get; }
+    public LayerOptions Options { get; }
+    public bool IsFirst => Index == 0;
+    public bool IsLast => Index == Config.Layers - 1;
+    /// <summary>True: only non-zero neurons are read and computed. False: all of them.</summary>
+    public bool Exact { get; }
+    /// <summary>Completes when the resident part is in memory; faults with <see cref="FlashException"/>.</summary>
+    public Task Loaded => _loaded.Task;
+    public PrefetchPolicy Policy { get; } = new();
+
+    internal ModelConfig Config { get; }
+    internal ILayerRouter Router { get; }
+    internal LayerWeights? Weights { get; private set; }
+    internal EdgeWeights? Edge { get; private set; }
+    internal RopeTable? Rope { get; private set; }
+    internal KvCache? Kv { get; private set; }
+    internal UnitStore? Bundles { get; private set; }
+    internal UnitStore? Embeddings { get; private set; }
+    internal BundleLayout Bundle { get; private set; } = null!;
+    internal PackageFile? Slice { get; private set; }
+    internal Exception? LoadError { get; private set; }
+    internal bool IsReady { get; private set; }
+
+    /// <summary>Waves handed over by any thread, not yet looked at.</summary>
+    internal ConcurrentQueue<Wave> Arriving { get; } = new();
+    internal Queue<Wave> Decode { get; } = new();
+    internal Queue<Wave> Prefill { get; } = new();
+    internal LayerStep? Running { get; set; }
+    internal volatile bool Closing;
+    internal TaskCompletionSource? Closed;
+    internal string Label => $"{Package.Name}/{Index}";
+
+    internal Counters Count;
+    /// <summary>Units predicted by the latest look-ahead, and whether the step they were for is still to come.</summary>
+    internal bool[] Predicted { get; private set; } = [];
+    internal bool HasPrediction { get; set; }
+
+    internal struct Counters
+    {
+        public long WavesIn, Waves, Rows, Slots, Active, Computed, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
+    }
+
+    /// <summary>Native bytes this layer holds (weights, window, KV); the shared head and tables are not counted.</summary>
+    public long NativeBytes => (Weights?.Bytes ?? 0) + WindowBytes + (Kv?.Bytes ?? 0);
+
+    public LayerStats Stats => new()
+    {
+        Layer = Index,
+        WavesIn = Count.WavesIn,
+        Waves = Count.Waves,
+        Rows = Count.Rows,
+        Slots = Count.Slots,
+        NeuronsActive = Count.Active,
+        NeuronsComputed = Count.Computed,
+        NeuronsDense = Count.Dense,
+        UnitsNeeded = Bundles?.Needed ?? 0,
+        UnitsHit = Bundles?.Hits ?? 0,
+        UnitsLate = Bundles?.Late ?? 0,
+        DemandBytes = (Bundles?.DemandBytes ?? 0) + (Embeddings?.DemandBytes ?? 0),
+        DemandReads = (Bundles?.DemandReads ?? 0) + (Embeddings?.DemandReads ?? 0),
+        PrefetchBytes = Bundles?.PrefetchBytes ?? 0,
+        PrefetchIssued = Bundles?.PrefetchIssued ?? 0,
+        PrefetchUseful = Bundles?.PrefetchUseful ?? 0,
+        PredictedUnits = Count.PredictedUnits,
+        PredictedHit = Count.PredictedHit,
+        PredictedFor = Count.PredictedFor,
+        ComputeNanos = Count.Compute,
+        PredictNanos = Count.Predict,
+        FlashWaitNanos = Count.FlashWait,
+        WindowSlots = Bundles?.Window.Slots ?? 0,
+        WindowBytes = WindowBytes,
+        KvBytes = Kv?.Bytes ?? 0,
+        ResidentBytes = Weights?.Bytes ?? 0,
+    };
+
+    private long WindowBytes => Bundles is { } b ? (long)b.Window.Slots * b.Region.SlotBytes : 0;
+
+    /// <summary>Loader thread: opens the slice and reads what is resident.</summary>
+    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, Action<UnitStore, ReadRequest> completed)
+    {
+        ThreadRole.AssertNotGrainTurn("loading a layer");
+        Slice = Package.OpenSlice(Index);
+        Weights = LayerWeights.Load(Slice, Exact, ledger, Label);
+        (Edge, Rope) = shared(this);
+        bool half = Options.Kv == KvType.F16 || (Options.Kv == KvType.Auto && Package.Format != WeightFormat.F32);
+        Kv = new KvCache(Config, half, ledger, Label);
+        Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
+        var region = Slice.BundleUnits(whole: !Exact);
+        int slots = Math.Clamp((int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this };
+        Bundles.Window.EvictMostRecent = !Exact;
+        Policy.MaxUnits = slots;
+        Predicted = new bool[region.Count];
+        if (IsFirst)
+        {
+            var rows = Edge!.EmbeddingUnits();
+            Embeddings = new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
+        }
+    }
+
+    /// <summary>Conductor thread, after the loader.</summary>
+    internal void FinishLoading(Exception? error)
+    {
+        LoadError = error;
+        IsReady = error == null;
+        if (error == null) _loaded.TrySetResult();
+        else _loaded.TrySetException(error);
+    }
+
+    internal int OutstandingReads => (Bundles?.Outstanding ?? 0) + (Embeddings?.Outstanding ?? 0);
+
+    /// <summary>Conductor thread: a read is done; the running step is told what arrived.</summary>
+    internal void Settle(UnitStore store, ReadRequest request)
+    {
+        _settling = store;
+        store.Settle(request, _arrived ??= (unit, slot, fault) => Running?.Arrived(_settling!, unit, slot, fault));
+    }
+
+    private UnitStore? _settling;
+    private Action<int, int, ReadFault>? _arrived;
+
+    /// <summary>Conductor thread: remembers what look-ahead predicted, for recall and precision.</summary>
+    internal void RecordPrediction(ReadOnlySpan<int> units)
+    {
+        Array.Clear(Predicted);
+        foreach (int unit in units) Predicted[unit] = true;
+        HasPrediction = true;
+        Count.PredictedUnits += units.Length;
+    }
+
+    /// <summary>Conductor thread, once a step knows what it needs and what it did not find: feedback for look-ahead.</summary>
+    internal void ObserveLookAhead(int rows, int needed, int missing)
+    {
+        long issued = Bundles!.PrefetchIssued - _lastIssued;
+        long useful = Bundles.PrefetchUseful - _lastUseful;
+        _lastIssued = Bundles.PrefetchIssued;
+        _lastUseful = Bundles.PrefetchUseful;
+        Policy.Observe(rows, needed, missing, (int)issued, (int)useful);
+    }
+
+    /// <summary>Conductor thread: frees everything but the shared edge and rope tables.</summary>
+    internal void Free()
+    {
+        IsReady = false;
+        Weights?.Dispose();
+        Kv?.Dispose();
+        Bundles?.Dispose();
+        Embeddings?.Dispose();
+        Slice?.Dispose();
+        Weights = null;
+        Kv = null;
+        Bundles = null;
+        Embeddings = null;
+        Slice = null;
+    }
+}

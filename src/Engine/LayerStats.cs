@@ -1,0 +1,39 @@
+namespace FlashOrleans.Engine;
+
+/// <summary>Counters of one layer since it was attached; a snapshot. Times in nanoseconds on the conductor's clock.</summary>
+public sealed record LayerStats
+{
+    public int Layer { get; init; }
+    /// <summary>Waves that arrived.</summary>
+    public long WavesIn { get; init; }
+    /// <summary>Steps they were merged into.</summary>
+    public long Waves { get; init; }
+    public long Rows { get; init; }
+    public long Slots { get; init; }
+    public long NeuronsActive { get; init; }
+    public long NeuronsComputed { get; init; }
+    /// <summary>Neurons times rows: what dense would compute.</summary>
+    public long NeuronsDense { get; init; }
+    public long UnitsNeeded { get; init; }
+    public long UnitsHit { get; init; }
+    /// <summary>Needed while a prefetch of it was under way.</summary>
+    public long UnitsLate { get; init; }
+    public long DemandBytes { get; init; }
+    public long DemandReads { get; init; }
+    public long PrefetchBytes { get; init; }
+    public long PrefetchIssued { get; init; }
+    /// <summary>Prefetched units that a step used before they were evicted.</summary>
+    public long PrefetchUseful { get; init; }
+    public long PredictedUnits { get; init; }
+    /// <summary>Predicted units that the step then needed.</summary>
+    public long PredictedHit { get; init; }
+    /// <summary>Units needed by the steps that were predicted: recall = PredictedHit / PredictedFor.</summary>
+    public long PredictedFor { get; init; }
+    public long ComputeNanos { get; init; }
+    public long PredictNanos { get; init; }
+    public long FlashWaitNanos { get; init; }
+    public long WindowSlots { get; init; }
+    public long WindowBytes { get; init; }
+    public long KvBytes { get; init; }
+    public long ResidentBytes { get; init; }
+}

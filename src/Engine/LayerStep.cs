@@ -1,0 +1,273 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// One merged wave on its way through one layer: look-ahead for the next layer, embedding (layer 0), attention, feed-forward, head (last layer).
+/// Driven by the conductor thread through <see cref="Start"/>, <see cref="Advance"/> and <see cref="Arrived"/>; heavy loops run on the compute pool. While
+/// units are on their way from flash the step is parked and other layers run. Reused from a pool: after warm-up a decode step allocates nothing.
+/// A slot that fails (KV miss, unreadable neuron, bad token) leaves the step with a fault to its session; the others go on.
+/// </summary>
+internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool, TimeProvider time, MemoryLedger ledger) : IDisposable
+{
+    /// <summary>Multiply-adds below which waking the other threads costs more than they save.</summary>
+    private const long ParallelWork = 4_000_000;
+
+    private enum Phase { Embedding, FeedForward, Done }
+
+    private struct StepSlot
+    {
+        public Slot Slot;
+        public KvSequence Sequence;
+        public int FirstRow;
+        public bool Dead;
+    }
+
+    private StepSlot[] _slots = new StepSlot[8];
+    private int[] _tokens = new int[16];
+    private int[] _slotOfRow = new int[16];
+    private float[] _rowsIn = [];
+    private int _slotCount;
+    private int _rows;
+    private Phase _phase;
+    private Layer _layer = null!;
+    private long _parkedAt;
+
+    /// <summary>Set by the conductor when something the parked step waits for has happened.</summary>
+    public bool Runnable { get; set; }
+    public bool IsDecode => _rows == _slotCount;
+    public int Rows => _rows;
+
+    public void Dispose()
+    {
+        _arena?.Dispose();
+        _logits?.Dispose();
+    }
+
+    /// <summary>Takes the slots of waiting waves; call for each wave, then <see cref="Start"/>.</summary>
+    public void Begin(Layer layer)
+    {
+        _layer = layer;
+        _slotCount = 0;
+        _rows = 0;
+        _phase = Phase.Embedding;
+        Runnable = false;
+    }
+
+    /// <summary>Admits one slot of a wave; false (with a fault to its session, or silently when it is old) leaves it out.</summary>
+    public bool Admit(in Slot slot, ReadOnlySpan<int> tokens, ReadOnlySpan<float> rows)
+    {
+        var config = _layer.Config;
+        if (slot.Count < 1 || slot.Position < 0 || slot.Position > config.MaxPositions - slot.Count)
+            return Refuse(slot, $"context_length_exceeded: {slot.Position + (long)slot.Count} tokens do not fit the model's context of {config.MaxPositions}");
+        foreach (int token in tokens)
+        {
+            if ((uint)token >= (uint)config.VocabSize) return Refuse(slot, $"token id {token} is not in the vocabulary of {config.VocabSize}");
+        }
+        var admission = _layer.Kv!.Admit(slot, tokens, out var sequence);
+        if (admission == Admission.Old) return false;
+        if (admission == Admission.Miss)
+        {
+            int length = Math.Min(sequence?.Length ?? 0, slot.Position);
+            _layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, FaultKind.KvMiss, "", length, sequence?.HashAt(length) ?? TokenChain.Start));
+            return false;
+        }
+        if (_slotCount == _slots.Length) Array.Resize(ref _slots, _slotCount * 2);
+        if (_rows + slot.Count > _tokens.Length)
+        {
+            Array.Resize(ref _tokens, Math.Max(_tokens.Length * 2, _rows + slot.Count));
+            Array.Resize(ref _slotOfRow, _tokens.Length);
+        }
+        int width = config.HiddenSize;
+        if (!_layer.IsFirst)
+        {
+            if ((_rows + slot.Count) * width > _rowsIn.Length) Array.Resize(ref _rowsIn, Math.Max(_rowsIn.Length * 2, (_rows + slot.Count) * width));
+            rows.CopyTo(_rowsIn.AsSpan(_rows * width));
+        }
+        sequence!.Pins++;
+        tokens.CopyTo(_tokens.AsSpan(_rows));
+        _slotOfRow.AsSpan(_rows, slot.Count).Fill(_slotCount);
+        _slots[_slotCount++] = new StepSlot { Slot = slot, Sequence = sequence, FirstRow = _rows };
+        _rows += slot.Count;
+        return true;
+    }
+
+    /// <summary>Runs the step until it is finished (true) or waits for flash (false).</summary>
+    public bool Start()
+    {
+        ThreadRole.AssertNotGrainTurn("a layer's step");
+        if (_rows == 0)
+        {
+            _phase = Phase.Done;
+            return true;
+        }
+        Layout(_layer.Config, _rows);
+        _layer.Count.Waves++;
+        _layer.Count.Slots += _slotCount;
+        _layer.Count.Rows += _rows;
+        if (_layer.IsFirst)
+        {
+            _layer.Rope?.Ensure(MaxEnd());
+            if (!StartEmbedding()) return Park();
+            return AfterEmbedding();
+        }
+        _layer.Rope?.Ensure(MaxEnd());
+        _rowsIn.AsSpan(0, _rows * _layer.Config.HiddenSize).CopyTo(new Span<float>(_x, _rows * _layer.Config.HiddenSize));
+        return AfterEmbedding();
+    }
+
+    /// <summary>Continues a parked step; true when finished.</summary>
+    public bool Advance()
+    {
+        Runnable = false;
+        _layer.Count.FlashWait += Nanos(_parkedAt);
+        if (_phase == Phase.Embedding) return EmbeddingPending() ? Park() : AfterEmbedding();
+        return RunFeedForward();
+    }
+
+    /// <summary>A unit this layer asked for is there, or failed. Marks the step runnable when it can do something with it.</summary>
+    public void Arrived(UnitStore store, int unit, int slot, ReadFault fault)
+    {
+        if (_phase == Phase.Done) return;
+        if (ReferenceEquals(store, _layer.Embeddings)) EmbeddingArrived(unit, fault);
+        else FeedForwardArrived(slot, fault);
+    }
+
+    /// <summary>The step threw: every slot still in it is faulted, pins are given back, KV of the step is forgotten.</summary>
+    public void Abort(Exception error)
+    {
+        for (int i = 0; i < _slotCount; i++)
+        {
+            ref var s = ref _slots[i];
+            s.Sequence.Truncate(s.Slot.Position);
+            if (!s.Dead) Kill(i, FaultKind.Rejected, $"layer {_layer.Index} failed: {error.Message}");
+        }
+        ReleaseEmbedding();
+        ReleaseBatch();
+        End();
+    }
+
+    public bool Holds(Guid session)
+    {
+        for (int i = 0; i < _slotCount; i++)
+        {
+            if (_slots[i].Slot.Session == session) return true;
+        }
+        return false;
+    }
+
+    private bool AfterEmbedding()
+    {
+        if (_layer.IsFirst) Embed();
+        LookAhead();
+        long start = time.GetTimestamp();
+        Attention();
+        Poll?.Invoke();
+        BeginFeedForward();
+        _phase = Phase.FeedForward;
+        _layer.Count.Compute += Nanos(start);
+        return RunFeedForward();
+    }
+
+    private bool RunFeedForward()
+    {
+        long start = time.GetTimestamp();
+        bool done = AdvanceFeedForward();
+        if (done) Finish();
+        _layer.Count.Compute += Nanos(start);
+        return done || Park();
+    }
+
+    /// <summary>Between the phases of a step the conductor looks at what came in meanwhile (prefetch requests must not wait for a whole step).</summary>
+    public Action? Poll { get; init; }
+
+    private void Finish()
+    {
+        int width = _layer.Config.HiddenSize;
+        for (int r = 0; r < _rows; r++)
+        {
+            if (_layer.Weights!.DownBias != null) kernels.Add(_y + (long)r * width, _layer.Weights.DownBias, width);
+            kernels.Add(_h + (long)r * width, _y + (long)r * width, width);
+        }
+        if (_layer.IsLast) RunHead();
+        else SendOn(width);
+        End();
+    }
+
+    private void SendOn(int width)
+    {
+        int slots = 0, rows = 0;
+        for (int i = 0; i < _slotCount; i++)
+        {
+            if (_slots[i].Dead) continue;
+            slots++;
+            rows += _slots[i].Slot.Count;
+        }
+        if (slots == 0) return;
+        var wave = Wave.Rent(slots, rows, width);
+        int s = 0, row = 0;
+        for (int i = 0; i < _slotCount; i++)
+        {
+            ref readonly var slot = ref _slots[i];
+            if (slot.Dead) continue;
+            wave.Slots[s++] = slot.Slot;
+            _tokens.AsSpan(slot.FirstRow, slot.Slot.Count).CopyTo(wave.Tokens[row..]);
+            new ReadOnlySpan<float>(_h + (long)slot.FirstRow * width, slot.Slot.Count * width).CopyTo(wave.Rows[(row * width)..]);
+            row += slot.Slot.Count;
+        }
+        _layer.Router.Forward(wave);
+    }
+
+    private void End()
+    {
+        for (int i = 0; i < _slotCount; i++)
+        {
+            _layer.Kv!.Unpin(_slots[i].Sequence);
+            _slots[i].Sequence = null!;
+        }
+        _phase = Phase.Done;
+        OnEnd?.Invoke(this);
+    }
+
+    /// <summary>Told when the step is over, before its slots are forgotten.</summary>
+    public Action<LayerStep>? OnEnd { get; init; }
+
+    public int SlotCount => _slotCount;
+
+    public ref readonly Slot SlotAt(int index) => ref _slots[index].Slot;
+
+    private bool Park()
+    {
+        _parkedAt = time.GetTimestamp();
+        return false;
+    }
+
+    private bool Refuse(in Slot slot, string message)
+    {
+        _layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, FaultKind.Rejected, message));
+        return false;
+    }
+
+    private void Kill(int index, FaultKind kind, string message)
+    {
+        ref var s = ref _slots[index];
+        if (s.Dead) return;
+        s.Dead = true;
+        _layer.Router.Fault(new SlotFault(s.Slot.Session, s.Slot.Epoch, s.Slot.Step, kind, message));
+    }
+
+    private int MaxEnd()
+    {
+        int end = 0;
+        for (int i = 0; i < _slotCount; i++) end = Math.Max(end, _slots[i].Slot.Position + _slots[i].Slot.Count);
+        return end;
+    }
+
+    private int PositionOf(int row)
+    {
+        ref readonly var s = ref _slots[_slotOfRow[row]];
+        return s.Slot.Position + row - s.FirstRow;
+    }
+
+    private long Nanos(long since) => (long)(time.GetElapsedTime(since).Ticks * 100);
+}

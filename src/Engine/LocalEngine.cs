@@ -1,0 +1,219 @@
+using System.Collections.Concurrent;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// A whole model on this machine without Orleans: the same conductor and layers as a silo, joined by direct hand-over instead of grain calls. The oracle
+/// of every grain and cluster test, and the ablation that shows what Orleans costs. Any thread; sessions are used by one thread at a time.
+/// </summary>
+public sealed class LocalEngine : IDisposable
+{
+    private readonly bool _ownsConductor;
+    private readonly Layer[] _layers;
+    private readonly ConcurrentDictionary<Guid, EngineSession> _sessions = new();
+
+    public LocalEngine(FlashPackage package, EngineOptions? options = null, LayerOptions? layerOptions = null)
+        : this(package, new Conductor(options ?? new()), layerOptions ?? new(), null)
+    {
+        _ownsConductor = true;
+        foreach (var layer in _layers) layer.Loaded.GetAwaiter().GetResult();
+    }
+
+    /// <summary>Over a given conductor; <paramref name="wrap"/> may put something between a layer and its router (simulations, fault injection).</summary>
+    internal LocalEngine(FlashPackage package, Conductor conductor, LayerOptions layerOptions, Func<ILayerRouter, int, ILayerRouter>? wrap)
+    {
+        Package = package;
+        Conductor = conductor;
+        _layers = new Layer[package.Config.Layers];
+        for (int i = _layers.Length - 1; i >= 0; i--)
+        {
+            ILayerRouter router = new DirectRouter(this, i);
+            _layers[i] = conductor.Attach(package, i, layerOptions, wrap?.Invoke(router, i) ?? router);
+        }
+    }
+
+    public FlashPackage Package { get; }
+    public Conductor Conductor { get; }
+    public IReadOnlyList<Layer> Layers => _layers;
+
+    public EngineSession OpenSession(Guid? id = null)
+    {
+        var session = new EngineSession(this, id ?? Guid.NewGuid());
+        _sessions[session.Id] = session;
+        return session;
+    }
+
+    /// <summary>Ends what waits, drains the layers and frees everything.</summary>
+    public void Dispose()
+    {
+        if (_ownsConductor) Conductor.Dispose();
+        else Conductor.Drive(Task.WhenAll(_layers.Select(Conductor.DetachAsync)));
+    }
+
+    internal void Close(EngineSession session)
+    {
+        _sessions.TryRemove(session.Id, out _);
+        Conductor.CloseSession(session.Id);
+    }
+
+    /// <summary>Hands a step's output straight to the next layer's inbox, and results to the session. Conductor thread.</summary>
+    private sealed class DirectRouter(LocalEngine engine, int index) : ILayerRouter
+    {
+        public Layer? Next => index + 1 < engine._layers.Length ? engine._layers[index + 1] : null;
+        public bool WantsRows => false;
+
+        public void Forward(Wave wave)
+        {
+            if (engine.Conductor.Enqueue(Next!, wave)) return;
+            foreach (ref readonly var slot in wave.Slots) Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, FaultKind.Unavailable, "the engine is closing"));
+            wave.Return();
+        }
+
+        public void Complete(in StepResult result)
+        {
+            if (engine._sessions.TryGetValue(result.Session, out var session)) session.Deliver(result);
+        }
+
+        public void Fault(in SlotFault fault)
+        {
+            if (engine._sessions.TryGetValue(fault.Session, out var session)) session.Deliver(fault);
+        }
+
+        public void Hint(ReadOnlySpan<int> units)
+        {
+            var next = Next!;
+            engine.Conductor.Prefetch(next, units[..next.Policy.Admit(units.Length)]);
+        }
+
+        public void HintRows(ReadOnlySpan<float> rows, int count, int width)
+        {
+        }
+    }
+}
+
+/// <summary>A request that cannot go on: a slot was refused, or flash failed.</summary>
+public sealed class StepFaultException : Exception
+{
+    public StepFaultException() : this("the step failed") { }
+    public StepFaultException(string message) : base(message) { }
+    public StepFaultException(string message, Exception inner) : base(message, inner) { }
+    public FaultKind Kind { get; init; }
+}
+
+/// <summary>One sequence in a <see cref="LocalEngine"/>. One thread at a time; waiting is on a monitor, so a decode step allocates nothing.</summary>
+public sealed class EngineSession : IDisposable
+{
+    private readonly LocalEngine _engine;
+    private readonly object _gate = new();
+    private StepResult _result;
+    private SlotFault _fault;
+    private bool _hasResult, _hasFault;
+
+    internal EngineSession(LocalEngine engine, Guid id)
+    {
+        _engine = engine;
+        Id = id;
+        Timeline = new SessionTimeline(id, 1);
+    }
+
+    public Guid Id { get; }
+    public SessionTimeline Timeline { get; }
+    /// <summary>Steps that went back because a layer had lost its KV.</summary>
+    public int Replays { get; private set; }
+
+    /// <summary>
+    /// Computes what is not computed yet, in chunks, and returns the result of the last step. Without <paramref name="onChunk"/> only that one;
+    /// with it every step's (scores of a long text). Throws <see cref="StepFaultException"/>.
+    /// </summary>
+    public StepResult Run(in Sampling sampling, SlotFlags flags = SlotFlags.Sample, int topLogits = 0, int chunk = 64, Action<StepResult>? onChunk = null)
+    {
+        while (true)
+        {
+            Submit(sampling, flags, topLogits, chunk);
+            if (!Wait(out var result)) continue;
+            onChunk?.Invoke(result);
+            if (result.End == Timeline.Length) return result;
+        }
+    }
+
+    /// <summary>Prompt in, tokens out, until a stop token or the limit. Each token is appended to the timeline.</summary>
+    public IEnumerable<StepResult> Generate(int[] prompt, int count, Sampling sampling, IReadOnlySet<int>? stop = null, int topLogits = 0, int chunk = 64)
+    {
+        Timeline.Append(prompt);
+        for (int i = 0; i < count; i++)
+        {
+            var result = Run(sampling, SlotFlags.Sample, topLogits, chunk);
+            Timeline.Append([result.Token]);
+            yield return result;
+            if (stop?.Contains(result.Token) == true) yield break;
+        }
+    }
+
+    /// <summary>Sends the next step on its way without waiting.</summary>
+    internal void Submit(in Sampling sampling, SlotFlags flags, int topLogits, int chunk)
+    {
+        var wave = Timeline.Submit(chunk, sampling, flags, topLogits);
+        if (_engine.Conductor.Enqueue(_engine.Layers[0], wave)) return;
+        wave.Return();
+        throw new ObjectDisposedException(nameof(LocalEngine));
+    }
+
+    /// <summary>Waits for the step in flight. False: a layer had lost its KV, submit again.</summary>
+    internal bool Wait(out StepResult result)
+    {
+        lock (_gate)
+        {
+            while (!_hasResult && !_hasFault) Monitor.Wait(_gate);
+            return Take(out result);
+        }
+    }
+
+    /// <summary>Looks for the outcome without waiting (simulations, where the same thread pumps).</summary>
+    internal bool? Poll(out StepResult result)
+    {
+        lock (_gate)
+        {
+            result = default;
+            return _hasResult || _hasFault ? Take(out result) : null;
+        }
+    }
+
+    internal void Deliver(in StepResult result)
+    {
+        lock (_gate)
+        {
+            if (!Timeline.Accept(result)) return;
+            _result = result;
+            _hasResult = true;
+            Monitor.Pulse(_gate);
+        }
+    }
+
+    internal void Deliver(in SlotFault fault)
+    {
+        lock (_gate)
+        {
+            if (!Timeline.Accept(fault)) return;
+            _fault = fault;
+            _hasFault = true;
+            Monitor.Pulse(_gate);
+        }
+    }
+
+    public void Dispose() => _engine.Close(this);
+
+    private bool Take(out StepResult result)
+    {
+        result = _result;
+        if (_hasResult)
+        {
+            _hasResult = false;
+            return true;
+        }
+        _hasFault = false;
+        if (_fault.Kind != FaultKind.KvMiss) throw new StepFaultException(_fault.Message) { Kind = _fault.Kind };
+        Replays++;
+        return false;
+    }
+}

@@ -1,0 +1,176 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// Units of one flash region and the window that holds some of them: the neuron bundles of a layer, or embedding rows. Conductor thread only,
+/// except <see cref="IReadCompletion.Completed"/>, which an I/O thread calls and which only enqueues. A step acquires the units it needs; those that are
+/// neither held nor on their way are read as demand, merged with their neighbours. A unit never has two reads at once. The store counts what it did.
+/// </summary>
+internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
+{
+    private readonly IFlashReader _reader;
+    private readonly Action<UnitStore, ReadRequest> _completed;
+    private readonly Stack<ReadRequest> _idle = new();
+    private readonly Queue<ReadRequest> _unsent = new();
+    private readonly ReadRequest?[] _requestOf;
+    private ReadRequest? _open;
+
+    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed)
+    {
+        Region = region;
+        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name);
+        _reader = reader;
+        _completed = completed;
+        _requestOf = new ReadRequest?[slots];
+    }
+
+    public UnitRegion Region { get; }
+    public Window Window { get; }
+    /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
+    public int Outstanding { get; private set; }
+    public object? Owner { get; init; }
+
+    public long DemandBytes { get; private set; }
+    public long PrefetchBytes { get; private set; }
+    public long DemandReads { get; private set; }
+    public long PrefetchIssued { get; private set; }
+    public long PrefetchUseful { get; private set; }
+    public long Needed { get; private set; }
+    public long Hits { get; private set; }
+    public long Late { get; private set; }
+    /// <summary>Needed units that the window would not have held without look-ahead.</summary>
+    public long Cold { get; private set; }
+    /// <summary>First error in words since the last one was taken.</summary>
+    public string? LastError { get; private set; }
+
+    /// <summary>Address of a unit's part in its slot, as if the whole unit were there: add an offset inside the unit.</summary>
+    public byte* UnitBase(int slot, int unit) => Window.Memory(slot) + Region.Delta(unit) - Region.PartOffset;
+
+    /// <summary>
+    /// Pins a unit for the running step: its slot, or -1 when every slot is pinned or being read. <paramref name="ready"/> is false while its bytes
+    /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read.
+    /// </summary>
+    public int Acquire(int unit, out bool ready)
+    {
+        int slot = Window.Find(unit);
+        if (slot >= 0)
+        {
+            Window.Pin(slot);
+            Window.Touch(slot);
+            ready = Window.State(slot) == SlotState.Ready;
+            Needed++;
+            if (Window.TakePrefetched(slot))
+            {
+                PrefetchUseful++;
+                Cold++;
+            }
+            if (ready) Hits++;
+            else
+            {
+                Late++;
+                if (_requestOf[slot] is { } request && !ReferenceEquals(request, _open)) _reader.Promote(request);
+            }
+            return slot;
+        }
+        ready = false;
+        slot = Window.Reserve(unit);
+        if (slot < 0) return -1;
+        Needed++;
+        Cold++;
+        Window.Touch(slot);
+        Add(unit, slot, ReadClass.Demand);
+        return slot;
+    }
+
+    /// <summary>Keeps a unit that is held already for the step that is predicted to want it.</summary>
+    public void Expect(int unit)
+    {
+        if ((uint)unit >= (uint)Region.Count) return;
+        int slot = Window.Find(unit);
+        if (slot >= 0) Window.Expect(slot);
+    }
+
+    /// <summary>Reads a unit ahead if it is not held and a slot can be spared. False: no slot. Ids that do not exist (a hint is only a hint) are passed over.</summary>
+    public bool Prefetch(int unit)
+    {
+        if ((uint)unit >= (uint)Region.Count) return true;
+        if (Window.Find(unit) >= 0) return true;
+        int slot = Window.ReservePrefetch(unit);
+        if (slot < 0) return false;
+        PrefetchIssued++;
+        Add(unit, slot, ReadClass.Prefetch);
+        return true;
+    }
+
+    /// <summary>Sends what <see cref="Acquire"/> and <see cref="Prefetch"/> gathered, and what the reader's full queue held back before.</summary>
+    public void Flush()
+    {
+        if (_open is { } open)
+        {
+            _open = null;
+            _unsent.Enqueue(open);
+        }
+        while (_unsent.TryPeek(out var request) && _reader.TrySubmit(request)) _unsent.Dequeue();
+    }
+
+    public void Release(int slot) => Window.Unpin(slot);
+
+    void IReadCompletion.Completed(ReadRequest request) => _completed(this, request);
+
+    /// <summary>
+    /// Settles a completed request: slots become ready or fail; <paramref name="arrived"/> is told each (unit, slot, fault). Then the request is reused.
+    /// </summary>
+    public void Settle(ReadRequest request, Action<int, int, ReadFault>? arrived)
+    {
+        if (request.Class == ReadClass.Demand)
+        {
+            DemandBytes += request.BytesRead;
+            DemandReads++;
+        }
+        else
+        {
+            PrefetchBytes += request.BytesRead;
+        }
+        for (int i = 0; i < request.Count; i++)
+        {
+            int slot = request.Slots[i];
+            _requestOf[slot] = null;
+            if (request.Faults[i] == ReadFault.None) Window.Filled(slot);
+            else
+            {
+                LastError = request.Error;
+                Window.Failed(slot);
+            }
+            arrived?.Invoke(request.Units[i], slot, request.Faults[i]);
+        }
+        Outstanding--;
+        _idle.Push(request);
+        Flush();
+    }
+
+    public void Dispose()
+    {
+        if (Outstanding != 0) throw new InvalidOperationException("reads are still under way");
+        Window.Dispose();
+    }
+
+    private void Add(int unit, int slot, ReadClass kind)
+    {
+        byte* memory = Window.Memory(slot);
+        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory)))
+        {
+            _open = null;
+            _unsent.Enqueue(open);
+        }
+        if (_open == null)
+        {
+            if (!_idle.TryPop(out var request)) request = new ReadRequest();
+            request.Reset(Region, kind, this);
+            request.TryAdd(unit, slot, memory);
+            _open = request;
+            Outstanding++;
+        }
+        _requestOf[slot] = _open;
+    }
+}

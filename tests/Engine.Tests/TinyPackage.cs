@@ -1,0 +1,166 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine.Tests;
+
+/// <summary>
+/// A random model written as a package into a temporary folder: any shape, seeded, small enough that a step takes microseconds. Embeddings lean one way
+/// in a few columns and gate rows the other, so that ReLU leaves a sparse set, as in real checkpoints.
+/// </summary>
+internal sealed class TinyPackage : IDisposable
+{
+    private TinyPackage(string folder, FlashPackage package)
+    {
+        Folder = folder;
+        Package = package;
+    }
+
+    public string Folder { get; }
+    public FlashPackage Package { get; }
+
+    public static ModelConfig Llama(Activation activation = Activation.Relu, int layers = 3, int hidden = 64, int ffn = 320, bool tied = true) => new()
+    {
+        Architecture = "llama",
+        VocabSize = 200,
+        HiddenSize = hidden,
+        Layers = layers,
+        Heads = 4,
+        KvHeads = 2,
+        HeadDim = hidden / 4,
+        FfnSize = ffn,
+        MaxPositions = 256,
+        Norm = NormKind.Rms,
+        NormEps = 1e-5f,
+        Positions = PositionKind.Rope,
+        Activation = activation,
+        Gated = true,
+        TiedHead = tied,
+        EosTokens = [2],
+    };
+
+    public static ModelConfig Opt(int layers = 3) => new()
+    {
+        Architecture = "opt",
+        VocabSize = 150,
+        HiddenSize = 64,
+        Layers = layers,
+        Heads = 4,
+        KvHeads = 4,
+        HeadDim = 16,
+        FfnSize = 288,
+        MaxPositions = 256,
+        Norm = NormKind.Layer,
+        NormEps = 1e-5f,
+        Positions = PositionKind.Learned,
+        PositionOffset = 2,
+        Activation = Activation.Relu,
+        Gated = false,
+        AttentionBias = true,
+        FfnBias = true,
+        TiedHead = true,
+        EosTokens = [2],
+    };
+
+    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1)
+    {
+        string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
+        string path = Path.Combine(folder, "tiny.flash");
+        var random = new Random(seed);
+        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Provenance = new Provenance { Source = "random", Tool = "tests" } };
+        using (var writer = PackageWriter.Create(path, spec))
+        {
+            int d = config.HiddenSize;
+            writer.BeginEdge();
+            Panels(writer, "embed", format, Rows(format, config.VocabSize, d, random, 1f, lean: 0.25f), d);
+            if (config.Positions == PositionKind.Learned) Plain(writer, "positions", config.MaxPositions + config.PositionOffset, d, random, 0.3f, 0);
+            Norm(writer, "final_norm", config, random);
+            if (!config.TiedHead) Matrix(writer, "head", format, config.VocabSize, d, random, 1f);
+            for (int layer = 0; layer < config.Layers; layer++) Slice(writer, layer, config, format, random, residual);
+            writer.Complete();
+        }
+        return new TinyPackage(folder, FlashPackage.Open(path, open));
+    }
+
+    public void Dispose()
+    {
+        Package.Dispose();
+        Directory.Delete(Folder, recursive: true);
+    }
+
+    private static void Slice(PackageWriter writer, int layer, ModelConfig c, WeightFormat format, Random random, float residual)
+    {
+        int d = c.HiddenSize, wide = c.Heads * c.HeadDim;
+        writer.BeginSlice(layer);
+        Norm(writer, "attn_norm", c, random);
+        Norm(writer, "ffn_norm", c, random);
+        Matrix(writer, "attn.qkv", format, c.QkvRows, d, random, 1.2f);
+        if (c.AttentionBias) Plain(writer, "attn.qkv.bias", 1, c.QkvRows, random, 0.2f, 0);
+        Matrix(writer, "attn.o", format, d, wide, random, 0.7f * residual);
+        if (c.AttentionBias) Plain(writer, "attn.o.bias", 1, d, random, 0.2f, 0);
+        if (c.FfnBias)
+        {
+            Plain(writer, "ffn.up.bias", 1, c.FfnSize, random, 0.2f, c.Gated ? 0 : -0.9f);
+            if (c.Gated) Plain(writer, "ffn.gate.bias", 1, c.FfnSize, random, 0.2f, 0);
+            Plain(writer, "ffn.down.bias", 1, d, random, 0.2f, 0);
+        }
+        var up = Rows(format, c.FfnSize, d, random, 1f);
+        var down = Rows(format, c.FfnSize, d, random, 0.3f * residual);
+        var gate = c.Gated ? Rows(format, c.FfnSize, d, random, 0.5f, lean: -0.07f) : null;
+        if (c.Activation == Activation.Relu) Panels(writer, "ffn.selector", format, gate ?? up, d);
+        using var bundles = writer.BeginBundles();
+        int rowBytes = WeightLayout.RowBytes(format, d);
+        byte[] bundle = new byte[c.RowsPerNeuron * rowBytes];
+        for (int i = 0; i < c.FfnSize; i++)
+        {
+            up[i].CopyTo(bundle, 0);
+            down[i].CopyTo(bundle, rowBytes);
+            gate?[i].CopyTo(bundle, 2 * rowBytes);
+            bundles.WriteNeuron(bundle);
+        }
+    }
+
+    private static void Norm(PackageWriter writer, string name, ModelConfig c, Random random)
+    {
+        Plain(writer, name + ".weight", 1, c.HiddenSize, random, 0.1f, 1);
+        if (c.Norm == NormKind.Layer) Plain(writer, name + ".bias", 1, c.HiddenSize, random, 0.1f, 0);
+    }
+
+    private static void Plain(PackageWriter writer, string name, int rows, int cols, Random random, float spread, float mean)
+    {
+        var values = new float[rows * cols];
+        for (int i = 0; i < values.Length; i++) values[i] = mean + spread * Gauss(random);
+        using var section = writer.BeginSection(name, WeightFormat.F32, rows, cols);
+        section.Write(System.Runtime.InteropServices.MemoryMarshal.AsBytes(values.AsSpan()));
+    }
+
+    private static void Matrix(PackageWriter writer, string name, WeightFormat format, int rows, int cols, Random random, float spread) =>
+        Panels(writer, name, format, Rows(format, rows, cols, random, spread), cols);
+
+    private static void Panels(PackageWriter writer, string name, WeightFormat format, byte[][] rows, int cols)
+    {
+        using var section = writer.BeginSection(name, format, rows.Length, cols);
+        byte[] panel = new byte[WeightLayout.PanelBytes(format, cols)];
+        for (int p = 0; p < WeightLayout.Panels(rows.Length); p++)
+        {
+            var chosen = rows.Skip(p * WeightLayout.PanelRows).Take(WeightLayout.PanelRows).ToArray();
+            Quantizer.PackPanel(format, chosen.SelectMany(r => r).ToArray(), chosen.Length, cols, panel);
+            section.Write(panel);
+        }
+    }
+
+    private static byte[][] Rows(WeightFormat format, int rows, int cols, Random random, float spread, float lean = 0)
+    {
+        float scale = spread / MathF.Sqrt(cols);
+        var result = new byte[rows][];
+        float[] row = new float[cols];
+        for (int r = 0; r < rows; r++)
+        {
+            for (int i = 0; i < cols; i++) row[i] = scale * Gauss(random) + (i < 8 ? lean : 0);
+            result[r] = new byte[WeightLayout.RowBytes(format, cols)];
+            Quantizer.QuantizeRow(format, row, result[r]);
+        }
+        return result;
+    }
+
+    private static float Gauss(Random random) =>
+        (float)(Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
+}
