@@ -1,0 +1,39 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Models;
+
+/// <summary>What an import should make of a checkpoint.</summary>
+public sealed record ImportOptions
+{
+    /// <summary>Name of the package; null takes it from the package's folder.</summary>
+    public string? Name { get; init; }
+    /// <summary>auto, f32, bf16, q8 or q4. Auto is q8 where rows come in blocks of 32, else f32.</summary>
+    public string Quant { get; init; } = "auto";
+}
+
+/// <summary>How far an import is: what it is at, and bytes written of those to write.</summary>
+public readonly record struct ImportProgress(string Step, long Done, long Total);
+
+/// <summary>What storing one kind of matrix cost: the error relative to the numbers' own size, ‖stored - source‖ / ‖source‖.</summary>
+/// <param name="Kind">The matrix, for all layers together: "attn.qkv".</param>
+/// <param name="Mean">Over all numbers of the kind.</param>
+/// <param name="WorstRow">Of the row that lost most.</param>
+public sealed record QuantizationError(string Kind, double Mean, double WorstRow);
+
+/// <summary>A finished import.</summary>
+public sealed record ImportResult
+{
+    public required string Path { get; init; }
+    public required string Name { get; init; }
+    /// <summary>The package's hash.</summary>
+    public required string Hash { get; init; }
+    public required ModelConfig Config { get; init; }
+    public required WeightFormat Format { get; init; }
+    /// <summary>Bytes of the checkpoint's weight files.</summary>
+    public required long SourceBytes { get; init; }
+    /// <summary>Bytes of the package's files.</summary>
+    public required long Bytes { get; init; }
+    public required IReadOnlyList<QuantizationError> Errors { get; init; }
+    /// <summary>What the user should know: choices made, things missing. One line each.</summary>
+    public required IReadOnlyList<string> Notes { get; init; }
+}

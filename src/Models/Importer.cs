@@ -1,0 +1,272 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using FlashOrleans.Engine;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Models;
+
+/// <summary>
+/// A Hugging Face folder → a flash package. Rows are read, stored in the package's format and written in blocks of a few MiB, so that memory does not depend
+/// on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns. The thread that calls <see cref="Import"/> does it
+/// all (never a grain turn); other processors help with quantising. An error or a cancellation leaves nothing behind: a checkpoint at fault is a
+/// <see cref="ModelFormatException"/>, a disk at fault a <see cref="FlashException"/>.
+/// </summary>
+public sealed class Importer
+{
+    /// <summary>Files carried along unread: what a tokenizer, a chat template and the choice of tokens need.</summary>
+    private static readonly string[] s_sideFiles =
+        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
+
+    /// <summary>Numbers read at a time and per matrix: 4 MiB of floats.</summary>
+    private const int BlockNumbers = 1 << 20;
+
+    private readonly Checkpoint _checkpoint;
+    private readonly ModelConfig _config;
+    private readonly PackageWriter _writer;
+    private readonly RowStore _store;
+    private readonly Action<string> _step;
+    private readonly CancellationToken _cancel;
+
+    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormat format, Action<string> step, CancellationToken cancel)
+    {
+        _checkpoint = checkpoint;
+        _config = checkpoint.Config;
+        _writer = writer;
+        _store = new RowStore(format, checkpoint.Folder);
+        _step = step;
+        _cancel = cancel;
+    }
+
+    /// <summary>Imports a checkpoint folder into the package folder <paramref name="packagePath"/> (…/name.flash), replacing one that is there.</summary>
+    public static ImportResult Import(string checkpointFolder, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(packagePath);
+        ThreadRole.AssertNotGrainTurn("importing a model");
+        packagePath = Path.TrimEndingDirectorySeparator(Path.GetFullPath(packagePath));
+        // A package is replaced; anything else that lies there is the user's.
+        if (File.Exists(packagePath) || (Directory.Exists(packagePath) && !File.Exists(Path.Combine(packagePath, PackageLayout.ManifestPath))))
+            throw new ModelFormatException(packagePath, "exists and is not a package; choose another name");
+        options ??= new ImportOptions();
+        using Checkpoint checkpoint = Checkpoint.Open(checkpointFolder);
+        var notes = new List<string>();
+        WeightFormat format = Choose(checkpoint, options.Quant, notes);
+        if (!File.Exists(Path.Combine(checkpointFolder, "tokenizer.json")))
+            notes.Add("the checkpoint has no tokenizer.json: the model can only be used with token ids");
+
+        string step = "reading";
+        string name = options.Name ?? Path.GetFileNameWithoutExtension(packagePath);
+        var spec = new PackageSpec
+        {
+            Name = name,
+            Config = checkpoint.Config,
+            Format = format,
+            Provenance = Source(checkpoint, file => progress?.Report(new ImportProgress($"checksum of {file}", 0, 0)), cancel),
+        };
+        using PackageWriter writer = PackageWriter.Create(packagePath, spec,
+            progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
+        var importer = new Importer(checkpoint, writer, format, s => step = s, cancel);
+        importer.WriteEdge();
+        for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
+        importer.WriteSideFiles();
+        step = "done";
+        string hash = writer.Complete();
+        return new ImportResult
+        {
+            Path = packagePath,
+            Name = name,
+            Hash = hash,
+            Config = checkpoint.Config,
+            Format = format,
+            SourceBytes = checkpoint.Bytes,
+            Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
+            Errors = importer._store.Errors,
+            Notes = notes,
+        };
+    }
+
+    private static WeightFormat Choose(Checkpoint checkpoint, string quant, List<string> notes)
+    {
+        ModelConfig c = checkpoint.Config;
+        bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0;
+        WeightFormat format;
+        if (quant == "auto")
+        {
+            format = blocks ? WeightFormat.Q8 : WeightFormat.F32;
+            if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
+        }
+        else if (!PackageLayout.TryParseFormat(quant, out format))
+        {
+            throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, f32, bf16, q8 and q4");
+        }
+        try
+        {
+            PackageLayout.Validate(c, format);
+        }
+        catch (FlashException e)
+        {
+            throw new ModelFormatException(checkpoint.Folder, e.Message, e);
+        }
+        return format;
+    }
+
+    private void WriteEdge()
+    {
+        _step("embedding");
+        _writer.BeginEdge();
+        WriteMatrix("", "embed");
+        if (_checkpoint.Has("positions")) WritePlain("positions", "positions");
+        WriteVectors("", "final_norm.weight", "final_norm.bias");
+        if (!_checkpoint.Has("head")) return;
+        _step("head");
+        WriteMatrix("", "head");
+    }
+
+    private void WriteSlice(int layer)
+    {
+        _step($"layer {layer + 1} of {_config.Layers}");
+        string prefix = $"layers.{layer}.";
+        _writer.BeginSlice(layer);
+        WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.o.bias", "ffn_norm.weight", "ffn_norm.bias",
+            "ffn.up.bias", "ffn.gate.bias", "ffn.down.bias");
+        WriteMatrix(prefix, "attn.qkv");
+        WriteMatrix(prefix, "attn.o");
+        WriteFeedForward(prefix);
+    }
+
+    private void WriteVectors(string prefix, params ReadOnlySpan<string> sections)
+    {
+        foreach (string section in sections)
+            if (_checkpoint.Has(prefix + section)) WritePlain(prefix + section, section);
+    }
+
+    /// <summary>Floats as they are, row after row.</summary>
+    private void WritePlain(string tensor, string section)
+    {
+        (int rows, int cols) = _checkpoint.Shape(tensor);
+        using SectionWriter to = _writer.BeginSection(section, WeightFormat.F32, rows, cols);
+        float[] block = new float[(int)Math.Min((long)rows * cols, (long)BlockRows(cols) * cols)];
+        for (int first = 0; first < rows; first += BlockRows(cols))
+        {
+            int count = Math.Min(BlockRows(cols), rows - first);
+            _checkpoint.ReadRows(tensor, first, count, block.AsSpan(0, count * cols));
+            to.Write(MemoryMarshal.AsBytes(block.AsSpan(0, count * cols)));
+        }
+    }
+
+    /// <summary>A matrix as panels.</summary>
+    private void WriteMatrix(string prefix, string section)
+    {
+        string tensor = prefix + section;
+        (int rows, int cols) = _checkpoint.Shape(tensor);
+        int blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(_store.Format, cols);
+        float[] block = new float[blockRows * cols];
+        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(_store.Format, cols)];
+        using SectionWriter to = _writer.BeginSection(section, _store.Format, rows, cols);
+        for (int first = 0; first < rows; first += blockRows)
+        {
+            _cancel.ThrowIfCancellationRequested();
+            int count = Math.Min(blockRows, rows - first);
+            _checkpoint.ReadRows(tensor, first, count, block.AsSpan(0, count * cols));
+            _store.Store(section, first, block, count, cols, stored, rowBytes, 0);
+            WritePanels(to, stored, count, rowBytes, 0, cols, panel);
+        }
+    }
+
+    /// <summary>
+    /// The bundles, up ‖ down ‖ gate row of each neuron, and beside them, for ReLU models, the deciding rows once more as resident panels: woven from the same
+    /// stored rows, so that a neuron's numbers are the same in both places.
+    /// </summary>
+    private void WriteFeedForward(string prefix)
+    {
+        int d = _config.HiddenSize, n = _config.FfnSize, rowBytes = WeightLayout.RowBytes(_store.Format, d);
+        int bundleBytes = _config.RowsPerNeuron * rowBytes, blockRows = BlockRows(d, n);
+        float[] block = new float[blockRows * d];
+        byte[] stored = new byte[blockRows * bundleBytes], panel = new byte[WeightLayout.PanelBytes(_store.Format, d)];
+        string[] kinds = _config.Gated ? ["ffn.up", "ffn.down", "ffn.gate"] : ["ffn.up", "ffn.down"];
+        int decides = _config.Gated ? 2 : 0;
+        using BundleWriter bundles = _writer.BeginBundles();
+        using SectionWriter? selector = _config.Activation == Activation.Relu ? _writer.BeginSection("ffn.selector", _store.Format, n, d) : null;
+        for (int first = 0; first < n; first += blockRows)
+        {
+            int count = Math.Min(blockRows, n - first);
+            for (int row = 0; row < kinds.Length; row++)
+            {
+                _cancel.ThrowIfCancellationRequested();
+                _checkpoint.ReadRows(prefix + kinds[row], first, count, block.AsSpan(0, count * d));
+                _store.Store(kinds[row], first, block, count, d, stored, bundleBytes, row * rowBytes);
+            }
+            for (int i = 0; i < count; i++) bundles.WriteNeuron(stored.AsSpan(i * bundleBytes, bundleBytes));
+            if (selector != null) WritePanels(selector, stored, count, bundleBytes, decides * rowBytes, d, panel);
+        }
+    }
+
+    /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
+    private void WritePanels(SectionWriter to, byte[] stored, int count, int stride, int offset, int cols, byte[] panel)
+    {
+        int rowBytes = WeightLayout.RowBytes(_store.Format, cols);
+        byte[] rows = new byte[WeightLayout.PanelRows * rowBytes];
+        for (int first = 0; first < count; first += WeightLayout.PanelRows)
+        {
+            int n = Math.Min(WeightLayout.PanelRows, count - first);
+            for (int r = 0; r < n; r++) stored.AsSpan((first + r) * stride + offset, rowBytes).CopyTo(rows.AsSpan(r * rowBytes));
+            Quantizer.PackPanel(_store.Format, rows, n, cols, panel);
+            to.Write(panel);
+        }
+    }
+
+    private void WriteSideFiles()
+    {
+        foreach (string name in s_sideFiles)
+        {
+            string path = Path.Combine(_checkpoint.Folder, name);
+            if (File.Exists(path)) _writer.AddSideFile(name, ReadSmall(path));
+        }
+    }
+
+    /// <summary>Rows of a block: whole panels, about <see cref="BlockNumbers"/> numbers.</summary>
+    private static int BlockRows(int cols, int rows = int.MaxValue)
+    {
+        int most = Math.Max(WeightLayout.PanelRows, BlockNumbers / cols / WeightLayout.PanelRows * WeightLayout.PanelRows);
+        return Math.Min(most, (int)Math.Min(int.MaxValue, ((long)rows + WeightLayout.PanelRows - 1) / WeightLayout.PanelRows * WeightLayout.PanelRows));
+    }
+
+    private static Provenance Source(Checkpoint checkpoint, Action<string> progress, CancellationToken cancel)
+    {
+        IEnumerable<string> paths = s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Folder, f)).Where(File.Exists).Concat(checkpoint.Files);
+        var files = new List<SourceFile>();
+        byte[] buffer = new byte[1 << 20];
+        foreach (string path in paths)
+        {
+            progress(Path.GetFileName(path));
+            try
+            {
+                using FileStream file = new(path, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 0, FileOptions.SequentialScan);
+                using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+                for (int n; (n = file.Read(buffer)) > 0; hash.AppendData(buffer, 0, n)) cancel.ThrowIfCancellationRequested();
+                files.Add(new SourceFile(Path.GetFileName(path), file.Length, Convert.ToHexStringLower(hash.GetHashAndReset())));
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+            {
+                throw new ModelFormatException(path, $"cannot be read: {e.Message}", e);
+            }
+        }
+        // The folder's name, not its path: a package may travel.
+        string source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Folder)));
+        return new Provenance { Source = source, Files = files, Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}" };
+    }
+
+    private static byte[] ReadSmall(string path)
+    {
+        const long most = 64 << 20;
+        try
+        {
+            long length = new FileInfo(path).Length;
+            if (length > most) throw new ModelFormatException(path, $"{length} bytes are too many for a file of its kind");
+            return File.ReadAllBytes(path);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new ModelFormatException(path, $"cannot be read: {e.Message}", e);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+using System.Text.Json;
+
+namespace FlashOrleans.Models;
+
+/// <summary>
+/// The safetensors files of a folder as one set of tensors: <c>model.safetensors</c>, or the shards that <c>model.safetensors.index.json</c> names. A shard
+/// must be a plain file name: no index reaches outside its folder. Other weight formats are named and refused, never read.
+/// </summary>
+internal sealed class WeightFiles : IDisposable
+{
+    private const string Single = "model.safetensors";
+    private const string Index = "model.safetensors.index.json";
+    private readonly List<SafetensorsFile> _files = [];
+    private readonly Dictionary<string, (SafetensorsFile File, TensorInfo Tensor)> _tensors = new(StringComparer.Ordinal);
+
+    private WeightFiles(string name) => Name = name;
+
+    /// <summary>The file, or the index, that says which tensors there are: for error messages.</summary>
+    public string Name { get; }
+    public IReadOnlyList<string> Paths => [.. _files.Select(f => f.Path)];
+    public long Bytes => _files.Sum(f => f.Length);
+
+    public bool Has(string tensor) => _tensors.ContainsKey(tensor);
+    public (SafetensorsFile File, TensorInfo Tensor) Find(string tensor) => _tensors[tensor];
+
+    public static WeightFiles Open(string folder)
+    {
+        string single = Path.Combine(folder, Single), index = Path.Combine(folder, Index);
+        if (!File.Exists(single) && !File.Exists(index)) throw new ModelFormatException(folder, NoWeights(folder));
+        var files = new WeightFiles(File.Exists(single) ? single : index);
+        try
+        {
+            if (File.Exists(single)) files.AddAll(single);
+            else files.AddIndexed(folder, index);
+            return files;
+        }
+        catch
+        {
+            files.Dispose();
+            throw;
+        }
+    }
+
+    public void Dispose()
+    {
+        foreach (SafetensorsFile file in _files) file.Dispose();
+    }
+
+    private void AddAll(string path)
+    {
+        SafetensorsFile file = SafetensorsFile.Open(path);
+        _files.Add(file);
+        foreach (TensorInfo tensor in file.Tensors.Values) _tensors.Add(tensor.Name, (file, tensor));
+    }
+
+    private void AddIndexed(string folder, string index)
+    {
+        using JsonDocument document = ConfigReader.Parse(index);
+        if (!document.RootElement.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
+            throw new ModelFormatException(index, "has no weight_map");
+        var shards = new Dictionary<string, SafetensorsFile>(StringComparer.Ordinal);
+        foreach (JsonProperty entry in map.EnumerateObject())
+        {
+            string shard = entry.Value.ValueKind == JsonValueKind.String ? entry.Value.GetString()! : throw new ModelFormatException(index, $"the shard of tensor {entry.Name} is not a string");
+            if (!shards.TryGetValue(shard, out SafetensorsFile? file))
+            {
+                // A file name and nothing else, whatever the system's separators are.
+                if (shard.Length == 0 || shard is "." or ".." || shard.AsSpan().IndexOfAny("/\\:\0") >= 0)
+                    throw new ModelFormatException(index, $"tensor {entry.Name} is said to be in \"{shard}\"; a shard is a file name in the same folder");
+                string path = Path.Combine(folder, shard);
+                if (!File.Exists(path)) throw new ModelFormatException(index, $"the shard {shard} is missing; download it again");
+                file = SafetensorsFile.Open(path);
+                shards.Add(shard, file);
+                _files.Add(file);
+            }
+            if (!file.Tensors.TryGetValue(entry.Name, out TensorInfo? tensor))
+                throw new ModelFormatException(index, $"tensor {entry.Name} is not in {shard}, where the index puts it");
+            _tensors.Add(entry.Name, (file, tensor));
+        }
+    }
+
+    private static string NoWeights(string folder)
+    {
+        string? other = Directory.EnumerateFiles(folder).Select(Path.GetFileName)
+            .Where(f => f!.EndsWith(".bin", StringComparison.Ordinal) || f.EndsWith(".pt", StringComparison.Ordinal) || f.EndsWith(".pth", StringComparison.Ordinal)
+                || f.EndsWith(".gguf", StringComparison.Ordinal) || f.EndsWith(".safetensors", StringComparison.Ordinal) || f.EndsWith(".h5", StringComparison.Ordinal))
+            .Order(StringComparer.Ordinal).FirstOrDefault();
+        string found = other switch
+        {
+            null => "",
+            _ when other.EndsWith(".gguf", StringComparison.Ordinal) => $"; {other} is a GGUF file, which this version does not import",
+            _ when other.EndsWith(".safetensors", StringComparison.Ordinal) => $"; {other} is not named so and no index names it",
+            _ => $"; {other} is a pickle or another format that could run code, so it is not read: convert the checkpoint with save_pretrained(safe_serialization=True)",
+        };
+        return $"holds no {Single} and no {Index}{found}";
+    }
+}

@@ -1,0 +1,135 @@
+using System.Text.Json.Nodes;
+using FlashOrleans.Flash;
+using FlashOrleans.Tests;
+
+namespace FlashOrleans.Models.Tests;
+
+public sealed class ConfigReaderTests : IDisposable
+{
+    private readonly string _folder = Directory.CreateTempSubdirectory("flash-config").FullName;
+
+    public void Dispose() => Directory.Delete(_folder, true);
+
+    [Theory]
+    [InlineData("llama")]
+    [InlineData("llama-relu")]
+    [InlineData("llama-relu-bf16")]
+    [InlineData("opt")]
+    public void Both_config_layouts_say_the_same(string family)
+    {
+        ModelConfig old = ConfigReader.Read(TestData.Golden(family)), now = ConfigReader.Read(TestData.Golden(family), "config.v5.json");
+        Assert.Equal(old.EosTokens, now.EosTokens);
+        Assert.Equal(old with { EosTokens = [] }, now with { EosTokens = [] });
+    }
+
+    [Fact]
+    public void Emberling_is_read_with_the_end_tokens_of_its_generation_config()
+    {
+        ModelConfig c = ConfigReader.Read(TestData.Repo("models", "emberling"));
+        Assert.Equal([2, 0], c.EosTokens);
+        Assert.Equal(new ModelConfig
+        {
+            Architecture = "llama",
+            VocabSize = 4096,
+            HiddenSize = 256,
+            Layers = 6,
+            Heads = 8,
+            KvHeads = 4,
+            HeadDim = 32,
+            FfnSize = 1024,
+            MaxPositions = 1024,
+            Norm = NormKind.Rms,
+            NormEps = 1e-5f,
+            Positions = PositionKind.Rope,
+            RopeTheta = 10000,
+            Activation = Activation.Relu,
+            Gated = true,
+            TiedHead = true,
+            BosToken = 0,
+            EosTokens = c.EosTokens,
+        }, c);
+    }
+
+    [Fact]
+    public void Rope_theta_is_found_in_both_places()
+    {
+        Assert.Equal(500000, Read("llama", c => c["rope_theta"] = 500000.0).RopeTheta);
+        Assert.Equal(500000, Read("llama", c => { c.Remove("rope_theta"); c["rope_parameters"] = new JsonObject { ["rope_type"] = "default", ["rope_theta"] = 500000.0 }; }).RopeTheta);
+        Assert.Equal(10000, Read("llama", c => c.Remove("rope_theta")).RopeTheta);
+    }
+
+    [Fact]
+    public void Defaults_of_the_family_apply_where_a_key_is_absent()
+    {
+        ModelConfig c = Read("llama", c =>
+        {
+            foreach (string key in new[] { "num_key_value_heads", "rms_norm_eps", "hidden_act", "max_position_embeddings", "tie_word_embeddings", "eos_token_id" }) c.Remove(key);
+        });
+        Assert.Equal((4, 1e-6f, Activation.Silu, 2048, false), (c.KvHeads, c.NormEps, c.Activation, c.MaxPositions, c.TiedHead));
+        Assert.Empty(c.EosTokens);
+        Assert.True(Read("opt", c => c.Remove("tie_word_embeddings")).TiedHead);
+    }
+
+    [Fact]
+    public void End_tokens_are_one_id_or_a_list_and_ids_outside_the_vocabulary_are_dropped()
+    {
+        Assert.Equal([5], Read("llama", c => c["eos_token_id"] = 5).EosTokens);
+        Assert.Equal([5, 6], Read("llama", c => c["eos_token_id"] = new JsonArray(5, 6, 5, -1, 384)).EosTokens);
+    }
+
+    [Theory]
+    [InlineData("llama", "rope_scaling", """{"type":"linear","factor":2.0}""", "linear")]
+    [InlineData("llama", "rope_scaling", """{"rope_type":"llama3","factor":8.0}""", "llama3")]
+    [InlineData("llama", "rope_parameters", """{"rope_type":"yarn","rope_theta":10000.0}""", "yarn")]
+    [InlineData("llama", "hidden_act", "\"gelu\"", "gelu")]
+    [InlineData("llama", "sliding_window", "14", "sliding_window")]
+    [InlineData("llama", "layer_types", """["full_attention","sliding_attention"]""", "sliding_attention")]
+    [InlineData("llama", "partial_rotary_factor", "0.5", "partial_rotary_factor")]
+    [InlineData("llama", "head_dim", "15", "even")]
+    [InlineData("llama", "hidden_size", "66", "head_dim")]
+    [InlineData("llama", "architectures", """["MistralForCausalLM"]""", "LlamaForCausalLM, OPTForCausalLM")]
+    [InlineData("llama", "model_type", "\"mistral\"", "mistral")]
+    [InlineData("llama", "auto_map", """{"AutoModelForCausalLM":"modeling_x.X"}""", "auto_map")]
+    [InlineData("llama", "quantization_config", """{"quant_method":"gptq"}""", "gptq")]
+    [InlineData("llama", "rms_norm_eps", "-1", "rms_norm_eps")]
+    [InlineData("llama", "tie_word_embeddings", "1", "tie_word_embeddings")]
+    [InlineData("llama", "eos_token_id", "\"x\"", "eos_token_id")]
+    [InlineData("llama", "vocab_size", null, "vocab_size is missing")]
+    [InlineData("opt", "do_layer_norm_before", "false", "do_layer_norm_before")]
+    [InlineData("opt", "word_embed_proj_dim", "32", "word_embed_proj_dim")]
+    [InlineData("opt", "activation_function", "\"gelu\"", "gelu")]
+    [InlineData("opt", "_remove_final_layer_norm", "true", "_remove_final_layer_norm")]
+    [InlineData("opt", "layer_norm_elementwise_affine", "false", "layer_norm_elementwise_affine")]
+    public void What_is_not_computed_is_refused_by_name(string family, string key, string? value, string named)
+    {
+        var e = Assert.Throws<ModelFormatException>(() => Read(family, c => c[key] = value == null ? null : JsonNode.Parse(value)));
+        Assert.Contains(named, e.Message, StringComparison.Ordinal);
+        Assert.Contains(_folder, e.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("attention_bias", "model.layers.0.self_attn.q_proj.bias")]
+    [InlineData("mlp_bias", "model.layers.0.mlp.gate_proj.bias")]
+    public void Biases_that_the_configuration_promises_must_be_there(string key, string tensor)
+    {
+        Read("llama", c => c[key] = true);
+        File.Copy(Path.Combine(TestData.Golden("llama"), "model.safetensors"), Path.Combine(_folder, "model.safetensors"));
+        var e = Assert.Throws<ModelFormatException>(() => Checkpoint.Open(_folder));
+        Assert.Contains(tensor + " is missing", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_key_given_twice_is_refused()
+    {
+        File.WriteAllText(Path.Combine(_folder, "config.json"), """{"model_type":"llama","hidden_size":8,"hidden_size":16}""");
+        Assert.Throws<ModelFormatException>(() => ConfigReader.Read(_folder));
+    }
+
+    private ModelConfig Read(string family, Action<JsonObject> change)
+    {
+        JsonObject json = JsonNode.Parse(File.ReadAllText(Path.Combine(TestData.Golden(family), "config.json")))!.AsObject();
+        change(json);
+        File.WriteAllText(Path.Combine(_folder, "config.json"), json.ToJsonString());
+        return ConfigReader.Read(_folder);
+    }
+}
