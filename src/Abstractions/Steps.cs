@@ -1,0 +1,57 @@
+namespace FlashOrleans.Abstractions;
+
+/// <summary>What leaves the tail for one step of one session, on its way to the session grain.</summary>
+[GenerateSerializer, Immutable, Alias("flashorleans.step-outcome")]
+public sealed class StepOutcome
+{
+    [Id(0)] public required int Epoch { get; init; }
+    [Id(1)] public required long Step { get; init; }
+    /// <summary>Position after the step.</summary>
+    [Id(2)] public required int End { get; init; }
+    /// <summary>The sampled token, or -1 when none was asked for.</summary>
+    [Id(3)] public required int Token { get; init; }
+    [Id(4)] public float LogProbability { get; init; }
+    [Id(5)] public TokenLogit[]? Top { get; init; }
+    [Id(6)] public float[]? Nll { get; init; }
+}
+
+[GenerateSerializer, Alias("flashorleans.failure-kind")]
+public enum FailureKind
+{
+    /// <summary>The layer's keys and values do not reach the step's position, or hold other tokens: replay.</summary>
+    KvMiss = 0,
+    /// <summary>Flash could not be read: ends the turn.</summary>
+    Flash = 1,
+    /// <summary>The layer is not there: submit again.</summary>
+    Unavailable = 2,
+    /// <summary>The step itself is wrong: ends the turn.</summary>
+    Rejected = 3,
+}
+
+/// <summary>Why a step did not get through a layer.</summary>
+[GenerateSerializer, Immutable, Alias("flashorleans.step-failure")]
+public sealed class StepFailure
+{
+    [Id(0)] public required int Epoch { get; init; }
+    [Id(1)] public required long Step { get; init; }
+    [Id(2)] public required FailureKind Kind { get; init; }
+    [Id(3)] public required string Message { get; init; }
+    /// <summary>Positions the layer holds (KV miss).</summary>
+    [Id(4)] public int Length { get; init; }
+    /// <summary>Token hash at <see cref="Length"/> (KV miss).</summary>
+    [Id(5)] public ulong Hash { get; init; }
+}
+
+/// <summary>
+/// Units of a layer that the layer before it expects to be needed, or the hidden rows to predict them from (a layer on another silo). The numbers
+/// travel in a pooled array under the ownership rule of <see cref="WaveMessage"/>: int32 unit ids ascending, or float32 rows.
+/// </summary>
+[GenerateSerializer, Immutable, Alias("flashorleans.hint")]
+public sealed class PrefetchHint
+{
+    /// <summary>Unit ids, or rows.</summary>
+    [Id(0)] public required int Count { get; init; }
+    /// <summary>The numbers are hidden rows.</summary>
+    [Id(1)] public bool Rows { get; init; }
+    [Id(2)] public required WaveMessage Data { get; init; }
+}

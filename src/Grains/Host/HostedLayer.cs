@@ -1,0 +1,169 @@
+using System.Buffers;
+using System.Runtime.InteropServices;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Engine;
+
+namespace FlashOrleans.Grains;
+
+/// <summary>
+/// One layer in a silo's host, from the activation of its grain to the end of its deactivation: the engine's layer once it is attached, the waves
+/// that came before that, and the outbox through which everything leaves. It is the engine's router: the conductor thread calls the
+/// <see cref="ILayerRouter"/> members, which only enqueue. Grain turns call the rest. What fails to load faults its waves, one clear line each.
+/// </summary>
+internal sealed class HostedLayer : ILayerRouter
+{
+    private readonly LayerHost _host;
+    private readonly Lock _gate = new();
+    private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private List<Wave>? _early = [];
+    private volatile Layer? _layer;
+    private bool _closed;
+    private long _wavesIn, _wavesOut, _hints;
+
+    public HostedLayer(LayerHost host, LayerKey key, LayerOptions options)
+    {
+        _host = host;
+        Key = key;
+        Options = options;
+        _ = _ready.Task.ContinueWith(static t => _ = t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
+    }
+
+    public LayerKey Key { get; }
+    public LayerOptions Options { get; }
+    public Outbox Outbox { get; } = new();
+    public OutgoingWaves Outgoing { get; } = new();
+    /// <summary>The engine's layer, once the package is open.</summary>
+    public Layer? Layer => _layer;
+    /// <summary>Completes when the resident part is in memory.</summary>
+    public Task Ready => _ready.Task;
+    /// <summary>Why it cannot be loaded.</summary>
+    public string? Error { get; private set; }
+    public long WavesIn => Interlocked.Read(ref _wavesIn);
+    public long WavesOut => Interlocked.Read(ref _wavesOut);
+    public long Hints => Interlocked.Read(ref _hints);
+
+    /// <summary>Waves in this layer's hands outside the engine.</summary>
+    public int WavesHeld
+    {
+        get { lock (_gate) return (_early?.Count ?? 0) + Outbox.Count + Outgoing.Count; }
+    }
+
+    /// <summary>Takes a wave in: claims it and puts it into the engine's inbox. A second delivery of the same message finds it claimed and does nothing.</summary>
+    public void Accept(WaveMessage message)
+    {
+        if (Error is { } error) throw new LayerUnavailableException(error);
+        if (!message.TryClaim(out byte[] array, out int length)) return;
+        var wave = new Wave(array, length);
+        bool taken;
+        lock (_gate)
+        {
+            taken = !_closed;
+            if (taken && _early is not null) _early.Add(wave);
+            else if (taken) taken = _host.Conductor.Enqueue(_layer!, wave);
+        }
+        if (!taken)
+        {
+            wave.Return();
+            throw new LayerUnavailableException($"layer {Key.Layer} is leaving this silo; submit again");
+        }
+        Interlocked.Increment(ref _wavesIn);
+    }
+
+    /// <summary>Loader thread: the package is open. What came early goes in.</summary>
+    public void Attached(Layer layer)
+    {
+        lock (_gate)
+        {
+            _layer = layer;
+            foreach (Wave wave in _early ?? [])
+            {
+                if (!_host.Conductor.Enqueue(layer, wave)) FaultAll(wave, FaultKind.Unavailable, "the layer is leaving");
+            }
+            _early = null;
+        }
+        layer.Loaded.ContinueWith(static (task, state) =>
+        {
+            var self = (HostedLayer)state!;
+            if (task.Exception is { } e) self.Failed(e.InnerException ?? e);
+            else self._ready.TrySetResult();
+        }, this, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+    }
+
+    /// <summary>Any thread: the layer cannot be loaded. What came early is told why.</summary>
+    public void Failed(Exception error)
+    {
+        List<Wave>? early;
+        lock (_gate)
+        {
+            Error ??= error.Message;
+            early = _early;
+            _early = _layer is null ? [] : null;
+        }
+        foreach (Wave wave in early ?? []) FaultAll(wave, FaultKind.Rejected, error.Message);
+        _ready.TrySetException(new LayerUnavailableException(error.Message));
+    }
+
+    /// <summary>Refuses new waves, drains the running step, frees everything. The outbox stays open until the faults of what waited are in it.</summary>
+    public async Task CloseAsync()
+    {
+        lock (_gate) _closed = true;
+        Layer? layer = await _host.LeaveAsync(this);
+        if (layer is not null) await _host.Conductor.DetachAsync(layer);
+        List<Wave>? early;
+        lock (_gate)
+        {
+            early = _early;
+            _early = null;
+        }
+        foreach (Wave wave in early ?? []) FaultAll(wave, FaultKind.Unavailable, "the layer is leaving");
+        _ready.TrySetException(new LayerUnavailableException($"layer {Key.Layer} left this silo"));
+        Outbox.Close();
+    }
+
+    public bool Holds(Guid session, int epoch, long step)
+    {
+        lock (_gate)
+        {
+            foreach (Wave wave in _early ?? [])
+            {
+                if (Steps.Contains(wave.Slots, session, epoch, step)) return true;
+            }
+        }
+        return Outbox.Holds(session, epoch, step) || Outgoing.Holds(session, epoch, step);
+    }
+
+    public void Forward(Wave wave)
+    {
+        Interlocked.Increment(ref _wavesOut);
+        if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Wave, Wave = wave })) wave.Return();
+    }
+
+    public void Complete(in StepResult result) => Outbox.Post(new OutboxItem { Kind = OutboxKind.Result, Result = result });
+
+    public void Fault(in SlotFault fault) => Outbox.Post(new OutboxItem { Kind = OutboxKind.Fault, Fault = fault });
+
+    public Layer? Next => _host.Find(Key with { Layer = Key.Layer + 1 })?.Layer;
+
+    public void Hint(ReadOnlySpan<int> units) => PostHint(MemoryMarshal.AsBytes(units), units.Length, rows: false);
+
+    public void HintRows(ReadOnlySpan<float> rows, int count, int width) => PostHint(MemoryMarshal.AsBytes(rows), count, rows: true);
+
+    public bool WantsRows => Options.Prefetch && _host.ManySilos;
+
+    private void PostHint(ReadOnlySpan<byte> data, int count, bool rows)
+    {
+        if (count == 0) return;
+        byte[] array = ArrayPool<byte>.Shared.Rent(data.Length);
+        data.CopyTo(array);
+        Interlocked.Increment(ref _hints);
+        var hint = new PrefetchHint { Count = count, Rows = rows, Data = new WaveMessage(array, data.Length) };
+        if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Hint, Hint = hint })) hint.Data.TryReturn();
+    }
+
+    private void FaultAll(Wave wave, FaultKind kind, string why)
+    {
+        foreach (ref readonly Slot slot in wave.Slots)
+            Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, kind, $"layer {Key.Layer}: {why}"));
+        wave.Return();
+    }
+}

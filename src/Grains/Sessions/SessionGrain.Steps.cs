@@ -1,0 +1,196 @@
+using FlashOrleans.Abstractions;
+using FlashOrleans.Engine;
+
+namespace FlashOrleans.Grains;
+
+// The step loop. At most one step is in flight; its outcome or failure comes back as a one-way call and drives the next. One recovery
+// rule (SessionTimeline): go back to where the layers agree, or submit again under a newer epoch. A watchdog covers what was lost on the way: it asks every
+// host before it believes so, because slow is not lost.
+internal sealed partial class SessionGrain
+{
+    private const double EwmaShare = 0.2;
+    private static readonly TimeSpan s_maxRetryDelay = TimeSpan.FromSeconds(1);
+    private readonly OutgoingWaves _outgoing = new();
+    private readonly Action<ReadOnlyMemory<Slot>, Exception> _sendFailed;
+    private ITimer? _clock, _retry;
+    private long _submitted, _doubted;
+    private double _usualStep;
+    private bool _asking, _waitingToRetry;
+    private int _attempts, _misses;
+    private long _steps, _replays, _resubmits, _stale, _stillHeld;
+
+    public Task Deliver(StepOutcome outcome)
+    {
+        StepResult result = Steps.FromWire(_id, outcome);
+        if (!_timeline.Accept(result))
+        {
+            _stale++;
+            return Task.CompletedTask;
+        }
+        double took = _time.GetElapsedTime(_submitted).TotalSeconds;
+        _usualStep = _usualStep == 0 ? took : _usualStep + EwmaShare * (took - _usualStep);
+        _attempts = _misses = 0;
+        if (_turn is not { Over: false } turn) return Task.CompletedTask;
+        if (outcome.Nll is { } nll) turn.Score(outcome.End, nll);
+        if (outcome.Token >= 0)
+        {
+            _timeline.Append([outcome.Token]);
+            turn.Add(outcome.Token, outcome, contextFull: _timeline.Length > _model!.MaxPositions);
+        }
+        else if (_timeline.Computed == _timeline.Length)
+        {
+            turn.End(FinishReason.Length, outcome: outcome);
+        }
+        if (turn.Over) Ended();
+        else Advance();
+        return Task.CompletedTask;
+    }
+
+    public Task Fault(StepFailure failure)
+    {
+        if (!_timeline.Accept(Steps.FromWire(_id, failure)))
+        {
+            _stale++;
+            return Task.CompletedTask;
+        }
+        switch (failure.Kind)
+        {
+            // Every layer may miss once on its own before one of them has to answer again.
+            case FailureKind.KvMiss when ++_misses <= 2 * _layers.Length + _options.MaxAttempts:
+                _replays++;
+                Advance();
+                break;
+            case FailureKind.Unavailable when ++_attempts <= _options.MaxAttempts:
+                RetryLater();
+                break;
+            case FailureKind.Unavailable:
+                Finish(FinishReason.Failed, $"gave up after {_options.MaxAttempts} attempts: {failure.Message}");
+                break;
+            default:
+                Finish(FinishReason.Failed, failure.Message);
+                break;
+        }
+        return Task.CompletedTask;
+    }
+
+    /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
+    private void Advance()
+    {
+        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
+        SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
+        int chunk = turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk;
+        Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits);
+        _submitted = _doubted = _time.GetTimestamp();
+        _steps++;
+        _outgoing.Send(_layers[0], wave, _sendFailed);
+    }
+
+    /// <summary>The turn just ended: nothing of it may go on anywhere.</summary>
+    private void Ended()
+    {
+        StopClock();
+        if (_timeline.InFlight)
+        {
+            foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
+            _timeline.Abandon(_timeline.Epoch + 1);
+        }
+        Save();
+    }
+
+    private void SendFailed(ReadOnlyMemory<Slot> slots, Exception error)
+    {
+        Slot slot = slots.Span[0];
+        _ = Fault(Steps.ToWire(new SlotFault(_id, slot.Epoch, slot.Step, FaultKind.Unavailable, $"layer 0: {error.Message}")));
+    }
+
+    private void RetryLater()
+    {
+        _timeline.Abandon(_timeline.Epoch + 1);
+        _waitingToRetry = true;
+        TimeSpan delay = _options.RetryDelay * Math.Pow(2, Math.Min(_attempts - 1, 16));
+        _retry?.Dispose();
+        _retry = _time.CreateTimer(Post, (Action)Retry, delay < s_maxRetryDelay ? delay : s_maxRetryDelay, Timeout.InfiniteTimeSpan);
+    }
+
+    private void Retry()
+    {
+        _waitingToRetry = false;
+        Advance();
+    }
+
+    private void StartClock()
+    {
+        StopClock();
+        TimeSpan period = TimeSpan.FromMilliseconds(Math.Clamp(_options.WatchdogMinDelay.TotalMilliseconds / 2, 5, 250));
+        _clock = _time.CreateTimer(Post, (Action)Tick, period, period);
+    }
+
+    private void StopClock()
+    {
+        _clock?.Dispose();
+        _retry?.Dispose();
+        _clock = _retry = null;
+        _waitingToRetry = false;
+    }
+
+    // Timers fire on pool threads; what they do belongs to the grain's scheduler.
+    private void Post(object? action) => _ = Task.Factory.StartNew((Action)action!, CancellationToken.None, TaskCreationOptions.None, _scheduler);
+
+    private void Tick()
+    {
+        if (_turn is not { Over: false } turn) return;
+        if (turn.Abandoned(_options.ReaderLease)) Finish(FinishReason.Abandoned);
+        else if (_timeline.InFlight && !_asking && _time.GetElapsedTime(_doubted) >= Patience()) Ignore(AskAsync());
+    }
+
+    private TimeSpan Patience()
+    {
+        TimeSpan usual = TimeSpan.FromSeconds(8 * _usualStep);
+        return usual > _options.WatchdogMinDelay ? usual : _options.WatchdogMinDelay;
+    }
+
+    /// <summary>Asks every layer's host whether it holds the step. In ascending order: a wave only moves forward, and whoever hands it on still
+    /// holds it until the next one has it, so a step that nobody held in turn was lost, or its outcome is here already.</summary>
+    private async Task AskAsync()
+    {
+        (int epoch, long step) = (_timeline.Epoch, _timeline.Step);
+        _asking = true;
+        try
+        {
+            bool held = _outgoing.Holds(_id, epoch, step);
+            for (int k = 0; k < _layers.Length && !held; k++) held = await HoldsAsync(_layers[k]);
+            if (!_timeline.InFlight || _timeline.Epoch != epoch || _timeline.Step != step) return;
+            if (held)
+            {
+                _stillHeld++;
+                _doubted = _time.GetTimestamp();
+                return;
+            }
+            _resubmits++;
+            _timeline.Abandon(epoch + 1);
+            Advance();
+        }
+        finally
+        {
+            _asking = false;
+        }
+
+        async Task<bool> HoldsAsync(ILayerGrain layer)
+        {
+            try
+            {
+                return await layer.Holds(_id, epoch, step);
+            }
+            catch (Exception)
+            {
+                // A host that cannot answer holds nothing that could still arrive.
+                return false;
+            }
+        }
+    }
+
+    private static void Ignore(Task sent)
+    {
+        if (!sent.IsCompletedSuccessfully) _ = sent.ContinueWith(static t => _ = t.Exception, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+    }
+}

@@ -1,0 +1,150 @@
+using FlashOrleans.Abstractions;
+using FlashOrleans.Models.Text;
+
+namespace FlashOrleans.Grains;
+
+/// <summary>
+/// One turn in memory: its chunks, numbered from 0, and who reads them. Owned by the session grain's scheduler. Chunks stay until the next turn, so that a
+/// reader can come back at any index. The text of a chunk follows from the generated tokens up to it, so a turn rebuilt from a record shows the same.
+/// </summary>
+internal sealed class Turn
+{
+    private readonly List<TokenChunk> _chunks = [];
+    private readonly HashSet<int> _stops;
+    private readonly StreamingDecoder? _decoder;
+    private readonly TimeProvider _time;
+    private readonly long _started;
+    private readonly float[]? _nll;
+    private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private TimeSpan _first;
+    private long _activity;
+    private int _taken;
+
+    public Turn(TurnRecord record, IEnumerable<int> stops, TextCodec? text, TimeProvider time, long started)
+    {
+        Record = record;
+        _stops = [.. stops];
+        _decoder = text is null ? null : new StreamingDecoder(text);
+        _time = time;
+        _started = started;
+        _activity = time.GetTimestamp();
+        if (record.Request.Score)
+        {
+            _nll = new float[record.PromptTokens];
+            Array.Fill(_nll, float.NaN);
+        }
+    }
+
+    public TurnRecord Record { get; private set; }
+    /// <summary>Hash of the package it runs on.</summary>
+    public string Package { get; set; } = "";
+    public TurnRequest Request => Record.Request;
+    public Guid Id => Request.TurnId;
+    public IReadOnlyList<TokenChunk> Chunks => _chunks;
+    public bool Over => Record.Finish != FinishReason.None;
+    public int Generated { get; private set; }
+    public int Readers { get; private set; }
+    /// <summary>Chunks that nobody has taken.</summary>
+    public int Unread => _chunks.Count - _taken;
+
+    /// <summary>A generated token becomes a chunk; it may be the last one (a stop token, or enough of them).</summary>
+    public void Add(int token, StepOutcome? outcome, bool contextFull)
+    {
+        FinishReason finish = _stops.Contains(token) ? FinishReason.Stop
+            : Generated + 1 >= Request.MaxTokens || contextFull ? FinishReason.Length
+            : FinishReason.None;
+        string text = finish == FinishReason.Stop ? "" : _decoder?.Next(token) ?? "";
+        if (Generated++ == 0) _first = Elapsed;
+        Push(token, text, outcome, finish, null);
+    }
+
+    /// <summary>The turn is over without a further token.</summary>
+    public void End(FinishReason finish, string? error = null, StepOutcome? outcome = null) => Push(-1, "", outcome, finish, error);
+
+    /// <summary>Likelihoods of a scored chunk whose last position is before <paramref name="end"/>.</summary>
+    public void Score(int end, float[] nll)
+    {
+        if (_nll is null) return;
+        int start = end - nll.Length;
+        for (int i = 0; i < nll.Length; i++)
+        {
+            if ((uint)(start + i) < (uint)_nll.Length) _nll[start + i] = nll[i];
+        }
+    }
+
+    /// <summary>A reader came: what is before its first index it has.</summary>
+    public void Enter(int from)
+    {
+        Readers++;
+        Taken(Math.Min(from, _chunks.Count));
+    }
+
+    /// <summary>A reader left. True when it was the last one and left on purpose: it was not a silent one with chunks waiting for it.</summary>
+    public bool Leave(TimeSpan silence)
+    {
+        Readers--;
+        bool lost = Unread > 0 && Silence >= silence;
+        if (!lost) Touch();
+        return Readers == 0 && !lost;
+    }
+
+    public void Taken(int count)
+    {
+        if (count > _taken) _taken = count;
+        Touch();
+    }
+
+    /// <summary>Nobody reads, or who reads takes nothing, for that long.</summary>
+    public bool Abandoned(TimeSpan lease) => !Over && (Readers == 0 || Unread > 0) && Silence >= lease;
+
+    /// <summary>Waits for the next chunk. False when none came for so long.</summary>
+    public async Task<bool> ChangedAsync(TimeSpan patience, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await _changed.Task.WaitAsync(patience, _time, cancellationToken);
+            return true;
+        }
+        catch (TimeoutException)
+        {
+            return false;
+        }
+    }
+
+    private TimeSpan Elapsed => _time.GetElapsedTime(_started);
+    private TimeSpan Silence => _time.GetElapsedTime(_activity);
+    private void Touch() => _activity = _time.GetTimestamp();
+
+    private void Push(int token, string text, StepOutcome? outcome, FinishReason finish, string? error)
+    {
+        bool last = finish != FinishReason.None;
+        if (last)
+        {
+            Record = Record with { Finish = finish, Error = error };
+            text += _decoder?.Flush();
+        }
+        _chunks.Add(new TokenChunk
+        {
+            Index = _chunks.Count,
+            TokenId = token,
+            Text = text,
+            Elapsed = Elapsed,
+            LogProbability = outcome?.LogProbability ?? 0,
+            Top = outcome?.Top,
+            Finish = finish,
+            Error = error,
+            InputNll = last ? _nll : null,
+            Usage = !last ? null : new TurnUsage
+            {
+                PromptTokens = Record.PromptTokens,
+                CachedTokens = Record.CachedTokens,
+                GeneratedTokens = Generated,
+                TimeToFirstToken = _first,
+                Total = Elapsed,
+            },
+        });
+        TaskCompletionSource changed = _changed;
+        _changed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        changed.SetResult();
+    }
+}

@@ -1,0 +1,85 @@
+using System.Security.Cryptography;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Engine;
+using FlashOrleans.Models.Text;
+
+namespace FlashOrleans.Grains;
+
+/// <summary>What a request means for a session's history: checks it and makes the whole history as token ids. Loader thread (a tokenizer computes); every
+/// refusal is one <see cref="TurnRejectedException"/> that says what to do.</summary>
+internal static class TurnInput
+{
+    /// <summary>What needs no model to be seen. Any thread.</summary>
+    public static void Check(TurnRequest request)
+    {
+        int inputs = (request.Text is null ? 0 : 1) + (request.Messages is null ? 0 : 1) + (request.Tokens is null ? 0 : 1);
+        if (inputs != 1) throw Rejected($"a turn has exactly one of text, messages and tokens; this one has {inputs}");
+        if (request.TurnId == Guid.Empty) throw Rejected("a turn needs an id");
+        if (string.IsNullOrWhiteSpace(request.Model)) throw Rejected("a turn needs a model");
+        if (request.MaxTokens < 0) throw Rejected($"max tokens is {request.MaxTokens}; it must be 0 or more");
+        if (request.PrefillChunk < 0) throw Rejected($"prefill chunk is {request.PrefillChunk}; it must be positive, or 0 for the silo's");
+        if (request.TopLogits < 0) throw Rejected($"top logits is {request.TopLogits}; it must be 0 or more");
+        SamplingOptions s = request.Sampling;
+        if (!float.IsFinite(s.Temperature) || s.Temperature < 0) throw Rejected($"temperature is {s.Temperature}; it must be 0 or more");
+        if (!(s.TopP > 0 && s.TopP <= 1)) throw Rejected($"top_p is {s.TopP}; it must be above 0 and at most 1");
+        if (!(s.MinP >= 0 && s.MinP <= 1)) throw Rejected($"min_p is {s.MinP}; it must be between 0 and 1");
+        if (s.TopK < 0) throw Rejected($"top_k is {s.TopK}; it must be 0 or more");
+    }
+
+    /// <summary>The history that the turn starts from.</summary>
+    public static int[] History(TurnRequest request, int[] held, ModelInfo model, TextCodec? text)
+    {
+        int[] before = request.Input == InputMode.Replace ? [] : held;
+        int[] history = request switch
+        {
+            { Tokens: { } tokens } => [.. before, .. tokens],
+            _ when text is null => throw Rejected($"model {model.Name} has no tokenizer: send token ids"),
+            { Text: { } raw } => [.. before, .. text.Encode(raw, parseSpecial: false, addSpecial: before.Length == 0)],
+            _ => Chat(request.Messages!, before, model, text),
+        };
+        if (history.Length == before.Length && request.Tokens is not { Length: 0 }) throw Rejected("the input of the turn is empty");
+        if (history.Length == 0) throw Rejected("the session is empty and so is the input of the turn");
+        if (history.Length > model.MaxPositions)
+            throw Rejected($"{history.Length} tokens do not fit the context of model {model.Name}, which has {model.MaxPositions} positions; send less or start a new session");
+        foreach (int token in history)
+        {
+            if ((uint)token >= (uint)model.VocabSize) throw Rejected($"token id {token} is outside the vocabulary of model {model.Name} (0 to {model.VocabSize - 1})");
+        }
+        if (request.TopLogits > model.VocabSize) throw Rejected($"top logits is {request.TopLogits}; model {model.Name} has {model.VocabSize} tokens");
+        return history;
+    }
+
+    public static Sampling Sampling(SamplingOptions options, ulong seed) => new()
+    {
+        Temperature = options.Temperature,
+        TopP = options.TopP,
+        MinP = options.MinP,
+        TopK = options.TopK,
+        Seed = seed,
+    };
+
+    public static ulong DrawSeed() => BitConverter.ToUInt64(RandomNumberGenerator.GetBytes(sizeof(ulong)));
+
+    private static int[] Chat(ChatTurn[] messages, int[] before, ModelInfo model, TextCodec text)
+    {
+        if (messages.Length == 0) throw Rejected("the input of the turn is empty");
+        ChatTemplate template = text.ChatTemplate ?? throw Rejected($"model {model.Name} has no chat template that is known here: send text");
+        ChatMessage[] chat = Array.ConvertAll(messages, static m => new ChatMessage(m.Role, m.Content));
+        if (before.Length == 0) return template.EncodeChat(chat, addGenerationPrompt: true);
+
+        // An answer may have ended with another stop token than the one that ends a message.
+        int end = before.Length;
+        if (before[^1] != template.EndMarker && text.StopTokens.Contains(before[^1])) end--;
+        List<int> history = [.. before.AsSpan(0, end)];
+        for (int i = 0; i < chat.Length; i++)
+        {
+            bool last = i == chat.Length - 1;
+            history.AddRange(template.EncodeContinuation(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(history), chat[i], addGenerationPrompt: last));
+            // What follows a message's end is added again before the next one.
+            if (!last) history.RemoveRange(history.LastIndexOf(template.EndMarker) + 1, history.Count - history.LastIndexOf(template.EndMarker) - 1);
+        }
+        return [.. history];
+    }
+
+    private static TurnRejectedException Rejected(string why) => new(why);
+}

@@ -1,0 +1,94 @@
+using FlashOrleans.Abstractions;
+using FlashOrleans.Client;
+using FlashOrleans.Engine;
+
+namespace FlashOrleans.Grains.Tests;
+
+/// <summary>A layer is in memory exactly while its grain is active, whatever runs meanwhile.</summary>
+public sealed class LayerLifecycleTests : IAsyncLifetime
+{
+    private readonly TestModel _model = new();
+    private GrainCluster _cluster = null!;
+
+    public async ValueTask InitializeAsync() => _cluster = await GrainCluster.StartAsync(_model.Folder);
+
+    public async ValueTask DisposeAsync()
+    {
+        await _cluster.DisposeAsync();
+        _model.Dispose();
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(2)]
+    [InlineData(3)]
+    public async Task Deactivating_a_layer_mid_story_replays_and_keeps_the_tokens(int layer)
+    {
+        int[] prompt = _model.Prompt(layer);
+        FlashSession session = _cluster.Client.OpenSession();
+        TurnRequest turn = Turns.Of(prompt, 60);
+        await session.StartAsync(turn);
+        List<TokenChunk> chunks = [];
+        Layer? before = null;
+        await foreach (TokenChunk chunk in session.ReadAsync(turn.TurnId))
+        {
+            chunks.Add(chunk);
+            if (chunks.Count != 20) continue;
+            before = _cluster.Host.Find(LayerKey.Parse(_cluster.Layer(_model, layer).GetPrimaryKeyString()))!.Layer!;
+            Assert.True(before.NativeBytes > 0);
+            await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, layer));
+            Assert.Equal(0, before.NativeBytes);
+        }
+        Assert.Equal(_model.TokensAlone(prompt, 60), chunks.Tokens());
+        Assert.True((await session.GetReportAsync()).Replays > 0);
+        Assert.NotSame(before, _cluster.Host.Find(LayerKey.Parse(_cluster.Layer(_model, layer).GetPrimaryKeyString()))!.Layer);
+    }
+
+    [Fact]
+    public async Task Deactivating_every_layer_again_and_again_under_load_keeps_the_tokens_and_frees_everything()
+    {
+        Task<List<TokenChunk>>[] stories = [.. Enumerable.Range(0, 4).Select(i => _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(10 + i), 80)).AllAsync())];
+        for (int round = 0; !Task.WhenAll(stories).IsCompleted && round < 40; round++) await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, round % _model.Config.Layers));
+        List<TokenChunk>[] all = await Task.WhenAll(stories);
+        for (int i = 0; i < 4; i++)
+        {
+            Assert.Null(all[i][^1].Error);
+            Assert.Equal(_model.TokensAlone(_model.Prompt(10 + i), 80), all[i].Tokens());
+        }
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Report().WavesHeld), static held => held == 0, "no wave in anybody's hands");
+        for (int k = 0; k < _model.Config.Layers; k++) await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, k));
+        Assert.Empty(_cluster.Host.LayerKeys);
+        Assert.DoesNotContain(_cluster.Host.Conductor.Ledger.Snapshot(), static held => !held.Key.Contains("scratch", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_layer_that_is_asked_for_twice_at_once_is_attached_once()
+    {
+        ModelReport[] reports = await Task.WhenAll(Enumerable.Range(0, 8).Select(_ => _cluster.Client.EnsureReadyAsync(TestModel.Name)));
+        Assert.All(reports, r => Assert.All(r.Layers, l => Assert.True(l.Ready)));
+        Assert.Equal(_model.Config.Layers, _cluster.Host.LayerKeys.Count);
+    }
+
+    [Fact]
+    public async Task An_unknown_model_is_one_clear_line()
+    {
+        var error = await Assert.ThrowsAsync<ModelNotFoundException>(() => _cluster.Client.GetModelAsync("nobody"));
+        Assert.Contains("nobody", error.Message, StringComparison.Ordinal);
+        Assert.Contains(TestModel.Name, error.Message, StringComparison.Ordinal);
+        await Assert.ThrowsAsync<ModelNotFoundException>(() => _cluster.Client.OpenSession().SendAsync(Turns.Of([3], 1) with { Model = "nobody" }).AllAsync());
+    }
+
+    [Fact]
+    public async Task A_package_that_was_damaged_after_it_was_resolved_ends_the_turn_with_its_error()
+    {
+        ModelInfo info = await _cluster.Client.GetModelAsync(TestModel.Name);
+        await _cluster.Host.Catalog.ForgetAsync(info.Package);
+        string slice = Directory.GetFiles(Path.Combine(info.Path, "layers")).Order().Last();
+        byte[] bytes = await File.ReadAllBytesAsync(slice);
+        bytes[bytes.Length / 3] ^= 0x10;
+        await File.WriteAllBytesAsync(slice, bytes);
+        List<TokenChunk> chunks = await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync();
+        Assert.Equal(FinishReason.Failed, chunks[^1].Finish);
+        Assert.Contains(Path.GetFileName(slice), chunks[^1].Error, StringComparison.Ordinal);
+    }
+}

@@ -1,0 +1,106 @@
+using System.Buffers;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Engine;
+using Microsoft.Extensions.DependencyInjection;
+using Orleans.Serialization;
+using Orleans.Serialization.Cloning;
+
+namespace FlashOrleans.Grains.Tests;
+
+public sealed class WaveMessageTests
+{
+    private readonly ServiceProvider _services = new ServiceCollection().AddSerializer().BuildServiceProvider();
+
+    [Fact]
+    public void A_wave_survives_the_wire_byte_for_byte()
+    {
+        var random = new Random(7);
+        foreach (int length in new[] { 0, 1, 63, 64, 4095, 4096, 4097, 1 << 20 })
+        {
+            byte[] bytes = new byte[length + 13];
+            random.NextBytes(bytes);
+            var serializer = _services.GetRequiredService<Serializer<WaveMessage>>();
+            byte[] wire = serializer.SerializeToArray(new WaveMessage(bytes, length));
+            WaveMessage read = serializer.Deserialize(wire)!;
+            Assert.True(read.TryClaim(out byte[] array, out int got));
+            Assert.Equal(length, got);
+            Assert.True(bytes.AsSpan(0, length).SequenceEqual(array.AsSpan(0, got)));
+            // A memcpy and a small header, not five bytes a float.
+            Assert.InRange(wire.Length, length, length + 64);
+        }
+    }
+
+    [Fact]
+    public void The_same_wave_twice_in_a_message_arrives_as_one_instance()
+    {
+        var serializer = _services.GetRequiredService<Serializer<WaveMessage[]>>();
+        var wave = new WaveMessage([1, 2, 3], 3);
+        WaveMessage[] read = serializer.Deserialize(serializer.SerializeToArray([wave, wave]))!;
+        Assert.Same(read[0], read[1]);
+    }
+
+    [Fact]
+    public void A_length_beyond_the_limit_is_refused_before_memory_is_taken()
+    {
+        var serializer = _services.GetRequiredService<Serializer<WaveMessage>>();
+        byte[] wire = serializer.SerializeToArray(new WaveMessage(new byte[300], 300));
+        // The length is a variable-width integer right before the bytes: 300 takes two bytes. 0xFF.. makes it a huge one.
+        int at = wire.AsSpan().IndexOf(stackalloc byte[300]) - 2;
+        Assert.True(at > 0);
+        byte[] hostile = [.. wire.AsSpan(0, at), 0xF0, 0xFF, 0xFF, 0xFF, 0xFF, .. wire.AsSpan(at + 2)];
+        Assert.ThrowsAny<Exception>(() => serializer.Deserialize(hostile));
+    }
+
+    [Fact]
+    public void Inside_a_silo_the_same_instance_arrives()
+    {
+        var copier = _services.GetRequiredService<DeepCopier<WaveMessage>>();
+        var wave = new WaveMessage([1], 1);
+        Assert.Same(wave, copier.Copy(wave));
+        Assert.True(((IOptionalDeepCopier)new WaveMessageCopier()).IsShallowCopyable());
+    }
+
+    [Fact]
+    public void A_wave_is_claimed_once_however_many_try()
+    {
+        for (int round = 0; round < 200; round++)
+        {
+            var wave = new WaveMessage(new byte[8], 8);
+            int claims = 0;
+            Parallel.For(0, 8, _ =>
+            {
+                if (wave.TryClaim(out byte[] array, out int length) && array.Length == 8 && length == 8) Interlocked.Increment(ref claims);
+            });
+            Assert.Equal(1, claims);
+            Assert.True(wave.Claimed);
+        }
+    }
+
+    [Fact]
+    public void A_claimed_wave_is_not_given_back_a_second_time()
+    {
+        byte[] array = ArrayPool<byte>.Shared.Rent(1 << 12);
+        var wave = new WaveMessage(array, 10);
+        Assert.True(wave.TryClaim(out _, out _));
+        wave.TryReturn();
+        // Had it gone back, this thread would get it again at once.
+        Assert.NotSame(array, ArrayPool<byte>.Shared.Rent(1 << 12));
+    }
+
+    [Fact]
+    public void A_long_wave_is_cut_between_slots_and_nothing_is_lost()
+    {
+        Wave wave = Wave.Rent(slots: 5, rows: 15, width: 8);
+        for (int i = 0; i < 5; i++) wave.Slots[i] = new Slot { Session = Guid.NewGuid(), Count = i + 1, Step = i };
+        for (int i = 0; i < 15; i++) wave.Tokens[i] = 100 + i;
+        for (int i = 0; i < wave.Rows.Length; i++) wave.Rows[i] = i;
+        Slot[] slots = wave.Slots.ToArray();
+
+        Wave[] parts = WaveSplitter.Split(wave, maxBytes: 6 * 8 * sizeof(float));
+
+        Assert.Equal([3, 1, 1], parts.Select(p => p.SlotCount));
+        Assert.Equal(slots.Select(s => s.Session), parts.SelectMany(p => p.Slots.ToArray()).Select(s => s.Session));
+        Assert.Equal(Enumerable.Range(100, 15), parts.SelectMany(p => p.Tokens.ToArray()));
+        Assert.Equal(Enumerable.Range(0, 120).Select(i => (float)i), parts.SelectMany(p => p.Rows.ToArray()));
+    }
+}
