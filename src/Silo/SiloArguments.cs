@@ -1,0 +1,65 @@
+using System.Globalization;
+using FlashOrleans.Engine;
+
+namespace FlashOrleans.Silo;
+
+/// <summary>The command line of the silo program: <c>--name value</c> pairs into options. One clear line for what is wrong.</summary>
+internal static class SiloArguments
+{
+    private const string Usage = """
+        usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3]
+               [--window 25%] [--mode auto|dense|exact] [--kv auto|f32|f16] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
+               [--reader-lease SECONDS] [--verbose on|off]
+        """;
+
+    public static FlashSiloOptions Parse(string[] args)
+    {
+        var options = new FlashSiloOptions { ModelsDirectory = "", SiloPort = 11111, GatewayPort = 30000 };
+        for (int i = 0; i < args.Length; i += 2)
+        {
+            string name = args[i];
+            if (name is "--help" or "-h") throw new SiloUsageException(Usage);
+            string value = i + 1 < args.Length ? args[i + 1] : throw new SiloUsageException($"{name} needs a value\n{Usage}");
+            options = name switch
+            {
+                "--models" => options with { ModelsDirectory = value },
+                "--silo-port" => options with { SiloPort = Number(name, value) },
+                "--gateway-port" => options with { GatewayPort = Number(name, value) },
+                "--primary-port" => options with { PrimaryPort = Number(name, value) },
+                "--layers" => options with { Layers = value },
+                "--window" => options with { Layer = options.Layer with { Window = Share(name, value) } },
+                "--mode" => options with { Layer = options.Layer with { Mode = Choice<FeedForwardMode>(name, value) } },
+                "--kv" => options with { Layer = options.Layer with { Kv = Choice<KvType>(name, value) } },
+                "--prefetch" => options with { Layer = options.Layer with { Prefetch = Switch(name, value) } },
+                "--threads" => options with { Engine = options.Engine with { Threads = Number(name, value) } },
+                "--kernels" => options with { Engine = options.Engine with { Kernels = value } },
+                "--reader-lease" => options with { Grains = options.Grains with { ReaderLease = TimeSpan.FromSeconds(Number(name, value)) } },
+                "--verbose" => options with { Verbose = Switch(name, value) },
+                _ => throw new SiloUsageException($"{name} is unknown\n{Usage}"),
+            };
+        }
+        return options.ModelsDirectory.Length > 0 ? options : throw new SiloUsageException($"--models is missing\n{Usage}");
+    }
+
+    private static int Number(string name, string value) =>
+        int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int number) ? number : throw Wrong(name, value, "a whole number");
+
+    private static double Share(string name, string value)
+    {
+        bool percent = value.EndsWith('%');
+        return double.TryParse(percent ? value[..^1] : value, NumberStyles.Float, CultureInfo.InvariantCulture, out double number)
+            ? percent ? number / 100 : number
+            : throw Wrong(name, value, "a share like 25% or 0.25");
+    }
+
+    private static bool Switch(string name, string value) => value switch { "on" => true, "off" => false, _ => throw Wrong(name, value, "on or off") };
+
+    private static T Choice<T>(string name, string value) where T : struct, Enum =>
+        Enum.TryParse(value, ignoreCase: true, out T choice) && Enum.IsDefined(choice) && !char.IsAsciiDigit(value[0]) ? choice
+            : throw Wrong(name, value, string.Join(", ", Enum.GetNames<T>()).ToLowerInvariant());
+
+    private static SiloUsageException Wrong(string name, string value, string expected) => new($"{name} is \"{value}\"; expected {expected}");
+}
+
+/// <summary>Wrong usage of the program.</summary>
+internal sealed class SiloUsageException(string message) : Exception(message);
