@@ -1,0 +1,51 @@
+using FlashOrleans.Abstractions;
+using FlashOrleans.Cli.Hosts;
+
+namespace FlashOrleans.Cli.Chat;
+
+/// <summary>An answer and what it cost.</summary>
+internal sealed record Answer
+{
+    public required string Text { get; init; }
+    public required IReadOnlyList<int> Tokens { get; init; }
+    public required FinishReason Finish { get; init; }
+    public TurnUsage? Usage { get; init; }
+    /// <summary>From sending to the first token's arrival.</summary>
+    public TimeSpan? First { get; init; }
+    /// <summary>From the first token to the last.</summary>
+    public TimeSpan Decoding { get; init; }
+    public required Snapshot Counters { get; init; }
+    public required long ManagedBytes { get; init; }
+    public required long ProcessBytes { get; init; }
+
+    public double? TokensPerSecond => Tokens.Count > 1 ? (Tokens.Count - 1) / Decoding.TotalSeconds : null;
+
+    /// <summary>Native memory and the managed heap.</summary>
+    public long DramBytes => Counters.NativeBytes + ManagedBytes;
+
+    public string Line => string.Join(" · ",
+        $"{Tokens.Count} tokens{(Finish == FinishReason.Cancelled ? " (stopped)" : Finish == FinishReason.Length ? " (limit)" : "")}",
+        $"{Units.Number(TokensPerSecond)} tok/s",
+        $"first token {(First is { } first ? Units.Seconds(first) : "-")}",
+        $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token",
+        $"window hits {Units.Percent(Counters.HitRate)}",
+        $"DRAM {Units.Bytes(DramBytes)}");
+
+    public object ToJson() => new
+    {
+        Text,
+        Tokens,
+        Finish = Finish.ToString().ToLowerInvariant(),
+        PromptTokens = Usage?.PromptTokens,
+        GeneratedTokens = Tokens.Count,
+        TokS = TokensPerSecond,
+        TtftMs = First?.TotalMilliseconds,
+        Counters.FlashBytesPerToken,
+        Counters.HitRate,
+        Counters.ZeroNeurons,
+        DramBytes,
+        NativeBytes = Counters.NativeBytes,
+        ManagedBytes,
+        ProcessBytes,
+    };
+}

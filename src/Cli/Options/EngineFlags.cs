@@ -1,0 +1,40 @@
+using System.CommandLine;
+using FlashOrleans.Engine;
+
+namespace FlashOrleans.Cli.Options;
+
+/// <summary>How a model is computed: shared by every verb that computes.</summary>
+internal sealed class EngineFlags
+{
+    private readonly Option<double> _window = Flags.Share("--window", "Share of each layer's neurons that may be in memory", new LayerOptions().Window);
+    private readonly Option<string> _mode = Flags.Choice("--mode", "Neurons computed: all (dense) or the non-zero ones (exact: the same result); auto is exact for ReLU models", "auto", "dense", "exact");
+    private readonly Option<int?> _threads = Flags.Int("--threads", "N", "Compute threads (default: all processors)", 1, 1024);
+    private readonly Option<string> _prefetch = Flags.Choice("--prefetch", "Read the next layer's neurons ahead", "on", "off");
+    private readonly Option<string> _kernels = Flags.Choice("--kernels", "Instruction set; auto is FLASH_KERNELS or the best here", "auto", "scalar", "avx2", "avx512");
+    private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16", "auto", "f32", "f16");
+
+    private readonly bool _hasWindow;
+
+    /// <param name="command">Gets the options.</param>
+    /// <param name="window">False: no --window; the verb has a --window of its own (perplexity's counts tokens, too).</param>
+    public EngineFlags(Command command, bool window = true)
+    {
+        _hasWindow = window;
+        if (window) command.Add(_window);
+        foreach (Option option in new Option[] { _mode, _threads, _prefetch, _kernels, _kv }) command.Add(option);
+    }
+
+    public EngineOptions Engine(ParseResult parse)
+    {
+        var options = new EngineOptions { Kernels = parse.GetValue(_kernels)! };
+        return parse.GetValue(_threads) is { } threads ? options with { Threads = threads } : options;
+    }
+
+    public LayerOptions Layer(ParseResult parse, double? window = null) => new()
+    {
+        Window = window ?? (_hasWindow ? parse.GetValue(_window) : new LayerOptions().Window),
+        Mode = Enum.Parse<FeedForwardMode>(parse.GetValue(_mode)!, ignoreCase: true),
+        Prefetch = parse.GetValue(_prefetch) == "on",
+        Kv = Enum.Parse<KvType>(parse.GetValue(_kv)!, ignoreCase: true),
+    };
+}

@@ -1,0 +1,145 @@
+using System.CommandLine;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Cli.Bench;
+using FlashOrleans.Cli.Hosts;
+using FlashOrleans.Cli.Options;
+using FlashOrleans.Flash;
+using Spectre.Console;
+
+namespace FlashOrleans.Cli.Verbs;
+
+/// <summary>`flash bench NAME`: tokens per second at several numbers of sessions, through grains, on the engine alone, or both in turn.</summary>
+internal static class BenchVerb
+{
+    private sealed record Row(BenchRun Run, double? Ratio);
+
+    public static Command Create(App app)
+    {
+        var prompt = Flags.Text("--prompt", "P", "A number: so many tokens of a built-in text, another part of it for each session. Else the text itself (default 64)");
+        var generate = Flags.Int("--generate", "G", "Tokens each session generates; end tokens do not stop it (default 64)", 1);
+        var sessions = Flags.Ints("--sessions", "Numbers of sessions at once, a row each (default 1)", 1);
+        var repeat = Flags.Int("--repeat", "N", "Runs per row, of which the one with the median rate is shown (default 1; with --path both 3)", 1, 100);
+        var path = Flags.Choice("--path", "Through layer grains, on the engine without Orleans, or both in turn in this process with the ratio of their rates", "grains", "engine", "both");
+        var layers = new Option<bool>("--layers") { Description = "Also show every layer of the last row" };
+        var json = Flags.Json();
+        var verb = new Verb("bench", "Measure speed, latency and flash traffic", """
+            A short run warms up first and is not shown. tok/s is generated tokens over the time from sending to the last token of the last session; per session it is the
+            rate after the first token. first is the mean time to the first token; p50, p95 and p99 are times between tokens. flash/token counts prompt tokens too.
+            compute, flash wait and other are shares of the time: layers computing, layers waiting for reads, and everything else (grain calls, sampling, streams, idle).
+            With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
+            With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
+            """,
+            "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8")
+        { prompt, generate, sessions, repeat, path, layers, json };
+        var model = new ModelFlags(verb);
+        var sampling = new SamplingFlags(verb);
+        var engine = new EngineFlags(verb);
+        verb.SetAction(async (parse, _) =>
+        {
+            string package = model.Path(app, parse), paths = parse.GetValue(path)!;
+            int count = parse.GetValue(generate) ?? 64;
+            BenchPrompt words;
+            SamplingOptions chosen;
+            using (var opened = FlashPackage.Open(package))
+            {
+                chosen = sampling.Over(SamplingFlags.Recommended(opened), parse);
+                chosen = chosen with { Seed = chosen.Seed ?? 1 };
+                words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
+                Tokens.Demand(words.For(0), opened.Config, count);
+            }
+            var hosts = new List<IModelHost>();
+            try
+            {
+                foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
+                    hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse), engine.Layer(parse)));
+                var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen);
+                if (parse.GetValue(json)) app.Screen.Json(Everything(package, words, count, engine.Layer(parse).Window, rows));
+                else Print(app.Screen, rows, parse.GetValue(layers));
+            }
+            finally
+            {
+                foreach (var host in hosts) await host.DisposeAsync();
+            }
+        });
+        return verb;
+    }
+
+    private static async Task<List<Row>> MeasureAsync(App app, List<IModelHost> hosts, BenchPrompt prompt, int[] sessions, int generate, int repeat, SamplingOptions sampling)
+    {
+        foreach (var host in hosts)
+        {
+            app.Screen.Progress($"warming up: {host.Path}");
+            await BenchRun.MeasureAsync(host, prompt, 1, Math.Min(generate, 8), sampling, app.Interrupts.Stop);
+        }
+        var rows = new List<Row>();
+        foreach (int n in sessions)
+        {
+            var runs = new List<BenchRun>();
+            for (int r = 0; r < repeat; r++)
+            {
+                // In turn, so that a slow minute of the machine falls on both.
+                foreach (var host in hosts)
+                {
+                    app.Screen.Progress($"measuring: {n} sessions, {host.Path}, run {r + 1} of {repeat}");
+                    runs.Add(await BenchRun.MeasureAsync(host, prompt, n, generate, sampling, app.Interrupts.Stop));
+                }
+            }
+            var medians = hosts.Select(h => runs.Where(r => r.Path == h.Path).OrderBy(static r => r.AggregateRate).ElementAt((repeat - 1) / 2)).ToList();
+            double? ratio = medians.Count > 1 ? medians[0].AggregateRate / medians[1].AggregateRate : null;
+            rows.AddRange(medians.Select(m => new Row(m, m.Path == "grains" ? ratio : null)));
+        }
+        app.Screen.EndLine();
+        return rows;
+    }
+
+    private static object Everything(string package, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
+    {
+        Package = package,
+        PromptTokens = prompt.Length,
+        GeneratePerSession = generate,
+        Window = window,
+        rows[0].Run.Counters.Kernels,
+        rows[0].Run.Counters.Threads,
+        Rows = rows.Select(static row => new
+        {
+            row.Run.Path,
+            row.Run.Sessions,
+            TokS = row.Run.AggregateRate,
+            SessionTokS = row.Run.SessionRate,
+            TtftMs = row.Run.TimeToFirst,
+            P50Ms = row.Run.Percentile(0.50),
+            P95Ms = row.Run.Percentile(0.95),
+            P99Ms = row.Run.Percentile(0.99),
+            row.Run.Counters.FlashBytesPerToken,
+            row.Run.Counters.HitRate,
+            row.Run.Counters.ZeroNeurons,
+            row.Run.ComputeShare,
+            row.Run.FlashWaitShare,
+            row.Run.OtherShare,
+            GrainsOverEngine = row.Ratio,
+            row.Run.Counters.NativeBytes,
+            ManagedBytes = GC.GetTotalMemory(false),
+            ProcessBytes = Environment.WorkingSet,
+            Layers = LayerTable.Json(row.Run.Counters),
+        }),
+    };
+
+    private static void Print(Screen screen, List<Row> rows, bool layers)
+    {
+        var table = new Table { Border = TableBorder.None }
+            .AddColumns("PATH", "SESSIONS", "TOK/S", "A SESSION", "FIRST", "P50", "P95", "P99", "FLASH/TOKEN", "HITS", "COMPUTE", "FLASH WAIT", "OTHER", "RATIO");
+        foreach (var (run, ratio) in rows)
+        {
+            table.AddRow(run.Path, Units.Number(run.Sessions, "0"), Units.Number(run.AggregateRate), Units.Number(run.SessionRate), Ms(run.TimeToFirst),
+                Ms(run.Percentile(0.50)), Ms(run.Percentile(0.95)), Ms(run.Percentile(0.99)),
+                run.Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-", Units.Percent(run.Counters.HitRate),
+                Units.Percent(run.ComputeShare), Units.Percent(run.FlashWaitShare), Units.Percent(run.OtherShare), Units.Number(ratio, "0.000"));
+        }
+        screen.Tables.Write(table);
+        if (!layers) return;
+        screen.Out.WriteLine();
+        LayerTable.Write(screen, rows[^1].Run.Counters);
+    }
+
+    private static string Ms(double milliseconds) => Units.Number(milliseconds, milliseconds < 10 ? "0.00" : "0.0") + " ms";
+}

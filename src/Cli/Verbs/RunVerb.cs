@@ -1,0 +1,67 @@
+using System.CommandLine;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Cli.Chat;
+using FlashOrleans.Cli.Hosts;
+using FlashOrleans.Cli.Options;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Cli.Verbs;
+
+/// <summary>`flash run NAME [PROMPT]`: one answer, or a chat when a person sits at the terminal.</summary>
+internal static class RunVerb
+{
+    public static Command Create(App app)
+    {
+        var prompt = new Argument<string?>("PROMPT") { Description = "What to say; absent: standard input if it is a pipe, else a chat", Arity = ArgumentArity.ZeroOrOne };
+        var system = Flags.Text("--system", "TEXT", "A system message in front of the conversation");
+        var raw = new Option<bool>("--raw") { Description = "Continue the prompt as plain text, without the model's chat template" };
+        var most = Flags.Int("--max-tokens", "N", "Tokens of an answer at most (default 512)", 1);
+        var json = Flags.Json();
+        var verb = new Verb("run", "Talk to a model", "",
+            "flash run emberling \"Tell me a story about a fox and a lantern\"", "flash run emberling", "echo \"Tell me a story\" | flash run emberling --seed 7 --window 10%", "flash run ./big.flash \"Hello\" --json");
+        var model = new ModelFlags(verb);
+        verb.Add(prompt);
+        foreach (Option option in new Option[] { system, raw, most, json }) verb.Add(option);
+        var sampling = new SamplingFlags(verb);
+        var engine = new EngineFlags(verb);
+        verb.SetAction(async (parse, _) =>
+        {
+            string? text = parse.GetValue(prompt);
+            bool chat = text is null && app.Screen.InIsTerminal;
+            if (chat && parse.GetValue(json)) throw new UsageException("--json needs a prompt: flash run NAME PROMPT --json");
+            text ??= chat ? null : await app.Screen.In.ReadToEndAsync(app.Interrupts.Stop);
+            if (text is not null && text.Trim().Length == 0) throw new UsageException("the prompt is empty: flash run NAME \"PROMPT\", or pipe text into it");
+
+            string path = model.Path(app, parse);
+            ChatSettings settings;
+            using (var package = FlashPackage.Open(path))
+            {
+                var codec = TokenizeVerb.Codec(package);
+                settings = new ChatSettings
+                {
+                    Sampling = sampling.Over(SamplingFlags.Recommended(package), parse),
+                    MaxTokens = parse.GetValue(most) ?? 512,
+                    System = parse.GetValue(system),
+                    // Without a template a model can only go on with a text.
+                    Raw = parse.GetValue(raw) || codec.ChatTemplate is null,
+                };
+            }
+            await using var host = await GrainHost.StartAsync(path, engine.Engine(parse), engine.Layer(parse), app.Interrupts.Stop);
+            await using var conversation = new Conversation(host, settings);
+            if (text is null) return await new ChatLoop(app, host, conversation).RunAsync();
+
+            var answer = await conversation.SayAsync(text.TrimEnd('\r', '\n'), parse.GetValue(json) ? null : app.Screen.Out.Write, app.Interrupts.Stop);
+            if (parse.GetValue(json)) app.Screen.Json(answer.ToJson());
+            else Finish(app.Screen, answer);
+            return app.Interrupts.ExitCode ?? 0;
+        });
+        return verb;
+    }
+
+    /// <summary>Ends the text and prints the one line of figures.</summary>
+    public static void Finish(Screen screen, Answer answer)
+    {
+        screen.Out.WriteLine();
+        screen.Remark(answer.Line);
+    }
+}

@@ -1,0 +1,87 @@
+using System.CommandLine;
+using FlashOrleans.Cli.Options;
+using FlashOrleans.Flash;
+using Spectre.Console;
+
+namespace FlashOrleans.Cli.Verbs;
+
+/// <summary>`flash show NAME`: what a package is, and what of it lies on flash and what in memory, layer by layer.</summary>
+internal static class ShowVerb
+{
+    private sealed record Part(int? Layer, string File, long Bytes, long ResidentBytes, long BundleBytes, int? Neurons, int? Group, int? Stride);
+
+    public static Command Create(App app)
+    {
+        var json = Flags.Json();
+        var verb = new Verb("show", "Show a model's architecture, its sizes on flash and in memory, and its layers", "", "flash show emberling", "flash show ./big.flash --json") { json };
+        var model = new ModelFlags(verb);
+        verb.SetAction(parse =>
+        {
+            using var package = model.Open(app, parse);
+            var parts = Parts(package);
+            if (parse.GetValue(json)) app.Screen.Json(Everything(package, parts));
+            else Print(app.Screen, package, parts);
+        });
+        return verb;
+    }
+
+    private static List<Part> Parts(FlashPackage package)
+    {
+        var parts = new List<Part>();
+        for (int layer = -1; layer < package.Config.Layers; layer++)
+        {
+            using var file = layer < 0 ? package.OpenEdge() : package.OpenSlice(layer);
+            parts.Add(new Part(layer < 0 ? null : layer, package.Manifest.Files[layer + 1].Path, package.Manifest.Files[layer + 1].Bytes, file.ResidentBytes,
+                file.Bundles?.Bytes ?? 0, file.Bundles?.Neurons, file.Bundles?.Group, file.Bundles?.Stride));
+        }
+        return parts;
+    }
+
+    private static object Everything(FlashPackage package, List<Part> parts) => new
+    {
+        package.Name,
+        package.Path,
+        package.Hash,
+        package.Manifest.FormatVersion,
+        package.Manifest.Quant,
+        package.Access,
+        package.Bytes,
+        ResidentBytes = parts.Sum(static p => p.ResidentBytes),
+        BundleBytes = parts.Sum(static p => p.BundleBytes),
+        package.Manifest.Alignment,
+        package.Manifest.Predictor,
+        Model = package.Config,
+        package.Manifest.SideFiles,
+        package.Manifest.Provenance,
+        Files = parts,
+    };
+
+    private static void Print(Screen screen, FlashPackage package, List<Part> parts)
+    {
+        var c = package.Config;
+        long resident = parts.Sum(static p => p.ResidentBytes), bundles = parts.Sum(static p => p.BundleBytes);
+        var facts = new Table { Border = TableBorder.None, ShowHeaders = false }.AddColumns("", "");
+        void Fact(string name, string value) => facts.AddRow(Markup.Escape(name), Markup.Escape(value));
+        Fact("name", package.Name);
+        Fact("path", package.Path);
+        Fact("architecture", $"{c.Architecture}, {c.Layers} layers, hidden {c.HiddenSize}, {c.Heads} heads of {c.HeadDim} ({c.KvHeads} key/value), feed-forward {c.FfnSize} ({(c.Gated ? "gated " : "")}{c.Activation.ToString().ToLowerInvariant()})");
+        Fact("vocabulary", $"{c.VocabSize}{(c.TiedHead ? ", head tied to the embedding" : "")}");
+        Fact("positions", $"{c.MaxPositions}, {(c.Positions == PositionKind.Rope ? "rotary" : "learned")}");
+        Fact("format", $"{package.Manifest.Quant}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
+        Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
+        Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
+        Fact("text", package.Manifest.SideFiles.Any(static f => f.Name == "tokenizer.json") ? "tokenizer" : "token ids only (no tokenizer.json)");
+        Fact("source", package.Manifest.Provenance.Source);
+        Fact("hash", package.Hash);
+        screen.Tables.Write(facts);
+        screen.Out.WriteLine();
+
+        var table = new Table { Border = TableBorder.None }.AddColumns("LAYER", "ON FLASH", "RESIDENT", "BUNDLES", "NEURONS", "A READ");
+        foreach (var p in parts)
+        {
+            table.AddRow(p.Layer is { } layer ? Units.Number(layer, "0") : "edge", Units.Bytes(p.Bytes), Units.Bytes(p.ResidentBytes),
+                p.Neurons is null ? "" : Units.Bytes(p.BundleBytes), Units.Number(p.Neurons, "0"), p.Stride is { } stride ? $"{stride} B{(p.Group > 1 ? $", {p.Group} neurons" : "")}" : "");
+        }
+        screen.Tables.Write(table);
+    }
+}

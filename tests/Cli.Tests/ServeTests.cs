@@ -1,0 +1,31 @@
+using System.Globalization;
+using System.Net;
+using System.Text.RegularExpressions;
+using FlashOrleans.Abstractions;
+using FlashOrleans.Client;
+
+namespace FlashOrleans.Cli.Tests;
+
+public sealed partial class ServeTests(FlashHome home)
+{
+    [Fact]
+    public async Task A_client_of_another_process_talks_to_a_bundled_model_until_ctrl_C()
+    {
+        using var flash = Flash.Start(home, "serve", "--port", "0", "--gateway", "0");
+        await flash.SeeAsync("Ctrl-C stops it");
+        int port = int.Parse(Gateway().Match(flash.Seen).Groups[1].Value, CultureInfo.InvariantCulture);
+
+        await using (var client = await FlashClient.ConnectAsync(new FlashClientOptions { Gateways = [new IPEndPoint(IPAddress.Loopback, port)] }))
+        {
+            var turn = new TurnRequest { Model = "emberling", Text = "Once upon a time", MaxTokens = 5, StopTokens = [] };
+            var ids = new List<int>();
+            await foreach (var chunk in client.OpenSession().SendAsync(turn)) ids.Add(chunk.TokenId);
+            Assert.Equal(5, ids.Count);
+        }
+        flash.Signal(2);
+        Assert.Equal(130, (await flash.EndAsync()).Code);
+    }
+
+    [GeneratedRegex(@"clients at 127\.0\.0\.1:(\d+)")]
+    private static partial Regex Gateway();
+}

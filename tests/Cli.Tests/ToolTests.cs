@@ -1,0 +1,110 @@
+using System.Text.Json;
+
+namespace FlashOrleans.Cli.Tests;
+
+/// <summary>The verbs that make the engine checkable from outside.</summary>
+public sealed class ToolTests(FlashHome home)
+{
+    [Fact]
+    public async Task Logits_are_the_same_bits_through_grains_and_on_the_engine()
+    {
+        string[] args = ["logits", "emberling", "--tokens", "1,455,268,201,1049,377,261", "--generate", "12", "--top", "50", "--json"];
+        var grains = await Flash.RunAsync(home, args);
+        var engine = await Flash.RunAsync(home, [.. args, "--path", "engine", "--window", "2%", "--prefetch", "off", "--mode", "dense", "--threads", "1"]);
+        var json = grains.Json;
+        Assert.Equal([1, 455, 268, 201, 1049, 377, 261], TestData.Ints(json.GetProperty("tokens")));
+        Assert.Equal(50, json.GetProperty("top").GetArrayLength());
+        Assert.Equal(12, json.GetProperty("greedy").GetArrayLength());
+        Assert.Equal(json.GetProperty("top")[0][0].GetInt32(), json.GetProperty("greedy")[0].GetInt32());
+        Assert.Equal(grains.Out, engine.Out);
+    }
+
+    [Fact]
+    public async Task Without_generate_there_are_logits_and_no_tokens()
+    {
+        var json = (await Flash.RunAsync(home, "logits", "emberling", "--tokens", "1,455", "--top", "3", "--json")).Json;
+        Assert.Equal(3, json.GetProperty("top").GetArrayLength());
+        Assert.Equal(0, json.GetProperty("greedy").GetArrayLength());
+    }
+
+    [Fact]
+    public async Task The_bundled_model_in_f32_continues_as_the_golden_says()
+    {
+        var golden = TestData.Json(TestData.Repo("models", "emberling", "golden.json")).GetProperty("cases")[0];
+        int[] prompt = TestData.Ints(golden.GetProperty("prompt_ids")), greedy = TestData.Ints(golden.GetProperty("greedy_ids"));
+        int sure = golden.GetProperty("margins").EnumerateArray().TakeWhile(static m => m.GetDouble() > 1e-3).Count();
+        Assert.True(sure > 10);
+        var json = (await Flash.RunAsync(home, "logits", "emberling", "--quant", "f32", "--tokens", string.Join(',', prompt), "--generate", $"{sure}", "--json")).Json;
+        Assert.Equal(greedy[..sure], TestData.Ints(json.GetProperty("greedy")));
+        JsonElement best = json.GetProperty("top")[0], expected = golden.GetProperty("top5")[0];
+        Assert.Equal(expected.GetProperty("id").GetInt32(), best[0].GetInt32());
+        Assert.Equal(expected.GetProperty("logit").GetDouble(), best[1].GetDouble(), 2e-4);
+        Assert.True(Directory.Exists(Path.Combine(home.Folder, "models", "emberling-f32.flash")));
+    }
+
+    [Fact]
+    public async Task Tokenize_goes_there_and_back()
+    {
+        const string text = "Déjà vu: a fox & a lantern 🦊";
+        int[] ids = TestData.Ints((await Flash.RunAsync(home, "tokenize", "emberling", "--text", text, "--json")).Json.GetProperty("ids"));
+        var back = await Flash.RunAsync(home, "tokenize", "emberling", "--decode", string.Join(',', ids), "--json");
+        Assert.Equal(text, back.Json.GetProperty("text").GetString());
+    }
+
+    [Fact]
+    public async Task A_text_that_begins_with_an_at_sign_is_a_text()
+    {
+        int[] ids = TestData.Ints((await Flash.RunAsync(home, "tokenize", "emberling", "--text", "@fox", "--json")).Json.GetProperty("ids"));
+        Assert.Equal("@fox", (await Flash.RunAsync(home, "tokenize", "emberling", "--decode", string.Join(',', ids), "--json")).Json.GetProperty("text").GetString());
+    }
+
+    [Fact]
+    public async Task Names_of_special_tokens_are_text_unless_asked_for()
+    {
+        int[] special = TestData.Ints((await Flash.RunAsync(home, "tokenize", "emberling", "--text", "<|im_start|>", "--special", "--json")).Json.GetProperty("ids"));
+        int[] plain = TestData.Ints((await Flash.RunAsync(home, "tokenize", "emberling", "--text", "<|im_start|>", "--json")).Json.GetProperty("ids"));
+        Assert.Equal([1], special);
+        Assert.True(plain.Length > 1);
+    }
+
+    [Fact]
+    public async Task Perplexity_scores_all_but_the_first_token_of_whole_windows()
+    {
+        string file = Path.Combine(home.Folder, "text.txt");
+        await File.WriteAllTextAsync(file, "Once upon a time there was a fox. The fox had a lantern, and the lantern had a crack.");
+        int tokens = (await Flash.RunAsync(home, "tokenize", "emberling", "--text", await File.ReadAllTextAsync(file), "--json")).Json.GetProperty("ids").GetArrayLength();
+
+        var grains = await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--window", "6", "--json");
+        var json = grains.Json;
+        Assert.Equal(["tokens", "nll", "perplexity"], json.EnumerateObject().Select(static p => p.Name));
+        Assert.Equal(tokens / 6 * 5, json.GetProperty("tokens").GetInt32());
+        Assert.Equal(Math.Exp(json.GetProperty("nll").GetDouble()), json.GetProperty("perplexity").GetDouble(), 1e-9);
+        var engine = await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--window", "6", "--window", "5%", "--path", "engine", "--json");
+        Assert.Equal(grains.Out, engine.Out);
+
+        var whole = (await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--json")).Json;
+        Assert.Equal(tokens - 1, whole.GetProperty("tokens").GetInt32());
+    }
+
+    [Fact]
+    public async Task Bench_has_a_row_per_number_of_sessions_and_path()
+    {
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "8", "--generate", "6", "--sessions", "1,2", "--path", "both", "--repeat", "1", "--json")).Json;
+        var rows = json.GetProperty("rows").EnumerateArray().ToList();
+        Assert.Equal([("grains", 1), ("engine", 1), ("grains", 2), ("engine", 2)], rows.Select(static r => (r.GetProperty("path").GetString()!, r.GetProperty("sessions").GetInt32())));
+        foreach (var row in rows)
+        {
+            Assert.True(row.GetProperty("tok_s").GetDouble() > 0);
+            Assert.True(row.GetProperty("session_tok_s").GetDouble() > 0);
+            Assert.True(row.GetProperty("ttft_ms").GetDouble() > 0);
+            Assert.True(row.GetProperty("p50_ms").GetDouble() <= row.GetProperty("p95_ms").GetDouble());
+            Assert.True(row.GetProperty("p95_ms").GetDouble() <= row.GetProperty("p99_ms").GetDouble());
+            Assert.True(row.GetProperty("flash_bytes_per_token").GetDouble() > 0);
+            Assert.InRange(row.GetProperty("hit_rate").GetDouble(), 0, 1);
+            double shares = row.GetProperty("compute_share").GetDouble() + row.GetProperty("flash_wait_share").GetDouble() + row.GetProperty("other_share").GetDouble();
+            Assert.Equal(1, shares, 1e-6);
+            Assert.Equal(6, row.GetProperty("layers").GetArrayLength());
+        }
+        Assert.True(rows[0].GetProperty("grains_over_engine").GetDouble() > 0);
+    }
+}
