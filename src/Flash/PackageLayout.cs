@@ -122,7 +122,7 @@ public static class PackageLayout
     }
 
     /// <summary>`exact` finds the active neurons of ReLU models with a resident copy of the rows that decide.</summary>
-    internal static bool HasSelector(ModelConfig config) => config.Activation == Activation.Relu;
+    internal static bool HasSelector(ModelConfig config) => config.IsSparse;
 
     /// <summary>Units of a matrix that is read row by row from flash: panels where rows are interleaved, else rows.</summary>
     internal static int EmbedUnits(WeightFormat format, int rows) => WeightLayout.IsQuantized(format) ? WeightLayout.Panels(rows) : rows;

@@ -39,14 +39,11 @@ public sealed class Checkpoint : IDisposable
         WeightFiles weights = WeightFiles.Open(folder);
         try
         {
-            string prefix = family.Prefixes.FirstOrDefault(p => weights.Has(p + family.Embedding)) ?? family.Prefixes[0];
-            var tensors = new Dictionary<string, TensorMap>(StringComparer.Ordinal);
-            foreach (TensorMap map in family.Tensors(config, prefix))
-            {
-                Check(weights, map);
-                tensors.Add(map.Name, map);
-            }
-            return new Checkpoint(folder, config, weights, tensors);
+            TensorNames names = family.Names(config);
+            string prefix = names.Prefixes.FirstOrDefault(p => weights.Has(p + names.Embedding + ".weight")) ?? names.Prefixes[0];
+            (IReadOnlyList<TensorMap> maps, IReadOnlyList<SourceShape> shapes) = TensorMaps.For(config, names, prefix);
+            foreach (SourceShape shape in shapes) Check(weights, shape);
+            return new Checkpoint(folder, config, weights, maps.ToDictionary(m => m.Name, StringComparer.Ordinal));
         }
         catch
         {
@@ -67,8 +64,9 @@ public sealed class Checkpoint : IDisposable
         if (first < 0 || count < 0 || first > map.Rows - count || destination.Length != (long)count * map.Cols)
             throw new ArgumentOutOfRangeException(nameof(first), $"rows {first}..{first + count} of {name} ({map.Rows} x {map.Cols}) into {destination.Length} numbers");
         if (map.IsVector) ReadVector(map, destination);
-        else if (map.Transposed) ReadTransposed(map, first, count, destination);
-        else ReadParts(map, first, count, destination);
+        else ReadRuns(map, first, count, destination);
+        if (map.Offset != 0)
+            for (int i = 0; i < destination.Length; i++) destination[i] += map.Offset;
     }
 
     /// <summary>A whole tensor, for models that fit in memory (<c>ReferenceModel</c>).</summary>
@@ -86,51 +84,73 @@ public sealed class Checkpoint : IDisposable
 
     private void ReadVector(TensorMap map, Span<float> destination)
     {
-        foreach ((string source, int size) in map.Parts)
+        string? read = null;
+        float[] all = [];
+        foreach (Run run in map.Runs)
         {
-            (SafetensorsFile file, TensorInfo tensor) = _weights.Find(source);
-            file.ReadRows(tensor, 0, 1, destination[..size]);
-            CheckFinite(file, source, 0, size, destination[..size]);
-            destination = destination[size..];
+            if (run.Source != read)
+            {
+                (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
+                all = new float[tensor.Elements];
+                int cols = (int)tensor.Shape[^1];
+                file.ReadRows(tensor, 0, all.Length / cols, all);
+                CheckFinite(file, run.Source, 0, all.Length, all);
+                read = run.Source;
+            }
+            for (int k = 0; k < run.Count; k++) destination[k] = all[run.First + k * run.Step];
+            destination = destination[run.Count..];
         }
     }
 
-    private void ReadParts(TensorMap map, int first, int count, Span<float> destination)
+    private void ReadRuns(TensorMap map, int first, int count, Span<float> destination)
     {
-        foreach ((string source, int size) in map.Parts)
+        foreach (Run run in map.Runs)
         {
-            int begin = Math.Min(first, size), n = Math.Min(count, size - begin);
-            if (n > 0)
-            {
-                (SafetensorsFile file, TensorInfo tensor) = _weights.Find(source);
-                Span<float> part = destination[..(n * map.Cols)];
-                file.ReadRows(tensor, begin, n, part);
-                CheckFinite(file, source, begin, map.Cols, part);
-                destination = destination[part.Length..];
-            }
-            first -= begin;
-            count -= n;
-            if (begin < size) first = 0;
             if (count == 0) return;
+            if (first >= run.Count)
+            {
+                first -= run.Count;
+                continue;
+            }
+            int n = Math.Min(count, run.Count - first);
+            Span<float> part = destination[..(n * map.Cols)];
+            if (run.Transposed) ReadColumns(run, map.Cols, first, n, part);
+            else ReadRowsOf(run, map.Cols, first, n, part);
+            destination = destination[part.Length..];
+            count -= n;
+            first = 0;
         }
+    }
+
+    private void ReadRowsOf(Run run, int cols, int first, int count, Span<float> destination)
+    {
+        (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
+        int row = run.First + first * run.Step;
+        if (run.Step == 1) file.ReadRows(tensor, row, count, destination);
+        else
+        {
+            for (int k = 0; k < count; k++) file.ReadRows(tensor, row + k * run.Step, 1, destination.Slice(k * cols, cols));
+        }
+        CheckFinite(file, run.Source, row, cols, destination);
     }
 
     /// <summary>Rows of ours are columns of the file's: reads strips of 16 file rows and scatters them, so that each cache line is written whole.</summary>
-    private void ReadTransposed(TensorMap map, int first, int count, Span<float> destination)
+    private void ReadColumns(Run run, int cols, int first, int count, Span<float> destination)
     {
         const int Strip = 16;
-        (SafetensorsFile file, TensorInfo tensor) = _weights.Find(map.Parts[0].Source);
-        float[] strip = new float[Strip * count];
-        for (int r = 0; r < map.Cols; r += Strip)
+        (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
+        int column = run.First + first * run.Step, width = (count - 1) * run.Step + 1;
+        float[] strip = new float[Strip * width];
+        for (int r = 0; r < cols; r += Strip)
         {
-            int n = Math.Min(Strip, map.Cols - r);
-            Span<float> block = strip.AsSpan(0, n * count);
-            file.ReadBlock(tensor, r, n, first, count, block);
-            CheckFinite(file, tensor.Name, r, count, block);
+            int n = Math.Min(Strip, cols - r);
+            Span<float> block = strip.AsSpan(0, n * width);
+            file.ReadBlock(tensor, run.Base + r, n, column, width, block);
+            CheckFinite(file, tensor.Name, run.Base + r, width, block);
             for (int j = 0; j < count; j++)
             {
-                Span<float> row = destination.Slice(j * map.Cols + r, n);
-                for (int k = 0; k < n; k++) row[k] = block[k * count + j];
+                Span<float> row = destination.Slice(j * cols + r, n);
+                for (int k = 0; k < n; k++) row[k] = block[k * width + j * run.Step];
             }
         }
     }
@@ -143,17 +163,13 @@ public sealed class Checkpoint : IDisposable
                 throw new ModelFormatException(file.Path, $"tensor {tensor} holds {numbers[i]} in row {firstRow + i / cols}; the checkpoint is damaged or diverged in training");
     }
 
-    private static void Check(WeightFiles weights, TensorMap map)
+    private static void Check(WeightFiles weights, SourceShape shape)
     {
-        foreach ((string source, int size) in map.Parts)
-        {
-            if (!weights.Has(source)) throw new ModelFormatException(weights.Name, $"tensor {source} is missing");
-            (SafetensorsFile file, TensorInfo tensor) = weights.Find(source);
-            long[] expected = map.IsVector ? [size] : map.Transposed ? [map.Cols, size] : [size, map.Cols];
-            if (!tensor.Shape.SequenceEqual(expected))
-                throw new ModelFormatException(file.Path, $"tensor {source} is {tensor.ShapeText}, config.json says [{string.Join(", ", expected)}]");
-            if (!SafetensorsFile.IsFloat(tensor.Type))
-                throw new ModelFormatException(file.Path, $"tensor {source} has type {tensor.Type}; weights are F32, F16 or BF16");
-        }
+        if (!weights.Has(shape.Name)) throw new ModelFormatException(weights.Name, $"tensor {shape.Name} is missing");
+        (SafetensorsFile file, TensorInfo tensor) = weights.Find(shape.Name);
+        if (!tensor.Shape.SequenceEqual(shape.Shape))
+            throw new ModelFormatException(file.Path, $"tensor {shape.Name} is {tensor.ShapeText}, config.json says [{string.Join(", ", shape.Shape)}]");
+        if (!SafetensorsFile.IsFloat(tensor.Type))
+            throw new ModelFormatException(file.Path, $"tensor {shape.Name} has type {tensor.Type}; weights are F32, F16 or BF16");
     }
 }

@@ -29,6 +29,24 @@ internal readonly struct ConfigJson(string path, JsonElement root)
         return n;
     }
 
+    /// <summary>A whole number from 0, or null where the key is absent.</summary>
+    public int? Whole(string key)
+    {
+        if (Find(key) is not { } value) return null;
+        return value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out int n) && n >= 0 ? n : throw Wrong($"{key} is {Shown(value)}; a whole number from 0 is expected");
+    }
+
+    /// <summary>The key is there and says null: not the same as an absent one where the family has a default.</summary>
+    public bool IsNull(string key) => root.TryGetProperty(key, out JsonElement value) && value.ValueKind == JsonValueKind.Null;
+
+    public IReadOnlyList<double> Numbers(string key)
+    {
+        if (Find(key) is not { } value) return [];
+        if (value.ValueKind != JsonValueKind.Array || value.EnumerateArray().Any(v => v.ValueKind != JsonValueKind.Number || !v.TryGetDouble(out double n) || !double.IsFinite(n)))
+            throw Wrong($"{key} is {Shown(value)}; a list of numbers is expected");
+        return [.. value.EnumerateArray().Select(v => v.GetDouble())];
+    }
+
     public bool Flag(string key, bool absent) => Find(key) switch
     {
         null => absent,

@@ -11,8 +11,9 @@ public sealed class ReferenceModelTests
 {
     private const float Tolerance = 2e-4f;
     public static readonly TheoryData<string, string> Families = new(
-        from family in new[] { "llama", "llama-relu", "llama-relu-bf16", "opt" }
+        from family in GoldenFamilies.All
         from config in new[] { "config.json", "config.v5.json" }
+        where File.Exists(Path.Combine(TestData.Golden(family), config))
         select (family, config));
 
     [Theory, MemberData(nameof(Families))]
@@ -27,7 +28,7 @@ public sealed class ReferenceModelTests
         AssertNear(Floats(golden, "logits"), trace.Logits, Tolerance, "logits");
         for (int i = 0; i <= model.Config.Layers; i++)
             AssertNear(Floats(golden, $"hidden.{i}"), trace.Hidden[i], Tolerance, $"hidden.{i}");
-        if (model.Config.Activation != Activation.Relu) return;
+        if (!model.Config.IsSparse) return;
         for (int i = 0; i < model.Config.Layers; i++)
         {
             AssertNear(Floats(golden, $"ffn_pre.{i}"), trace.FfnPre[i], Tolerance, $"ffn_pre.{i}");
@@ -42,6 +43,15 @@ public sealed class ReferenceModelTests
         ReferenceModel model = Load(TestData.Golden(family), config);
         foreach ((int[] ids, int[] greedy) in Prompts(family))
             Assert.Equal(greedy, model.Greedy(ids, greedy.Length));
+    }
+
+    [Fact]
+    public void A_longrope_sequence_that_outgrows_the_short_factors_continues_as_hugging_face_does()
+    {
+        JsonElement crossing = TestData.Json(Path.Combine(TestData.Golden("phi3-longrope"), "golden.json")).GetProperty("crossing");
+        int[] ids = TestData.Ints(crossing.GetProperty("ids")), greedy = TestData.Ints(crossing.GetProperty("greedy"));
+        Assert.NotEqual(greedy, TestData.Ints(crossing.GetProperty("greedy_if_old_keys_were_kept")));
+        Assert.Equal(greedy, Load(TestData.Golden("phi3-longrope")).Greedy(ids, greedy.Length));
     }
 
     [Fact]

@@ -4,12 +4,12 @@ namespace FlashOrleans.Engine;
 
 /// <summary>
 /// The model as one would write it on a blackboard: scalar float32, plain loops, one token at a time, every weight in memory. It is the
-/// oracle of the engine and the definition to read first: what a layer computes is <see cref="Forward"/>, top to bottom. It shares no
-/// code with the engine but the weights. Immutable after construction; <see cref="Cache"/> and <see cref="Trace"/> belong to one caller.
+/// oracle of the engine and the definition to read first: what a layer computes is <see cref="Layer"/>, top to bottom. It shares no
+/// code with the engine but the weights and the rotary frequencies. Immutable after construction; <see cref="Cache"/> and <see cref="Trace"/> belong to one caller.
 /// <para>
-/// Tensors come by name: <c>embed</c>, <c>positions</c>, <c>final_norm.weight</c>, <c>final_norm.bias</c>, <c>head</c>, and for layer N
-/// <c>layers.N.</c> + <c>attn_norm.*</c>, <c>attn.qkv</c>, <c>attn.qkv.bias</c>, <c>attn.o</c>, <c>attn.o.bias</c>, <c>ffn_norm.*</c>,
-/// <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
+/// Tensors come by name: <c>embed</c>, <c>positions</c>, <c>project_in</c>, <c>project_out</c>, <c>final_norm.*</c>, <c>head</c>, <c>head.bias</c>, and for layer N
+/// <c>layers.N.</c> + <c>attn_norm.*</c>, <c>attn.qkv</c>, <c>attn.q_norm.*</c>, <c>attn.k_norm.*</c>, <c>attn.sinks</c>, <c>attn.o</c>, <c>attn_out_norm.*</c>, <c>ffn_norm.*</c>,
+/// <c>ffn.router</c>, <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c>, <c>ffn_out_norm.*</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
 /// neuron-major as on flash: row i is what neuron i adds to the stream.
 /// </para>
 /// </summary>
@@ -17,28 +17,30 @@ public sealed class ReferenceModel
 {
     // ---------------------------------------------------------------- weights
 
-    private readonly float[] _embed;            // (vocab, d)
+    private readonly float[] _embed;            // (vocab, embedding width)
     private readonly float[]? _positions;       // (offset + max positions, d)
-    private readonly float[] _finalNorm;        // (d)
-    private readonly float[]? _finalNormBias;   // (d)
-    private readonly float[] _head;             // (vocab, d)
+    private readonly float[]? _projectIn;       // (d, embedding width)
+    private readonly float[]? _projectOut;      // (embedding width, d)
+    private readonly NormWeights? _finalNorm;   // (d)
+    private readonly float[] _head;             // (vocab, embedding width)
+    private readonly float[]? _headBias;        // (vocab)
     private readonly LayerWeights[] _layers;
 
+    private sealed record NormWeights(float[] Weight, float[]? Bias);
+
     private sealed record LayerWeights(
-        float[] AttnNorm,                       // (d)
-        float[]? AttnNormBias,                  // (d)
-        float[] Qkv,                            // ((heads + 2 kvHeads) headDim, d): query rows, key rows, value rows
-        float[]? QkvBias,                       // ((heads + 2 kvHeads) headDim)
-        float[] Out,                            // (d, heads headDim)
-        float[]? OutBias,                       // (d)
-        float[] FfnNorm,                        // (d)
-        float[]? FfnNormBias,                   // (d)
-        float[]? Gate,                          // (n_ff, d)
-        float[]? GateBias,                      // (n_ff)
-        float[] Up,                             // (n_ff, d)
-        float[]? UpBias,                        // (n_ff)
-        float[] Down,                           // (n_ff, d)
-        float[]? DownBias);                     // (d)
+        NormWeights? AttnNorm,                  // (d)
+        float[] Qkv, float[]? QkvBias,          // ((heads + 2 kvHeads) headDim, d): query rows, key rows, value rows
+        NormWeights? QNorm, NormWeights? KNorm, // (headDim), or (heads headDim) and (kvHeads headDim)
+        float[]? Sinks,                         // (heads)
+        float[] Out, float[]? OutBias,          // (d, heads headDim)
+        NormWeights? AttnOutNorm,               // (d)
+        NormWeights? FfnNorm,                   // (d)
+        float[]? Router, float[]? RouterBias,   // (experts, d)
+        float[]? Gate, float[]? GateBias,       // (n_ff, d)
+        float[] Up, float[]? UpBias,            // (n_ff, d)
+        float[] Down, float[]? DownBias,        // (n_ff, d); bias (d), of experts (experts, d)
+        NormWeights? FfnOutNorm);               // (d)
 
     public ReferenceModel(ModelConfig config, Func<string, float[]> tensor)
     {
@@ -46,32 +48,42 @@ public sealed class ReferenceModel
         ArgumentNullException.ThrowIfNull(tensor);
         Config = config;
         ModelConfig c = config;
-        int d = c.HiddenSize;
+        int d = c.HiddenSize, e = c.EmbeddingWidth, wide = c.Heads * c.HeadDim;
         float[] Get(string name, int rows, int cols)
         {
             float[] t = tensor(name);
             return t.Length == rows * cols ? t : throw new ArgumentException($"tensor {name} has {t.Length} numbers, {rows} x {cols} expected");
         }
-        float[]? GetIf(bool has, string name, int n) => has ? Get(name, 1, n) : null;
+        float[]? GetIf(bool has, string name, int rows, int cols) => has ? Get(name, rows, cols) : null;
+        NormWeights? Norm(bool has, string name, int n) => has ? new NormWeights(Get(name + ".weight", 1, n), GetIf(c.HasNormBias, name + ".bias", 1, n)) : null;
 
-        bool layerNorm = c.Norm == NormKind.Layer;
-        _embed = Get("embed", c.VocabSize, d);
-        _positions = c.Positions == PositionKind.Learned ? Get("positions", c.PositionOffset + c.MaxPositions, d) : null;
-        _finalNorm = Get("final_norm.weight", 1, d);
-        _finalNormBias = GetIf(layerNorm, "final_norm.bias", d);
-        _head = c.TiedHead ? _embed : Get("head", c.VocabSize, d);
+        _embed = Get("embed", c.VocabSize, e);
+        _positions = GetIf(c.Positions == PositionKind.Learned, "positions", c.PositionOffset + c.MaxPositions, d);
+        _projectIn = GetIf(e != d, "project_in", d, e);
+        _projectOut = GetIf(e != d, "project_out", e, d);
+        _finalNorm = Norm(c.FinalNorm, "final_norm", d);
+        _head = c.TiedHead ? _embed : Get("head", c.VocabSize, e);
+        _headBias = GetIf(c.HeadBias, "head.bias", 1, c.VocabSize);
         _layers = new LayerWeights[c.Layers];
         for (int i = 0; i < c.Layers; i++)
         {
             string p = $"layers.{i}.";
+            int n = c.NeuronsOf(i);
+            ExpertConfig? x = c.ExpertsOf(i);
+            bool each = c.QkNorm == QkNorm.Head;
             _layers[i] = new LayerWeights(
-                Get(p + "attn_norm.weight", 1, d), GetIf(layerNorm, p + "attn_norm.bias", d),
-                Get(p + "attn.qkv", c.QkvRows, d), GetIf(c.AttentionBias, p + "attn.qkv.bias", c.QkvRows),
-                Get(p + "attn.o", d, c.Heads * c.HeadDim), GetIf(c.AttentionBias, p + "attn.o.bias", d),
-                Get(p + "ffn_norm.weight", 1, d), GetIf(layerNorm, p + "ffn_norm.bias", d),
-                c.Gated ? Get(p + "ffn.gate", c.FfnSize, d) : null, GetIf(c.Gated && c.FfnBias, p + "ffn.gate.bias", c.FfnSize),
-                Get(p + "ffn.up", c.FfnSize, d), GetIf(c.FfnBias, p + "ffn.up.bias", c.FfnSize),
-                Get(p + "ffn.down", c.FfnSize, d), GetIf(c.FfnBias, p + "ffn.down.bias", d));
+                Norm(c.HasInputNorms, p + "attn_norm", d),
+                Get(p + "attn.qkv", c.QkvRows, d), GetIf(c.AttentionBias, p + "attn.qkv.bias", 1, c.QkvRows),
+                Norm(c.QkNorm != QkNorm.None, p + "attn.q_norm", each ? c.HeadDim : wide), Norm(c.QkNorm != QkNorm.None, p + "attn.k_norm", each ? c.HeadDim : c.KvHeads * c.HeadDim),
+                GetIf(c.Sinks, p + "attn.sinks", 1, c.Heads),
+                Get(p + "attn.o", d, wide), GetIf(c.HasOutputBias, p + "attn.o.bias", 1, d),
+                Norm(c.HasOutputNorms, p + "attn_out_norm", d),
+                Norm(c.HasFfnNorm, p + "ffn_norm", d),
+                GetIf(x != null, p + "ffn.router", x?.Count ?? 0, d), GetIf(x is { RouterBias: true }, p + "ffn.router.bias", 1, x?.Count ?? 0),
+                GetIf(c.Gated, p + "ffn.gate", n, d), GetIf(c.Gated && c.FfnBias, p + "ffn.gate.bias", 1, n),
+                Get(p + "ffn.up", n, d), GetIf(c.FfnBias, p + "ffn.up.bias", 1, n),
+                Get(p + "ffn.down", n, d), GetIf(c.FfnBias, p + "ffn.down.bias", x?.Count ?? 1, d),
+                Norm(c.HasOutputNorms, p + "ffn_out_norm", d));
         }
     }
 
@@ -118,33 +130,62 @@ public sealed class ReferenceModel
 
     // ---------------------------------------------------------------- the forward pass
 
-    /// <summary>One token at the cache's next position: logits over the vocabulary.</summary>
-    public float[] Forward(int token, Cache cache, Trace? trace = null)
+    /// <summary>One token at the cache's next position: logits over the vocabulary. Some rotations depend on <paramref name="length"/>, the tokens of the whole sequence; 0: up to this one.</summary>
+    public float[] Forward(int token, Cache cache, Trace? trace = null, int length = 0)
     {
         ArgumentNullException.ThrowIfNull(cache);
         ModelConfig c = Config;
         int d = c.HiddenSize, pos = cache.Length;
         if ((uint)token >= (uint)c.VocabSize) throw new ArgumentOutOfRangeException(nameof(token), token, $"the vocabulary has {c.VocabSize} tokens");
         if (pos >= c.MaxPositions) throw new ArgumentOutOfRangeException(nameof(cache), pos, $"the model has {c.MaxPositions} positions");
+        length = Math.Max(length, pos + 1);
 
-        float[] x = Row(_embed, token, d);                                           // (d) the residual stream
+        float[] x = Row(_embed, token, c.EmbeddingWidth);                            // (d) the residual stream
+        Scale(x, c.EmbeddingScale);
+        if (_projectIn != null) x = MatVec(_projectIn, null, x, d);
         if (_positions != null) AddTo(x, Row(_positions, pos + c.PositionOffset, d));
 
         for (int i = 0; i < c.Layers; i++)
         {
             trace?.Hidden[i].Add((float[])x.Clone());
-            LayerWeights w = _layers[i];
-            AddTo(x, Attention(w, Norm(x, w.AttnNorm, w.AttnNormBias), pos, cache.Keys[i], cache.Values[i]));
-            AddTo(x, FeedForward(w, Norm(x, w.FfnNorm, w.FfnNormBias), i, trace));
+            x = Layer(i, x, pos, length, cache, trace);
         }
 
         trace?.Hidden[c.Layers].Add((float[])x.Clone());
-        float[] logits = MatVec(_head, null, Norm(x, _finalNorm, _finalNormBias), c.VocabSize);
+        if (_finalNorm != null) x = Norm(x, _finalNorm);
+        if (_projectOut != null) x = MatVec(_projectOut, null, x, c.EmbeddingWidth);
+        float[] logits = MatVec(_head, _headBias, x, c.VocabSize);
+        Scale(logits, c.LogitScale);
+        Cap(logits, c.LogitSoftcap);
         trace?.Logits.Add(logits);
         return logits;
     }
 
-    private float[] Attention(LayerWeights w, float[] x, int pos, List<float[]> keys, List<float[]> values)
+    private float[] Layer(int i, float[] x, int pos, int length, Cache cache, Trace? trace)
+    {
+        ModelConfig c = Config;
+        LayerWeights w = _layers[i];
+        bool before = c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich, after = c.NormPlacement == NormPlacement.Post;
+
+        float[] normed = before ? Norm(x, w.AttnNorm!) : x;
+        float[] attended = Attention(i, w, normed, pos, length, cache.Keys[i], cache.Values[i]);
+        if (w.AttnOutNorm != null) attended = Norm(attended, w.AttnOutNorm);
+        Scale(attended, c.ResidualScale);
+
+        float[] h = (float[])x.Clone();                                              // the stream after attention
+        AddTo(h, attended);
+        if (after) h = Norm(h, w.AttnNorm!);
+
+        float[] input = c.Parallel ? x : h;
+        if (before) input = c.SharedNorm ? normed : Norm(input, w.FfnNorm!);
+        float[] added = w.Router != null ? Experts(w, input, c.Experts!) : FeedForward(w, input, i, trace);
+        if (w.FfnOutNorm != null) added = Norm(added, w.FfnOutNorm);
+        Scale(added, c.ResidualScale);
+        AddTo(h, added);
+        return after ? Norm(h, w.FfnNorm!) : h;
+    }
+
+    private float[] Attention(int layer, LayerWeights w, float[] x, int pos, int length, List<float[]> keys, List<float[]> values)
     {
         ModelConfig c = Config;
         int hd = c.HeadDim, group = c.Heads / c.KvHeads;
@@ -152,29 +193,34 @@ public sealed class ReferenceModel
         float[] q = qkv[..(c.Heads * hd)];                                           // (heads, headDim)
         float[] k = qkv[(c.Heads * hd)..((c.Heads + c.KvHeads) * hd)];               // (kvHeads, headDim)
         float[] v = qkv[((c.Heads + c.KvHeads) * hd)..];                             // (kvHeads, headDim)
-        if (c.Positions == PositionKind.Rope)
+        if (w.QNorm != null) q = NormRuns(q, w.QNorm);
+        if (w.KNorm != null) k = NormRuns(k, w.KNorm);
+        if (c.RopeOf(layer) is { } rope)
         {
-            Rotate(q, c.Heads, pos);
-            Rotate(k, c.KvHeads, pos);
+            float[] frequencies = RopeFrequencies.For(rope, hd, length);
+            Rotate(q, c.Heads, pos, frequencies, (float)rope.AttentionFactor);
+            Rotate(k, c.KvHeads, pos, frequencies, (float)rope.AttentionFactor);
         }
         keys.Add(k);
         values.Add(v);
 
-        float scale = 1f / MathF.Sqrt(hd);
+        float scale = c.AttentionScale == 0 ? 1f / MathF.Sqrt(hd) : c.AttentionScale;
+        int first = Math.Max(0, pos - Math.Min(pos, c.WindowOf(layer) - 1));         // the oldest position this one sees
         float[] mixed = new float[c.Heads * hd];                                     // (heads, headDim)
-        float[] p = new float[pos + 1];                                              // attention over positions 0..pos
+        float[] p = new float[pos + 1 - first];                                      // attention over positions first..pos
         for (int h = 0; h < c.Heads; h++)
         {
             int kv = h / group * hd;                                                 // grouped-query: several heads share one key/value head
-            for (int t = 0; t <= pos; t++)
+            for (int t = first; t <= pos; t++)
             {
                 float s = 0;
                 for (int j = 0; j < hd; j++) s += q[h * hd + j] * keys[t][kv + j];
-                p[t] = s * scale;
+                p[t - first] = s * scale;
             }
-            Softmax(p);
-            for (int t = 0; t <= pos; t++)
-                for (int j = 0; j < hd; j++) mixed[h * hd + j] += p[t] * values[t][kv + j];
+            Cap(p, c.AttentionSoftcap);
+            Softmax(p, w.Sinks?[h]);
+            for (int t = first; t <= pos; t++)
+                for (int j = 0; j < hd; j++) mixed[h * hd + j] += p[t - first] * values[t][kv + j];
         }
         return MatVec(w.Out, w.OutBias, mixed, c.HiddenSize);
     }
@@ -182,22 +228,68 @@ public sealed class ReferenceModel
     private float[] FeedForward(LayerWeights w, float[] x, int layer, Trace? trace)
     {
         ModelConfig c = Config;
-        int d = c.HiddenSize, n = c.FfnSize;
+        int n = c.NeuronsOf(layer);
         float[] up = MatVec(w.Up, w.UpBias, x, n);                                   // (n_ff)
         float[] pre = w.Gate != null ? MatVec(w.Gate, w.GateBias, x, n) : up;        // (n_ff)
-        float[] y = w.DownBias != null ? (float[])w.DownBias.Clone() : new float[d]; // (d)
+        float[] y = w.DownBias != null ? (float[])w.DownBias.Clone() : new float[c.HiddenSize];
         bool[] active = new bool[n];
         for (int i = 0; i < n; i++)
         {
-            float a = c.Activation == Activation.Relu ? MathF.Max(pre[i], 0) : pre[i] / (1 + Exp(-pre[i]));
+            float a = Activate(pre[i], up[i]);
             if (a == 0) continue;                                                    // exactly zero: the neuron adds nothing
             active[i] = true;
-            if (w.Gate != null) a *= up[i];
-            for (int j = 0; j < d; j++) y[j] += a * w.Down[i * d + j];
+            AddNeuron(y, a, w.Down, i);
         }
         trace?.FfnPre[layer].Add(pre);
         trace?.FfnActive[layer].Add(active);
         return y;
+    }
+
+    /// <summary>The router's favourites, each a feed-forward of its own, weighted by its share.</summary>
+    private float[] Experts(LayerWeights w, float[] x, ExpertConfig e)
+    {
+        float[] share = MatVec(w.Router!, w.RouterBias, x, e.Count);
+        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => share[i]).ThenBy(i => i).Take(e.Active)];
+        Softmax(share);
+        float total = e.Normalised ? chosen.Sum(i => share[i]) : 1;
+        int d = x.Length;
+        float[] y = new float[d];
+        foreach (int expert in chosen)
+        {
+            float weight = share[expert] / total;
+            for (int i = expert * e.Size; i < (expert + 1) * e.Size; i++)
+            {
+                float up = Dot(w.Up, i, x) + (w.UpBias?[i] ?? 0);
+                float pre = w.Gate != null ? Dot(w.Gate, i, x) + (w.GateBias?[i] ?? 0) : up;
+                AddNeuron(y, Activate(pre, up) * weight, w.Down, i);
+            }
+            for (int j = 0; j < d && w.DownBias != null; j++) y[j] += weight * w.DownBias[expert * d + j];
+        }
+        return y;
+    }
+
+    /// <summary>What a neuron contributes: act(pre), times up where there is a gate.</summary>
+    private float Activate(float pre, float up)
+    {
+        float limit = Config.ActivationParameter;
+        float a = Config.Activation switch
+        {
+            Activation.Relu or Activation.DRelu => MathF.Max(pre, 0),
+            Activation.Relu2 => MathF.Max(pre, 0) * MathF.Max(pre, 0),
+            Activation.FatRelu => pre > limit ? pre : 0,
+            Activation.Silu => pre / (1 + Exp(-pre)),
+            Activation.Gelu => 0.5f * pre * (1 + Erf(pre / MathF.Sqrt(2))),
+            Activation.GeluTanh => 0.5f * pre * (1 + MathF.Tanh(MathF.Sqrt(2 / MathF.PI) * (pre + 0.044715f * pre * pre * pre))),
+            Activation.ClampedSwiglu => MathF.Min(pre, limit) / (1 + Exp(-1.702f * MathF.Min(pre, limit))),
+            _ => throw new NotSupportedException($"activation {Config.Activation}"),
+        };
+        if (!Config.Gated) return a;
+        return a * Config.Activation switch
+        {
+            Activation.DRelu => MathF.Max(up, 0),
+            Activation.ClampedSwiglu => Math.Clamp(up, -limit, limit) + 1,
+            _ => up,
+        };
     }
 
     // ---------------------------------------------------------------- whole sequences
@@ -207,7 +299,7 @@ public sealed class ReferenceModel
     {
         var cache = new Cache(Config);
         var trace = new Trace(Config);
-        foreach (int token in tokens) Forward(token, cache, trace);
+        foreach (int token in tokens) Forward(token, cache, trace, tokens.Length);
         return trace;
     }
 
@@ -216,15 +308,20 @@ public sealed class ReferenceModel
     {
         if (prompt.IsEmpty) throw new ArgumentException("a continuation needs at least one token", nameof(prompt));
         var cache = new Cache(Config);
+        List<int> tokens = [.. prompt];
         float[] logits = [];
-        foreach (int token in prompt) logits = Forward(token, cache);
-        int[] next = new int[count];
-        for (int i = 0; i < count; i++)
+        foreach (int token in tokens) logits = Forward(token, cache, length: tokens.Count);
+        while (true)
         {
-            next[i] = ArgMax(logits);
-            if (i + 1 < count) logits = Forward(next[i], cache);
+            tokens.Add(ArgMax(logits));
+            if (tokens.Count == prompt.Length + count) return [.. tokens.Skip(prompt.Length)];
+            if (!RopeFrequencies.SameRegime(Config.Rope, tokens.Count - 1, tokens.Count))
+            {
+                cache = new Cache(Config);                                           // every key is rotated anew
+                foreach (int token in tokens.SkipLast(1)) Forward(token, cache, length: tokens.Count);
+            }
+            logits = Forward(tokens[^1], cache);
         }
-        return next;
     }
 
     public static int ArgMax(ReadOnlySpan<float> logits)
@@ -241,17 +338,24 @@ public sealed class ReferenceModel
     private static float[] MatVec(float[] w, float[]? b, float[] x, int rows)
     {
         float[] y = new float[rows];
-        for (int r = 0; r < rows; r++)
-        {
-            ReadOnlySpan<float> row = w.AsSpan(r * x.Length, x.Length);
-            float sum = 0;
-            for (int j = 0; j < row.Length; j++) sum += row[j] * x[j];
-            y[r] = b != null ? sum + b[r] : sum;
-        }
+        for (int r = 0; r < rows; r++) y[r] = b != null ? Dot(w, r, x) + b[r] : Dot(w, r, x);
         return y;
     }
 
-    private float[] Norm(float[] x, float[] weight, float[]? bias)
+    private static float Dot(float[] w, int row, float[] x)
+    {
+        ReadOnlySpan<float> r = w.AsSpan(row * x.Length, x.Length);
+        float sum = 0;
+        for (int j = 0; j < r.Length; j++) sum += r[j] * x[j];
+        return sum;
+    }
+
+    private static void AddNeuron(float[] y, float a, float[] down, int i)
+    {
+        for (int j = 0; j < y.Length; j++) y[j] += a * down[i * y.Length + j];
+    }
+
+    private float[] Norm(float[] x, NormWeights w)
     {
         int d = x.Length;
         float mean = 0, square = 0;
@@ -263,19 +367,26 @@ public sealed class ReferenceModel
         for (int j = 0; j < d; j++) square += (x[j] - mean) * (x[j] - mean);
         float inverse = 1f / MathF.Sqrt(square / d + Config.NormEps);
         float[] y = new float[d];
-        for (int j = 0; j < d; j++) y[j] = (x[j] - mean) * inverse * weight[j] + (bias != null ? bias[j] : 0);
+        for (int j = 0; j < d; j++) y[j] = (x[j] - mean) * inverse * w.Weight[j] + (w.Bias != null ? w.Bias[j] : 0);
         return y;
     }
 
+    /// <summary>The same norm for every run of numbers as long as its weights: each head, or all of them.</summary>
+    private float[] NormRuns(float[] x, NormWeights w)
+    {
+        int n = w.Weight.Length;
+        return [.. Enumerable.Range(0, x.Length / n).SelectMany(r => Norm(x[(r * n)..((r + 1) * n)], w))];
+    }
+
     /// <summary>Rotary positions: within each head number j and number j + headDim/2 are turned as a pair.</summary>
-    private void Rotate(float[] x, int heads, int pos)
+    private void Rotate(float[] x, int heads, int pos, float[] frequencies, float factor)
     {
         int hd = Config.HeadDim, half = hd / 2;
         for (int j = 0; j < half; j++)
         {
-            float frequency = (float)(1.0 / Math.Pow(Config.RopeTheta, 2.0 * j / hd));
-            float angle = pos * frequency;
-            float cos = MathF.Cos(angle), sin = MathF.Sin(angle);
+            if (frequencies[j] == 0) continue;                                       // beyond the rotated part
+            float angle = pos * frequencies[j];
+            float cos = MathF.Cos(angle) * factor, sin = MathF.Sin(angle) * factor;
             for (int h = 0; h < heads; h++)
             {
                 float a = x[h * hd + j], b = x[h * hd + j + half];
@@ -285,15 +396,43 @@ public sealed class ReferenceModel
         }
     }
 
-    private static void Softmax(float[] p)
+    /// <summary>Shares of the scores; a sink takes part and is left out.</summary>
+    private static void Softmax(float[] p, float? sink = null)
     {
-        float max = float.NegativeInfinity, sum = 0;
+        float max = sink ?? float.NegativeInfinity;
         foreach (float s in p) max = MathF.Max(max, s);
+        float sum = sink is { } extra ? Exp(extra - max) : 0;
         for (int t = 0; t < p.Length; t++) sum += p[t] = Exp(p[t] - max);
         for (int t = 0; t < p.Length; t++) p[t] /= sum;
     }
 
     private static float Exp(float x) => (float)Math.Exp(x);
+
+    /// <summary>The error function by its series (small x) or continued fraction (large x), in double.</summary>
+    private static float Erf(float x)
+    {
+        double z = Math.Abs(x);
+        if (z > 6) return Math.Sign(x);
+        if (z < 2.5)
+        {
+            double term = z, sum = z;
+            for (int n = 1; n < 60; n++) sum += (term *= -z * z / n) / (2 * n + 1);
+            return (float)(Math.Sign(x) * 2 / Math.Sqrt(Math.PI) * sum);
+        }
+        double fraction = 0;
+        for (int n = 60; n > 0; n--) fraction = n / 2.0 / (z + fraction);
+        return (float)(Math.Sign(x) * (1 - Math.Exp(-z * z) / Math.Sqrt(Math.PI) / (z + fraction)));
+    }
+
+    private static void Cap(float[] x, float cap)
+    {
+        for (int j = 0; j < x.Length && cap != 0; j++) x[j] = cap * MathF.Tanh(x[j] / cap);
+    }
+
+    private static void Scale(float[] x, float factor)
+    {
+        for (int j = 0; j < x.Length && factor != 1; j++) x[j] *= factor;
+    }
 
     private static float[] Row(float[] matrix, int row, int cols) => matrix[(row * cols)..((row + 1) * cols)];
 

@@ -1,0 +1,74 @@
+namespace FlashOrleans.Models;
+
+/// <summary>Which numbers of a head the checkpoint turns as a pair.</summary>
+internal enum RotationOrder
+{
+    /// <summary>j and j + rotated/2.</summary>
+    Halves,
+    /// <summary>2j and 2j + 1.</summary>
+    Neighbours,
+}
+
+/// <summary>The order of heads in a fused query-key-value matrix.</summary>
+internal enum QkvOrder
+{
+    /// <summary>All queries, all keys, all values.</summary>
+    Stacked,
+    /// <summary>For each key head: its queries, itself, its values.</summary>
+    ByKeyHead,
+}
+
+/// <summary>What a family calls its tensors, without <c>.weight</c>; null: it has none. <see cref="TensorMaps"/> turns them into the package's.</summary>
+internal sealed record TensorNames
+{
+    /// <summary>What names may begin with; the first under which the embedding exists is taken.</summary>
+    public IReadOnlyList<string> Prefixes { get; init; } = ["model.", ""];
+    public string Embedding { get; init; } = "embed_tokens";
+    public string? Positions { get; init; }
+    public string? ProjectIn { get; init; }
+    public string? ProjectOut { get; init; }
+    public string FinalNorm { get; init; } = "norm";
+    /// <summary>Never prefixed.</summary>
+    public string Head { get; init; } = "lm_head";
+
+    /// <summary>Before the number of a layer.</summary>
+    public string Layer { get; init; } = "layers";
+    public string AttnNorm { get; init; } = "input_layernorm";
+    public string? AttnOutNorm { get; init; }
+    public string FfnNorm { get; init; } = "post_attention_layernorm";
+    public string? FfnOutNorm { get; init; }
+    /// <summary>Added to the weights of RMS norms: Gemma stores them less one.</summary>
+    public float NormOffset { get; init; }
+
+    public string Q { get; init; } = "self_attn.q_proj";
+    public string K { get; init; } = "self_attn.k_proj";
+    public string V { get; init; } = "self_attn.v_proj";
+    /// <summary>One matrix for all three.</summary>
+    public string? Qkv { get; init; }
+    public QkvOrder QkvOrder { get; init; }
+    public RotationOrder Rotation { get; init; }
+    public string QNorm { get; init; } = "self_attn.q_norm";
+    public string KNorm { get; init; } = "self_attn.k_norm";
+    public string? Sinks { get; init; }
+    public string O { get; init; } = "self_attn.o_proj";
+
+    public string Gate { get; init; } = "mlp.gate_proj";
+    public string Up { get; init; } = "mlp.up_proj";
+    public string Down { get; init; } = "mlp.down_proj";
+    /// <summary>One matrix, gate rows first.</summary>
+    public string? GateUp { get; init; }
+    /// <summary>Matrices are stored [inputs, outputs].</summary>
+    public bool InputsFirst { get; init; }
+
+    public string? Router { get; init; }
+    /// <summary>Before the three names below; {0} is the expert.</summary>
+    public string? Experts { get; init; }
+    public string ExpertGate { get; init; } = "";
+    public string ExpertUp { get; init; } = "";
+    public string ExpertDown { get; init; } = "";
+    /// <summary>gpt-oss: gate_up_proj [experts, d, 2 n] with gate and up in turn, down_proj [experts, n, d], and their biases.</summary>
+    public string? FusedExperts { get; init; }
+
+    public static TensorNames Llama { get; } = new();
+    public static TensorNames Classic { get; } = new();
+}
