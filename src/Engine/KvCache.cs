@@ -53,7 +53,7 @@ internal sealed unsafe class KvCache : IDisposable
         sequence.Step = slot.Step;
         sequence.LastUse = ++_clock;
         sequence.Truncate(slot.Position);
-        sequence.Append(tokens);
+        sequence.Append(tokens, slot.Length);
         while (sequence.BlockCount * BlockPositions < sequence.Length) sequence.AddBlock(Rent());
         return Admission.Accepted;
     }
@@ -141,12 +141,12 @@ internal sealed class KvSequence
 
     public void Truncate(int length) => Length = Math.Min(Length, length);
 
-    public void Append(ReadOnlySpan<int> tokens)
+    public void Append(ReadOnlySpan<int> tokens, int length)
     {
         if (Length + tokens.Length > _chain.Length) Array.Resize(ref _chain, Math.Max(_chain.Length * 2, Length + tokens.Length));
         foreach (int token in tokens)
         {
-            ulong hash = TokenChain.Next(HashAt(Length), token);
+            ulong hash = TokenChain.Next(HashAt(Length), token, length);
             _chain[Length++] = hash;
         }
     }

@@ -24,10 +24,14 @@ public sealed class Layer
         Exact = options.Mode switch
         {
             FeedForwardMode.Dense => false,
-            FeedForwardMode.Exact when Config.Activation != Activation.Relu =>
-                throw new ArgumentException($"mode exact needs a ReLU model; {package.Name} uses {Config.Activation}: take --mode dense", nameof(options)),
-            _ => Config.Activation == Activation.Relu,
+            FeedForwardMode.Exact when !Config.IsSparse || Config.Experts != null =>
+                throw new ArgumentException($"mode exact needs a ReLU model; {package.Name} {(Config.Experts != null ? "has experts" : $"uses {Config.Activation}")}: take --mode dense", nameof(options)),
+            _ => Config.HasSelector(index),
         };
+        Experts = Config.ExpertsOf(index);
+        Neurons = Config.NeuronsOf(index);
+        BlockNeurons = Experts?.Size ?? Numerics.NeuronBlock;
+        Window = Config.WindowOf(index);
         // Nobody may await it: a failed load is also reported to every wave.
         _ = _loaded.Task.ContinueWith(static t => t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
     }
@@ -44,6 +48,14 @@ public sealed class Layer
     public PrefetchPolicy Policy { get; } = new();
 
     internal ModelConfig Config { get; }
+    internal ExpertConfig? Experts { get; }
+    /// <summary>Neurons, those of all experts together.</summary>
+    internal int Neurons { get; }
+    /// <summary>Neurons whose down rows make one sum: an expert's, else <see cref="Numerics.NeuronBlock"/>.</summary>
+    internal int BlockNeurons { get; }
+    internal int Blocks => (Neurons + BlockNeurons - 1) / BlockNeurons;
+    /// <summary>Positions that attention sees, a row's own included.</summary>
+    internal int Window { get; }
     internal ILayerRouter Router { get; }
     internal LayerWeights? Weights { get; private set; }
     internal EdgeWeights? Edge { get; private set; }
@@ -115,7 +127,7 @@ public sealed class Layer
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
-        Weights = LayerWeights.Load(Slice, Exact, ledger, Label);
+        Weights = LayerWeights.Load(Slice, Config, Exact, ledger, Label);
         (Edge, Rope) = shared(this);
         bool half = Options.Kv == KvType.F16 || (Options.Kv == KvType.Auto && Package.Format != WeightFormat.F32);
         Kv = new KvCache(Config, half, ledger, Label);

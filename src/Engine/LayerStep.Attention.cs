@@ -9,11 +9,13 @@ internal sealed unsafe partial class LayerStep
     private ModelConfig? _shape;
     private int _capacity;
     // Scratch, rows x width each: input, normalised, quantised, fused q k v, attention output, its quantised form, residual after attention,
-    // selector output, feed-forward sum; then per worker the attention scores.
-    private float* _x, _n, _qkv, _a, _h, _g, _y, _scores, _partials;
+    // selector output or experts' weights, feed-forward sum, embedding of another width, rotary angles; then per worker the attention scores.
+    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _scores, _partials, _angles;
     private byte* _q, _aq;
     private int _partialBuffers;
     private int _scoresStride;
+    /// <summary>Numbers per row in <see cref="_g"/>.</summary>
+    private int _selected;
 
     // The matrix product under way (compute threads read these while the pool runs).
     private byte* _panels;
@@ -25,14 +27,18 @@ internal sealed unsafe partial class LayerStep
     private Action<int, int>? _panelJob, _attentionJob;
 
     /// <summary>Lays out the scratch memory for a wave; grows it when shape or rows ask for more.</summary>
-    private void Layout(ModelConfig c, int rows)
+    private void Layout(Layer layer, int rows)
     {
-        if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
+        var c = layer.Config;
+        int selected = Math.Max(layer.Neurons, c.Experts?.Count ?? 0);
+        if (ReferenceEquals(_shape, c) && rows <= _capacity && selected <= _selected) return;
+        _selected = layer.Exact || layer.Experts == null ? selected : c.Experts!.Count;
         int capacity = Math.Max(8, (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)rows));
         int wide = c.Heads * c.HeadDim;
-        int blocks = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock;
+        int blocks = layer.Blocks;
         _partialBuffers = (int)Math.Clamp(Numerics.PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
-        _scoresStride = c.MaxPositions;
+        // One more for a sink.
+        _scoresStride = c.MaxPositions + 1;
         long offset = 0;
         long Take(long bytes)
         {
@@ -44,7 +50,8 @@ internal sealed unsafe partial class LayerStep
         long x = Take(d), n = Take(d), h = Take(d), y = Take(d);
         long qkv = Take((long)capacity * c.QkvRows * 4), a = Take((long)capacity * wide * 4);
         long q = Take((long)capacity * Kernels.QuantizedBytes(c.HiddenSize)), aq = Take((long)capacity * Kernels.QuantizedBytes(wide));
-        long g = Take((long)capacity * c.FfnSize * 4), partials = Take(d * _partialBuffers);
+        long g = Take((long)capacity * _selected * 4), partials = Take(d * _partialBuffers);
+        long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();
         _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);
@@ -52,37 +59,74 @@ internal sealed unsafe partial class LayerStep
         _x = (float*)(p + x); _n = (float*)(p + n); _h = (float*)(p + h); _y = (float*)(p + y);
         _qkv = (float*)(p + qkv); _a = (float*)(p + a); _q = p + q; _aq = p + aq;
         _g = (float*)(p + g); _partials = (float*)(p + partials); _scores = (float*)(p + scores);
+        _e = (float*)(p + e); _angles = (float*)(p + angles);
         _capacity = capacity;
         _shape = c;
     }
 
-    /// <summary>h = x + o(attention(norm(x))), keys and values rounded to the KV type and stored before anyone reads them.</summary>
+    /// <summary>h = x + o(attention(norm(x))), norms where the model has them; keys and values rounded to the KV type and stored before anyone reads them.</summary>
     private void Attention()
     {
         var c = _layer.Config;
         var w = _layer.Weights!;
-        Normalise(_x, w.AttentionNorm, w.AttentionNormBias, _n, _rows);
-        Multiply(w.Format, w.Qkv, c.QkvRows, c.HiddenSize, _n, _q, _rows, _qkv, w.QkvBias);
+        float* input = _x;
+        if (c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich)
+        {
+            Normalise(_x, w.AttentionNorm, _n, _rows);
+            input = _n;
+        }
+        Multiply(w.QkvFormat, w.Qkv, w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv, null, c.QkvRows);
+        if (w.Values != null) Multiply(w.ValuesFormat, w.Values, c.QkvRows - w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv + w.QkvRows, null, c.QkvRows);
         for (int r = 0; r < _rows; r++) StoreKeyValue(r);
         long work = 0;
-        for (int r = 0; r < _rows; r++) work += PositionOf(r) + 1;
+        for (int r = 0; r < _rows; r++) work += Math.Min(PositionOf(r) + 1, _layer.Window);
         pool.Run(_attentionJob ??= AttentionItem, _rows * c.Heads, work * c.Heads * c.HeadDim * 2 > ParallelWork);
-        Multiply(w.Format, w.Output, c.HiddenSize, c.Heads * c.HeadDim, _a, _aq, _rows, _h, w.OutputBias);
-        kernels.Add(_h, _x, _rows * c.HiddenSize);
+        Multiply(w.OutputFormat, w.Output, c.HiddenSize, c.Heads * c.HeadDim, _a, _aq, _rows, _h, w.OutputBias);
+        AddBranch(_h, _x, w.AttentionOutNorm, c.NormPlacement == NormPlacement.Post ? w.AttentionNorm : default, _h);
+    }
+
+    /// <summary>to = after(stream + scale · norm(branch)); either norm may be absent, and <paramref name="to"/> may be any of the two.</summary>
+    private void AddBranch(float* branch, float* stream, Norm norm, Norm after, float* to)
+    {
+        var c = _layer.Config;
+        int n = _rows * c.HiddenSize;
+        if (norm.Weight != null) Normalise(branch, norm, branch, _rows);
+        if (c.ResidualScale != 1) kernels.Scale(branch, c.ResidualScale, n);
+        if (to == branch) kernels.Add(branch, stream, n);
+        else kernels.Add(stream, branch, n);
+        if (after.Weight != null) Normalise(to, after, to, _rows);
     }
 
     private void StoreKeyValue(int row)
     {
         var c = _layer.Config;
+        var w = _layer.Weights!;
         var kv = _layer.Kv!;
-        var sequence = _slots[_slotOfRow[row]].Sequence;
+        ref readonly var slot = ref _slots[_slotOfRow[row]];
+        var sequence = slot.Sequence;
         int position = PositionOf(row);
         float* q = _qkv + (long)row * c.QkvRows;
         float* k = q + c.Heads * c.HeadDim;
         float* v = k + c.KvHeads * c.HeadDim;
+        if (w.QkvBias != null) kernels.Add(q, w.QkvBias, c.QkvRows);
+        if (c.QkNorm != QkNorm.None)
+        {
+            int run = c.QkNorm == QkNorm.Head ? 1 : c.Heads, keyRun = c.QkNorm == QkNorm.Head ? 1 : c.KvHeads;
+            for (int h = 0; h < c.Heads; h += run) Normalise(q + h * c.HeadDim, w.QueryNorm, q + h * c.HeadDim, 1, run * c.HeadDim);
+            for (int h = 0; h < c.KvHeads; h += keyRun) Normalise(k + h * c.HeadDim, w.KeyNorm, k + h * c.HeadDim, 1, keyRun * c.HeadDim);
+        }
         if (_layer.Rope is { } rope)
         {
-            kernels.Rope(q, c.Heads + c.KvHeads, c.HeadDim, rope.Cos(position), rope.Sin(position));
+            if (c.RopeByLength)
+            {
+                float* angles = _angles + (long)row * c.HeadDim;
+                rope.Angles(position, slot.Slot.Length, angles);
+                kernels.Rope(q, c.Heads + c.KvHeads, c.HeadDim, angles, angles + c.HeadDim / 2);
+            }
+            else
+            {
+                kernels.Rope(q, c.Heads + c.KvHeads, c.HeadDim, rope.Cos(position), rope.Sin(position));
+            }
         }
         for (int head = 0; head < c.KvHeads; head++)
         {
@@ -101,7 +145,7 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>One query head of one row: scores over all positions, softmax, weighted sum; positions ascending in fixed blocks of 64.</summary>
+    /// <summary>One query head of one row: scores over the positions it sees, softmax, weighted sum; positions ascending in fixed blocks of 64.</summary>
     private void AttentionItem(int item, int worker)
     {
         var c = _layer.Config;
@@ -109,29 +153,41 @@ internal sealed unsafe partial class LayerStep
         int row = item / c.Heads, head = item % c.Heads;
         int kvHead = head / (c.Heads / c.KvHeads);
         var sequence = _slots[_slotOfRow[row]].Sequence;
-        int length = PositionOf(row) + 1;
+        int end = PositionOf(row) + 1, first = end - Math.Min(end, _layer.Window), length = end - first;
         float* q = _qkv + (long)row * c.QkvRows + head * c.HeadDim;
         float* scores = _scores + (long)worker * _scoresStride;
         float* output = _a + ((long)row * c.Heads + head) * c.HeadDim;
         nint stride = c.HeadDim * kv.ElementBytes;
-        float scale = 1 / MathF.Sqrt(c.HeadDim);
-        for (int p = 0; p < length; p += KvCache.BlockPositions)
-            kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Half, Math.Min(KvCache.BlockPositions, length - p), c.HeadDim, scale, scores + p);
-        float sum = kernels.ExpSum(scores, length);
+        float scale = c.AttentionScale == 0 ? 1 / MathF.Sqrt(c.HeadDim) : c.AttentionScale;
+        for (int p = first, n; p < end; p += n)
+        {
+            n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
+            kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, scale, scores + p - first);
+        }
+        if (c.AttentionSoftcap != 0) Activations.Softcap(scores, length, c.AttentionSoftcap);
+        float* sinks = _layer.Weights!.Sinks;
+        // A sink is one more score whose value adds nothing.
+        if (sinks != null) scores[length] = sinks[head];
+        float sum = kernels.ExpSum(scores, sinks != null ? length + 1 : length);
         new Span<float>(output, c.HeadDim).Clear();
-        for (int p = 0; p < length; p += KvCache.BlockPositions)
-            kernels.WeightedSum(scores + p, kv.Value(sequence, kvHead, p), stride, kv.Half, Math.Min(KvCache.BlockPositions, length - p), c.HeadDim, output);
+        for (int p = first, n; p < end; p += n)
+        {
+            n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
+            kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, output);
+        }
         kernels.Scale(output, 1 / sum, c.HeadDim);
     }
 
-    private void Normalise(float* x, float* weight, float* bias, float* y, int rows)
+    private void Normalise(float* x, Norm norm, float* y, int rows) => Normalise(x, norm, y, rows, _layer.Config.HiddenSize);
+
+    private void Normalise(float* x, Norm norm, float* y, int rows, int width)
     {
         var c = _layer.Config;
         for (int r = 0; r < rows; r++)
         {
-            long at = (long)r * c.HiddenSize;
-            if (c.Norm == NormKind.Rms) kernels.RmsNorm(x + at, weight, c.HiddenSize, c.NormEps, y + at);
-            else kernels.LayerNorm(x + at, weight, bias, c.HiddenSize, c.NormEps, y + at);
+            long at = (long)r * width;
+            if (c.Norm == NormKind.Rms) kernels.RmsNorm(x + at, norm.Weight, width, c.NormEps, y + at);
+            else kernels.LayerNorm(x + at, norm.Weight, norm.Bias, width, c.NormEps, y + at);
         }
     }
 
@@ -148,30 +204,30 @@ internal sealed unsafe partial class LayerStep
         return quantized;
     }
 
-    private void Multiply(WeightFormat format, byte* panels, int rows, int cols, float* x, byte* quantized, int tokens, float* y, float* bias)
+    private void Multiply(WeightFormat format, byte* panels, int rows, int cols, float* x, byte* quantized, int tokens, float* y, float* bias, int stride = 0)
     {
-        byte* operand = Operand(format, x, quantized, tokens, cols, out nint stride);
-        MultiplyOperand(format, panels, rows, cols, operand, stride, tokens, y, bias);
+        byte* operand = Operand(format, x, quantized, tokens, cols, out nint operandStride);
+        MultiplyOperand(format, panels, rows, cols, operand, operandStride, tokens, y, bias, stride);
     }
 
-    /// <summary>y[t, r] = row r · x_t (+ bias), threads splitting the panels.</summary>
-    private void MultiplyOperand(WeightFormat format, byte* panels, int rows, int cols, byte* x, nint stride, int tokens, float* y, float* bias)
+    /// <summary>y[t, r] = row r · x_t (+ bias), threads splitting the panels; rows of y lie <paramref name="yStride"/> numbers apart, 0: directly behind each other.</summary>
+    private void MultiplyOperand(WeightFormat format, byte* panels, int rows, int cols, byte* x, nint stride, int tokens, float* y, float* bias, int yStride = 0)
     {
         _productFormat = format; _panels = panels; _productRows = rows; _productCols = cols;
-        _product = x; _productStride = stride; _productTokens = tokens; _target = y;
+        _product = x; _productStride = stride; _productTokens = tokens; _target = y; _targetStride = yStride == 0 ? rows : yStride;
         _panelCount = WeightLayout.Panels(rows);
         bool parallel = (long)rows * cols * tokens > ParallelWork;
         _panelChunk = parallel ? Math.Max(1, _panelCount / (pool.Threads * 4)) : _panelCount;
         pool.Run(_panelJob ??= PanelItem, (_panelCount + _panelChunk - 1) / _panelChunk, parallel);
         if (bias == null) return;
-        for (int t = 0; t < tokens; t++) kernels.Add(y + (long)t * rows, bias, rows);
+        for (int t = 0; t < tokens; t++) kernels.Add(y + (long)t * _targetStride, bias, rows);
     }
 
-    private int _productTokens;
+    private int _productTokens, _targetStride;
 
     private void PanelItem(int item, int worker)
     {
         int from = item * _panelChunk, to = Math.Min(from + _panelChunk, _panelCount);
-        kernels.Panels(_productFormat, _panels, from, to, _productRows, _productCols, _product, _productStride, _productTokens, _target, _productRows);
+        kernels.Panels(_productFormat, _panels, from, to, _productRows, _productCols, _product, _productStride, _productTokens, _target, _targetStride);
     }
 }

@@ -76,21 +76,24 @@ internal sealed unsafe partial class LayerStep
         for (int r = 0; r < _rows; r++)
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
-            float* x = _x + (long)r * c.HiddenSize;
+            float* x = c.EmbeddingSize == 0 ? _x + (long)r * c.HiddenSize : _e + (long)r * c.EmbeddingSize;
             int unit = _tokens[r] / perUnit, inUnit = _tokens[r] % perUnit;
             if (edge.ResidentEmbedding != null)
             {
                 int panel = _tokens[r] / WeightLayout.PanelRows;
-                byte* at = edge.ResidentEmbedding + (long)panel * WeightLayout.PanelBytes(edge.EmbeddingFormat, c.HiddenSize);
-                kernels.PanelRow(edge.EmbeddingFormat, at, _tokens[r] % WeightLayout.PanelRows, c.HiddenSize, x);
+                byte* at = edge.ResidentEmbedding + (long)panel * WeightLayout.PanelBytes(edge.EmbeddingFormat, c.EmbeddingWidth);
+                kernels.PanelRow(edge.EmbeddingFormat, at, _tokens[r] % WeightLayout.PanelRows, c.EmbeddingWidth, x);
             }
             else
             {
                 int slot = _embeddingSlots[Array.BinarySearch(_embeddingUnits, 0, _embeddingCount, unit)];
-                kernels.PanelRow(edge.EmbeddingFormat, _layer.Embeddings!.UnitBase(slot, unit), inUnit, c.HiddenSize, x);
+                kernels.PanelRow(edge.EmbeddingFormat, _layer.Embeddings!.UnitBase(slot, unit), inUnit, c.EmbeddingWidth, x);
             }
-            if (edge.Positions != null) kernels.Add(x, edge.Positions + (long)(PositionOf(r) + c.PositionOffset) * c.HiddenSize, c.HiddenSize);
+            if (c.EmbeddingScale != 1) kernels.Scale(x, c.EmbeddingScale, c.EmbeddingWidth);
         }
+        if (edge.ProjectIn != null) Multiply(edge.ProjectInFormat, edge.ProjectIn, c.HiddenSize, c.EmbeddingSize, _e, _q, _rows, _x, null);
+        for (int r = 0; r < _rows && edge.Positions != null; r++)
+            kernels.Add(_x + (long)r * c.HiddenSize, edge.Positions + (long)(PositionOf(r) + c.PositionOffset) * c.HiddenSize, c.HiddenSize);
         ReleaseEmbedding();
     }
 
@@ -124,7 +127,7 @@ internal sealed unsafe partial class LayerStep
     {
         if (count > LookAheadRows) return default;
         Begin(layer);
-        Layout(layer.Config, count);
+        Layout(layer, count);
         rows.CopyTo(new Span<float>(_x, count * layer.Config.HiddenSize));
         return Predict(layer, _x, count);
     }
@@ -134,8 +137,10 @@ internal sealed unsafe partial class LayerStep
         long start = time.GetTimestamp();
         var c = next.Config;
         var w = next.Weights!;
-        Normalise(rows, w.FfnNorm, w.FfnNormBias, _n, count);
-        Multiply(w.Format, w.Selector, c.FfnSize, c.HiddenSize, _n, _q, count, _g, c.Gated ? w.GateBias : w.UpBias);
+        var norm = c.SharedNorm ? w.AttentionNorm : w.FfnNorm;
+        bool before = c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich;
+        if (before) Normalise(rows, norm, _n, count);
+        Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, before ? _n : rows, _q, count, _g, c.Gated ? w.GateBias : w.UpBias);
         int units = next.Bundles!.Region.Count;
         if (_hints.Length < units)
         {
@@ -218,8 +223,17 @@ internal sealed unsafe partial class LayerStep
         if (n == 0) return 0;
         var c = _layer.Config;
         float* logits = (float*)_logits!.Pointer;
-        for (int i = 0; i < n; i++) Normalise(_h + (long)rows[i] * c.HiddenSize, edge.FinalNorm, edge.FinalNormBias, _n + (long)i * c.HiddenSize, 1);
-        Multiply(edge.HeadFormat, edge.Head, c.VocabSize, c.HiddenSize, _n, _q, n, logits, null);
+        for (int i = 0; i < n; i++)
+        {
+            float* h = _h + (long)rows[i] * c.HiddenSize, to = _n + (long)i * c.HiddenSize;
+            if (c.FinalNorm) Normalise(h, edge.FinalNorm, to, 1);
+            else Buffer.MemoryCopy(h, to, c.HiddenSize * 4, c.HiddenSize * 4);
+        }
+        float* x = _n;
+        if (edge.ProjectOut != null) Multiply(edge.ProjectOutFormat, edge.ProjectOut, c.EmbeddingSize, c.HiddenSize, _n, _q, n, x = _e, null);
+        Multiply(edge.HeadFormat, edge.Head, c.VocabSize, c.EmbeddingWidth, x, _q, n, logits, edge.HeadBias);
+        if (c.LogitScale != 1) kernels.Scale(logits, c.LogitScale, n * c.VocabSize);
+        if (c.LogitSoftcap != 0) Activations.Softcap(logits, n * c.VocabSize, c.LogitSoftcap);
         for (int i = 0; i < n; i++)
         {
             int slot = _slotOfRow[rows[i]];

@@ -34,8 +34,15 @@ internal sealed unsafe partial class LayerStep
     {
         var c = _layer.Config;
         var w = _layer.Weights!;
-        Normalise(_h, w.FfnNorm, w.FfnNormBias, _n, _rows);
-        _operand = Operand(_layer.Bundle.Format, _n, _q, _rows, c.HiddenSize, out _operandStride);
+        _input = c.Parallel ? _x : _h;
+        if (c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich)
+        {
+            // A shared norm left its result behind when attention began.
+            if (!c.SharedNorm) Normalise(_input, w.FfnNorm, _n, _rows);
+            _input = _n;
+        }
+        var layout = _layer.Bundle;
+        if (WeightLayout.IsQuantized(layout.Up) || WeightLayout.IsQuantized(layout.Gate)) Operand(WeightFormat.Q8, _input, _q, _rows, c.HiddenSize, out _);
         new Span<float>(_y, _rows * c.HiddenSize).Clear();
         int units = _layer.Bundles!.Region.Count;
         if (_needed.Length < units)
@@ -48,8 +55,7 @@ internal sealed unsafe partial class LayerStep
         int slots = _layer.Bundles.Window.Slots;
         if (_awaiting.Length < slots) _awaiting = new int[slots];
         Array.Fill(_awaiting, -1);
-        int blocks = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock;
-        if (_partialOf.Length < blocks) _partialOf = new int[blocks];
+        if (_partialOf.Length < _layer.Blocks) _partialOf = new int[_layer.Blocks];
         Array.Fill(_partialOf, -1);
         _freePartials.Clear();
         for (int i = _partialBuffers - 1; i >= 0; i--) _freePartials.Add(i);
@@ -57,48 +63,75 @@ internal sealed unsafe partial class LayerStep
         _batchFrom = _batchTo = 0;
         _segments.Clear();
         _segmentsLeft = 0;
-        _layer.Count.Dense += (long)_rows * c.FfnSize;
+        _layer.Count.Dense += (long)_rows * _layer.Neurons;
         _layer.Bundles.Window.Tick();
         if (_layer.Exact) SelectActive(c, w);
+        else if (_layer.Experts is { } experts) SelectExperts(experts, w);
         else
         {
             for (int u = 0; u < units; u++) _needed[u] = u;
             _neededCount = units;
-            _layer.Count.Active += (long)_rows * c.FfnSize;
+            _layer.Count.Active += (long)_rows * _layer.Neurons;
         }
         Array.Clear(_neededFailed, 0, _neededCount);
         _coldBefore = _layer.Bundles.Cold;
     }
 
-    private byte* _operand;
-    private nint _operandStride;
+    /// <summary>What the feed-forward reads, and its quantised form in q.</summary>
+    private float* _input;
     private long _coldBefore;
 
-    /// <summary>Exact mode: the selector says which neurons are not zero; their values stay in g.</summary>
+    /// <summary>A row of the feed-forward's input as the kernels of a format take it.</summary>
+    private byte* InputRow(WeightFormat format, int row)
+    {
+        int width = _layer.Config.HiddenSize;
+        return WeightLayout.IsQuantized(format) ? _q + (long)row * Kernels.QuantizedBytes(width) : (byte*)(_input + (long)row * width);
+    }
+
+    /// <summary>Exact mode: the selector says which neurons are not zero; their pre-activations stay in g.</summary>
     private void SelectActive(ModelConfig c, LayerWeights w)
     {
-        MultiplyOperand(w.Format, w.Selector, c.FfnSize, c.HiddenSize, _operand, _operandStride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
+        nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
+        MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
-        _layer.Count.Active += MarkPositive(_g, _rows, c.FfnSize, _layer.Bundle.Group, _marks);
+        _layer.Count.Active += MarkActive(_g, _rows, _layer.Neurons, c.Threshold, _layer.Bundle.Group, _marks);
+        TakeMarked();
+    }
+
+    /// <summary>The router says which experts each row uses, and with what weight: in g, 0 for the others.</summary>
+    private void SelectExperts(ExpertConfig experts, LayerWeights w)
+    {
+        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, _input, _q, _rows, _g, w.RouterBias);
+        Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
+        for (int r = 0; r < _rows; r++)
+        {
+            float* weights = _g + (long)r * experts.Count;
+            Activations.ChooseExperts(experts, weights);
+            for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
+            _layer.Count.Active += (long)experts.Active * experts.Size;
+        }
+        TakeMarked();
+    }
+
+    private void TakeMarked()
+    {
         _neededCount = 0;
         int predictedHit = 0;
         bool predicted = _layer.HasPrediction;
-        for (int u = 0; u < _layer.Bundles.Region.Count; u++)
+        for (int u = 0; u < _layer.Bundles!.Region.Count; u++)
         {
             if (!_marks[u]) continue;
             _needed[_neededCount++] = u;
             if (predicted && _layer.Predicted[u]) predictedHit++;
         }
-        if (predicted)
-        {
-            _layer.Count.PredictedHit += predictedHit;
-            _layer.Count.PredictedFor += _neededCount;
-            _layer.HasPrediction = false;
-        }
+        if (!predicted) return;
+        _layer.Count.PredictedHit += predictedHit;
+        _layer.Count.PredictedFor += _neededCount;
+        _layer.HasPrediction = false;
     }
 
-    /// <summary>Marks the unit of every positive value; returns how many there are.</summary>
-    private static long MarkPositive(float* values, int rows, int neurons, int group, bool[] marks)
+    /// <summary>Marks the unit of every value above the threshold; returns how many there are.</summary>
+    private static long MarkActive(float* values, int rows, int neurons, float threshold, int group, bool[] marks)
     {
         long active = 0;
         for (int r = 0; r < rows; r++)
@@ -106,7 +139,7 @@ internal sealed unsafe partial class LayerStep
             float* row = values + (long)r * neurons;
             for (int i = 0; i < neurons; i++)
             {
-                if (!(row[i] > 0)) continue;
+                if (!(row[i] > threshold)) continue;
                 active++;
                 marks[group == 1 ? i : i / group] = true;
             }
@@ -159,8 +192,8 @@ internal sealed unsafe partial class LayerStep
     private (int First, int Last) BlocksOf(int unit)
     {
         int first = unit * _layer.Bundle.Group;
-        int last = Math.Min(first + _layer.Bundle.Group, _layer.Config.FfnSize) - 1;
-        return (first / Numerics.NeuronBlock, last / Numerics.NeuronBlock);
+        int last = Math.Min(first + _layer.Bundle.Group, _layer.Neurons) - 1;
+        return (first / _layer.BlockNeurons, last / _layer.BlockNeurons);
     }
 
     /// <summary>Gives each block of the unit a partial sum, from +0; false when none is free in this batch.</summary>
@@ -210,15 +243,17 @@ internal sealed unsafe partial class LayerStep
     private void FailUnit(int index)
     {
         _neededFailed[index] = true;
-        var c = _layer.Config;
-        int first = _needed[index] * _layer.Bundle.Group, end = Math.Min(first + _layer.Bundle.Group, c.FfnSize);
+        int unit = _needed[index], first = unit * _layer.Bundle.Group, end = Math.Min(first + _layer.Bundle.Group, _layer.Neurons);
         for (int r = 0; r < _rows; r++)
         {
-            bool needs = !_layer.Exact;
-            for (int i = first; i < end && !needs; i++) needs = _g[(long)r * c.FfnSize + i] > 0;
+            bool needs = !_layer.Exact && UsesUnit(r, unit);
+            for (int i = first; i < end && !needs && _layer.Exact; i++) needs = _g[(long)r * _layer.Neurons + i] > _layer.Config.Threshold;
             if (needs) Kill(_slotOfRow[r], FaultKind.Flash, _layer.Bundles!.LastError ?? "flash read failed");
         }
     }
+
+    /// <summary>With experts a row needs a unit only if the router chose it.</summary>
+    private bool UsesUnit(int row, int unit) => _layer.Experts is not { } e || _g[(long)row * e.Count + unit] != 0;
 
     private void RunReadySegments()
     {
@@ -241,85 +276,126 @@ internal sealed unsafe partial class LayerStep
         _segmentsLeft -= _ready.Count;
     }
 
+    /// <summary>Neurons whose coefficients are computed at a time; not a numeric constant: their down rows follow each other into one sum.</summary>
+    private const int Gathered = 128;
+
     /// <summary>One block's neurons of this batch for every row: coefficients first, then their down rows in ascending order.</summary>
     private void SegmentItem(int item, int worker)
     {
-        const int Max = Numerics.NeuronBlock;
         var segment = _segments[_ready[item]];
-        var c = _layer.Config;
         var layout = _layer.Bundle;
         var bundles = _layer.Bundles!;
-        byte** up = stackalloc byte*[Max];
-        byte** down = stackalloc byte*[Max];
-        byte** gate = stackalloc byte*[Max];
-        byte** xs = stackalloc byte*[Max];
-        int* ids = stackalloc int[Max];
-        float* a = stackalloc float[Max];
-        float* u = stackalloc float[Max];
-        int firstNeuron = segment.Block * Max, endNeuron = Math.Min(firstNeuron + Max, c.FfnSize);
+        byte** rows = stackalloc byte*[3 * Gathered];
+        byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
+        int* ids = stackalloc int[Gathered];
+        int firstNeuron = segment.Block * _layer.BlockNeurons, endNeuron = Math.Min(firstNeuron + _layer.BlockNeurons, _layer.Neurons);
+        float threshold = _layer.Config.Threshold;
         long computed = 0;
         for (int r = 0; r < _rows; r++)
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
-            float* g = _g + (long)r * c.FfnSize;
+            float* g = _g + (long)r * _layer.Neurons;
             int n = 0;
             for (int k = segment.From; k < segment.To; k++)
             {
-                if (_neededFailed[k]) continue;
                 int unit = _needed[k];
+                if (_neededFailed[k] || !UsesUnit(r, unit)) continue;
                 byte* at = bundles.UnitBase(_neededSlot[k], unit);
                 int first = unit * layout.Group;
-                for (int j = 0; j < layout.Group; j++)
+                for (int i = Math.Max(first, firstNeuron); i < Math.Min(first + layout.Group, endNeuron); i++)
                 {
-                    int i = first + j;
-                    if (i < firstNeuron || i >= endNeuron || (_layer.Exact && !(g[i] > 0))) continue;
+                    if (_layer.Exact && !(g[i] > threshold)) continue;
+                    int j = i - first;
                     up[n] = at + layout.UpOffset(j);
                     down[n] = at + layout.DownOffset(j);
                     gate[n] = at + layout.GateOffset(j);
                     ids[n++] = i;
+                    if (n < Gathered) continue;
+                    AddNeurons(r, rows, ids, n, Partial(segment.Block));
+                    computed += n;
+                    n = 0;
                 }
             }
-            if (n == 0) continue;
-            byte* x = _operand + r * _operandStride;
-            for (int k = 0; k < n; k++) xs[k] = x;
-            Coefficients(c, layout.Format, g, up, gate, xs, ids, n, a, u);
-            kernels.Axpys(layout.Format, a, down, n, c.HiddenSize, Partial(segment.Block) + (long)r * c.HiddenSize);
+            if (n > 0) AddNeurons(r, rows, ids, n, Partial(segment.Block));
             computed += n;
         }
         Interlocked.Add(ref _computedNeurons, computed);
     }
 
-    /// <summary>a_i = act(gate_i x) * up_i x, or act(up_i x) without a gate. In exact mode the selector has computed the activation already.</summary>
-    private void Coefficients(ModelConfig c, WeightFormat format, float* g, byte** up, byte** gate, byte** xs, int* ids, int n, float* a, float* u)
+    /// <summary>
+    /// partial += a_i · down_i for neurons in ascending order; a_i = act(gate_i x) · up_i x, or act(up_i x) without a gate, times its expert's weight. In exact
+    /// mode the selector has computed the pre-activation already. Offsets of rows that are not read are never dereferenced.
+    /// </summary>
+    private void AddNeurons(int row, byte** rows, int* ids, int n, float* partial)
     {
+        var c = _layer.Config;
         var w = _layer.Weights!;
+        var layout = _layer.Bundle;
+        byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
+        byte** xs = stackalloc byte*[Gathered];
+        float* a = stackalloc float[Gathered];
         if (_layer.Exact)
         {
+            float* g = _g + (long)row * _layer.Neurons;
             for (int k = 0; k < n; k++) a[k] = g[ids[k]];
         }
         else
         {
+            WeightFormat decides = c.Gated ? layout.Gate : layout.Up;
+            Fill(xs, InputRow(decides, row), n);
+            kernels.Dots(decides, c.Gated ? gate : up, xs, n, c.HiddenSize, a);
             float* bias = c.Gated ? w.GateBias : w.UpBias;
-            kernels.Dots(format, c.Gated ? gate : up, xs, n, c.HiddenSize, a);
-            if (bias != null)
+            for (int k = 0; k < n && bias != null; k++) a[k] += bias[ids[k]];
+        }
+        Activations.Apply(kernels, c, a, n);
+        if (c.Gated)
+        {
+            float* u = stackalloc float[Gathered];
+            Fill(xs, InputRow(layout.Up, row), n);
+            kernels.Dots(layout.Up, up, xs, n, c.HiddenSize, u);
+            for (int k = 0; k < n && w.UpBias != null; k++) u[k] += w.UpBias[ids[k]];
+            Activations.Combine(c, a, u, n);
+        }
+        if (_layer.Experts is { } e)
+        {
+            float* weights = _g + (long)row * e.Count;
+            for (int k = 0; k < n; k++) a[k] *= weights[ids[k] / e.Size];
+        }
+        kernels.Axpys(layout.Down, a, down, n, c.HiddenSize, partial + (long)row * c.HiddenSize);
+    }
+
+    private static void Fill(byte** to, byte* value, int n)
+    {
+        for (int i = 0; i < n; i++) to[i] = value;
+    }
+
+    /// <summary>The sum is complete: biases of the down matrix, an expert's by its weight.</summary>
+    private void AddDownBias()
+    {
+        var c = _layer.Config;
+        float* bias = _layer.Weights!.DownBias;
+        if (bias == null) return;
+        for (int r = 0; r < _rows; r++)
+        {
+            float* y = _y + (long)r * c.HiddenSize;
+            if (_layer.Experts is not { } e)
             {
-                for (int k = 0; k < n; k++) a[k] += bias[ids[k]];
+                kernels.Add(y, bias, c.HiddenSize);
+                continue;
             }
-            if (c.Activation == Activation.Silu) kernels.Silu(a, n);
-            else
+            for (int x = 0; x < e.Count; x++)
             {
-                for (int k = 0; k < n; k++) a[k] = a[k] > 0 ? a[k] : 0;
+                float weight = _g[(long)r * e.Count + x];
+                byte* row = (byte*)(bias + (long)x * c.HiddenSize);
+                if (weight != 0) kernels.Axpys(WeightFormat.F32, &weight, &row, 1, c.HiddenSize, y);
             }
         }
-        if (!c.Gated) return;
-        kernels.Dots(format, up, xs, n, c.HiddenSize, u);
-        for (int k = 0; k < n; k++) a[k] *= w.UpBias == null ? u[k] : u[k] + w.UpBias[ids[k]];
     }
 
     /// <summary>Adds the finished blocks in ascending order and gives the batch's slots back.</summary>
     private void FoldBatch()
     {
-        int end = _batchTo == _neededCount ? _partialOf.Length : BlocksOf(_needed[_batchTo]).First;
+        int end = _batchTo == _neededCount ? _layer.Blocks : BlocksOf(_needed[_batchTo]).First;
         long width = _layer.Config.HiddenSize;
         for (; _nextFold < end; _nextFold++)
         {

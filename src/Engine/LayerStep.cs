@@ -101,17 +101,16 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             _phase = Phase.Done;
             return true;
         }
-        Layout(_layer.Config, _rows);
+        Layout(_layer, _rows);
         _layer.Count.Waves++;
         _layer.Count.Slots += _slotCount;
         _layer.Count.Rows += _rows;
+        if (!_layer.Config.RopeByLength) _layer.Rope?.Ensure(MaxEnd());
         if (_layer.IsFirst)
         {
-            _layer.Rope?.Ensure(MaxEnd());
             if (!StartEmbedding()) return Park();
             return AfterEmbedding();
         }
-        _layer.Rope?.Ensure(MaxEnd());
         _rowsIn.AsSpan(0, _rows * _layer.Config.HiddenSize).CopyTo(new Span<float>(_x, _rows * _layer.Config.HiddenSize));
         return AfterEmbedding();
     }
@@ -183,14 +182,11 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     private void Finish()
     {
-        int width = _layer.Config.HiddenSize;
-        for (int r = 0; r < _rows; r++)
-        {
-            if (_layer.Weights!.DownBias != null) kernels.Add(_y + (long)r * width, _layer.Weights.DownBias, width);
-            kernels.Add(_h + (long)r * width, _y + (long)r * width, width);
-        }
+        var c = _layer.Config;
+        AddDownBias();
+        AddBranch(_y, _h, _layer.Weights!.FfnOutNorm, c.NormPlacement == NormPlacement.Post ? _layer.Weights.FfnNorm : default, _h);
         if (_layer.IsLast) RunHead();
-        else SendOn(width);
+        else SendOn(c.HiddenSize);
         End();
     }
 

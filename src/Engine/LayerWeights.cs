@@ -2,35 +2,60 @@ using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
+/// <summary>Weight and, where there is one, bias of a norm; no weight: there is no such norm.</summary>
+internal unsafe struct Norm
+{
+    public float* Weight;
+    public float* Bias;
+}
+
 /// <summary>
-/// The resident part of one slice: norms, attention, biases and, for `exact`, the selector (gate rows, or up rows without a gate). Loaded once on the
+/// The resident part of one slice: norms, attention, biases, the router of experts and, for `exact`, the selector (gate rows, or up rows without a gate). Loaded once on the
 /// loader thread, read-only afterwards, freed by the conductor when the layer is detached.
 /// </summary>
 internal sealed unsafe class LayerWeights : IDisposable
 {
     private readonly List<NativeBuffer> _buffers = [];
 
-    private LayerWeights(WeightFormat format) => Format = format;
+    private LayerWeights(PackageFile slice)
+    {
+        QkvFormat = slice.Section("attn.qkv").Format;
+        OutputFormat = slice.Section("attn.o").Format;
+    }
 
-    public WeightFormat Format { get; }
-    public float* AttentionNorm { get; private set; }
-    public float* AttentionNormBias { get; private set; }
-    public float* FfnNorm { get; private set; }
-    public float* FfnNormBias { get; private set; }
+    /// <summary>Queries, keys and, unless <see cref="Values"/> stand apart, values.</summary>
     public byte* Qkv { get; private set; }
+    public WeightFormat QkvFormat { get; }
+    /// <summary>Rows of <see cref="Qkv"/>.</summary>
+    public int QkvRows { get; private set; }
+    public byte* Values { get; private set; }
+    public WeightFormat ValuesFormat { get; private set; }
     public float* QkvBias { get; private set; }
     public byte* Output { get; private set; }
+    public WeightFormat OutputFormat { get; }
     public float* OutputBias { get; private set; }
+    public Norm AttentionNorm { get; private set; }
+    public Norm QueryNorm { get; private set; }
+    public Norm KeyNorm { get; private set; }
+    public float* Sinks { get; private set; }
+    public Norm AttentionOutNorm { get; private set; }
+    public Norm FfnNorm { get; private set; }
+    public Norm FfnOutNorm { get; private set; }
     /// <summary>Null in dense mode.</summary>
     public byte* Selector { get; private set; }
+    public WeightFormat SelectorFormat { get; private set; }
+    public byte* Router { get; private set; }
+    public WeightFormat RouterFormat { get; private set; }
+    public float* RouterBias { get; private set; }
     public float* UpBias { get; private set; }
     public float* GateBias { get; private set; }
+    /// <summary>One row; with experts one row each.</summary>
     public float* DownBias { get; private set; }
     public long Bytes => _buffers.Sum(b => b.Length);
 
-    public static LayerWeights Load(PackageFile slice, bool selector, MemoryLedger ledger, string label)
+    public static LayerWeights Load(PackageFile slice, ModelConfig config, bool selector, MemoryLedger ledger, string label)
     {
-        var weights = new LayerWeights(slice.Section("attn.qkv").Format);
+        var weights = new LayerWeights(slice);
         try
         {
             byte* Bytes(string name)
@@ -41,17 +66,41 @@ internal sealed unsafe class LayerWeights : IDisposable
                 return buffer.Pointer;
             }
             float* Floats(string name) => (float*)Bytes(name);
-            weights.AttentionNorm = Floats("attn_norm.weight");
-            weights.AttentionNormBias = Floats("attn_norm.bias");
-            weights.FfnNorm = Floats("ffn_norm.weight");
-            weights.FfnNormBias = Floats("ffn_norm.bias");
+            Norm NormOf(string name)
+            {
+                float* weight = Floats(name + ".weight"), bias = Floats(name + ".bias");
+                return new() { Weight = weight, Bias = bias == null && weight != null && config.Norm == NormKind.Layer ? Zeros(slice.Section(name + ".weight").Cols) : bias };
+            }
+            // The kernels' LayerNorm always adds a bias.
+            float* Zeros(int n)
+            {
+                var buffer = new NativeBuffer(n * 4L, ledger, label);
+                buffer.Span.Clear();
+                weights._buffers.Add(buffer);
+                return (float*)buffer.Pointer;
+            }
+            WeightFormat FormatOf(string name) => slice.Has(name) ? slice.Section(name).Format : default;
+            weights.AttentionNorm = NormOf("attn_norm");
+            weights.QueryNorm = NormOf("attn.q_norm");
+            weights.KeyNorm = NormOf("attn.k_norm");
+            weights.AttentionOutNorm = NormOf("attn_out_norm");
+            weights.FfnNorm = NormOf("ffn_norm");
+            weights.FfnOutNorm = NormOf("ffn_out_norm");
             weights.Qkv = Bytes("attn.qkv");
+            weights.QkvRows = slice.Section("attn.qkv").Rows;
+            weights.Values = Bytes("attn.v");
+            weights.ValuesFormat = FormatOf("attn.v");
             weights.QkvBias = Floats("attn.qkv.bias");
+            weights.Sinks = Floats("attn.sinks");
             weights.Output = Bytes("attn.o");
             weights.OutputBias = Floats("attn.o.bias");
             weights.UpBias = Floats("ffn.up.bias");
             weights.GateBias = Floats("ffn.gate.bias");
             weights.DownBias = Floats("ffn.down.bias");
+            weights.Router = Bytes("ffn.router");
+            weights.RouterFormat = FormatOf("ffn.router");
+            weights.RouterBias = Floats("ffn.router.bias");
+            weights.SelectorFormat = FormatOf("ffn.selector");
             if (selector) weights.Selector = Bytes("ffn.selector");
             return weights;
         }
@@ -96,8 +145,13 @@ internal sealed unsafe class EdgeWeights : IDisposable
     public WeightFormat EmbeddingFormat { get; }
     public WeightFormat HeadFormat { get; }
     public byte* Head { get; private set; }
-    public float* FinalNorm { get; private set; }
-    public float* FinalNormBias { get; private set; }
+    public float* HeadBias { get; private set; }
+    public Norm FinalNorm { get; private set; }
+    /// <summary>From the embedding's width to the stream's and back, where they differ.</summary>
+    public byte* ProjectIn { get; private set; }
+    public byte* ProjectOut { get; private set; }
+    public WeightFormat ProjectInFormat { get; private set; }
+    public WeightFormat ProjectOutFormat { get; private set; }
     public float* Positions { get; private set; }
     /// <summary>Rows of the position table.</summary>
     public int PositionRows { get; private set; }
@@ -110,6 +164,11 @@ internal sealed unsafe class EdgeWeights : IDisposable
 
     public void LoadFirst()
     {
+        if (ProjectIn == null && _file.Has("project_in"))
+        {
+            ProjectInFormat = _file.Section("project_in").Format;
+            ProjectIn = Load("project_in");
+        }
         if (Positions != null || !_file.Has("positions")) return;
         PositionRows = _file.Section("positions").Rows;
         Positions = (float*)Load("positions");
@@ -118,8 +177,14 @@ internal sealed unsafe class EdgeWeights : IDisposable
     public void LoadLast()
     {
         if (Head != null) return;
-        FinalNorm = (float*)Load("final_norm.weight");
-        if (_file.Has("final_norm.bias")) FinalNormBias = (float*)Load("final_norm.bias");
+        if (_file.Has("final_norm.weight"))
+            FinalNorm = new() { Weight = (float*)Load("final_norm.weight"), Bias = _file.Has("final_norm.bias") ? (float*)Load("final_norm.bias") : Zeros(_file.Section("final_norm.weight").Cols) };
+        if (_file.Has("project_out"))
+        {
+            ProjectOutFormat = _file.Section("project_out").Format;
+            ProjectOut = Load("project_out");
+        }
+        if (_file.Has("head.bias")) HeadBias = (float*)Load("head.bias");
         Head = Load(Tied ? "embed" : "head");
     }
 
@@ -128,6 +193,14 @@ internal sealed unsafe class EdgeWeights : IDisposable
         foreach (var buffer in _buffers) buffer.Dispose();
         _buffers.Clear();
         _file.Dispose();
+    }
+
+    private float* Zeros(int n)
+    {
+        var buffer = new NativeBuffer(n * 4L, _ledger, _label);
+        buffer.Span.Clear();
+        _buffers.Add(buffer);
+        return (float*)buffer.Pointer;
     }
 
     private byte* Load(string section)

@@ -114,7 +114,7 @@ public sealed class EngineSession : IDisposable
     {
         _engine = engine;
         Id = id;
-        Timeline = new SessionTimeline(id, 1);
+        Timeline = new SessionTimeline(id, 1, engine.Package.Config.RopeByLength ? engine.Package.Config.Rope : null);
     }
 
     public Guid Id { get; }

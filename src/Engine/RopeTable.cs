@@ -7,11 +7,13 @@ namespace FlashOrleans.Engine;
 /// one host. Conductor thread fills (<see cref="Ensure"/>) before a step; compute threads read. Angles as Hugging Face computes them: frequency and angle
 /// rounded to float32.
 /// </summary>
-internal sealed unsafe class RopeTable(int headDim, double theta, MemoryLedger ledger, string label) : IDisposable
+internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, MemoryLedger ledger, string label) : IDisposable
 {
     private const int BlockPositions = 256;
     private readonly List<NativeBuffer> _blocks = [];
     private readonly int _half = headDim / 2;
+    private float[] _frequencies = RopeFrequencies.For(rope, headDim, 1);
+    private int _length = 1;
 
     public int Users { get; set; }
 
@@ -24,16 +26,29 @@ internal sealed unsafe class RopeTable(int headDim, double theta, MemoryLedger l
             int first = _blocks.Count * BlockPositions;
             for (int i = 0; i < _half; i++)
             {
-                float frequency = (float)(1.0 / Math.Pow(theta, 2.0 * i / headDim));
-                for (int t = 0; t < BlockPositions; t++)
-                {
-                    float angle = (first + t) * frequency;
-                    p[t * headDim + i] = (float)Math.Cos(angle);
-                    p[t * headDim + _half + i] = (float)Math.Sin(angle);
-                }
+                for (int t = 0; t < BlockPositions; t++) Angle(first + t, i, p + t * headDim);
             }
             _blocks.Add(block);
         }
+    }
+
+    /// <summary>Where the rotation depends on the sequence's length: cos and sin of one position, headDim numbers. Conductor thread.</summary>
+    public void Angles(int position, int length, float* to)
+    {
+        if (length != _length)
+        {
+            _frequencies = RopeFrequencies.For(rope, headDim, length);
+            _length = length;
+        }
+        for (int i = 0; i < _half; i++) Angle(position, i, to);
+    }
+
+    private void Angle(int position, int pair, float* to)
+    {
+        // Pairs beyond the rotated part stay as they are.
+        float angle = position * _frequencies[pair], factor = _frequencies[pair] == 0 ? 1 : (float)rope.AttentionFactor;
+        to[pair] = (float)Math.Cos(angle) * factor;
+        to[_half + pair] = (float)Math.Sin(angle) * factor;
     }
 
     public float* Cos(int position) => (float*)_blocks[position / BlockPositions].Pointer + position % BlockPositions * headDim;

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
@@ -12,13 +13,19 @@ public sealed class SessionTimeline
     private readonly List<int> _tokens = [];
     /// <summary>_chain[i] = hash of tokens 0..i-1; one longer than _tokens.</summary>
     private readonly List<ulong> _chain = [TokenChain.Start];
+    /// <summary>Where rotation depends on the sequence's length: the length each token was computed for.</summary>
+    private readonly List<int> _lengths = [];
+    private readonly RopeConfig? _rope;
     private int _submittedEnd;
 
-    public SessionTimeline(Guid session, int epoch, ReadOnlySpan<int> tokens = default)
+    /// <param name="session">Its id.</param>
+    /// <param name="epoch">Higher than any that was used for it before.</param>
+    /// <param name="rope">The model's rotation where it depends on how long a sequence is (<see cref="ModelConfig.RopeByLength"/>), else null.</param>
+    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null)
     {
         Session = session;
         Epoch = epoch;
-        Append(tokens);
+        _rope = rope;
     }
 
     public Guid Session { get; }
@@ -31,12 +38,14 @@ public sealed class SessionTimeline
     public int Computed { get; private set; }
     public ReadOnlySpan<int> Tokens => CollectionsMarshal.AsSpan(_tokens);
 
+    /// <summary>Tokens that belong together, a prompt or one that was sampled: they are computed for the length they reach.</summary>
     public void Append(ReadOnlySpan<int> tokens)
     {
+        if (_rope != null) Lengthen(tokens.Length);
         foreach (int token in tokens)
         {
+            _chain.Add(TokenChain.Next(_chain[^1], token, LengthAt(_tokens.Count)));
             _tokens.Add(token);
-            _chain.Add(TokenChain.Next(_chain[^1], token));
         }
     }
 
@@ -48,6 +57,25 @@ public sealed class SessionTimeline
         _tokens.RemoveRange(length, _tokens.Count - length);
         _chain.RemoveRange(length + 1, _chain.Count - length - 1);
         Computed = Math.Min(Computed, length);
+        if (_rope == null) return;
+        _lengths.RemoveRange(length, _lengths.Count - length);
+        Lengthen(0);
+    }
+
+    private int LengthAt(int position) => _rope == null ? 0 : _lengths[position];
+
+    /// <summary>More tokens come: they are for the new length; where that is another regime, so are all before them, and the chain says so to the layers.</summary>
+    private void Lengthen(int count)
+    {
+        int total = _tokens.Count + count;
+        for (int i = 0; i < count; i++) _lengths.Add(total);
+        if (total == 0 || RopeFrequencies.SameRegime(_rope, _lengths[0], total)) return;
+        for (int i = 0; i < _tokens.Count; i++)
+        {
+            _lengths[i] = total;
+            _chain[i + 1] = TokenChain.Next(_chain[i], _tokens[i], total);
+        }
+        Computed = 0;
     }
 
     /// <summary>
@@ -62,6 +90,9 @@ public sealed class SessionTimeline
         ArgumentOutOfRangeException.ThrowIfLessThan(chunk, 1);
         int position = Math.Min(Computed, Length - 1);
         int count = Math.Min(chunk, Length - position);
+        // A step has one length.
+        for (int i = 1; i < count; i++)
+            if (LengthAt(position + i) != LengthAt(position)) count = i;
         bool end = position + count == Length;
         var wave = Wave.Rent(1, count, 0);
         wave.Slots[0] = new Slot
@@ -76,6 +107,7 @@ public sealed class SessionTimeline
             Flags = end ? atEnd : atEnd & SlotFlags.Score,
             TopLogits = end ? topLogits : 0,
             Target = end ? -1 : _tokens[position + count],
+            Length = LengthAt(position),
         };
         CollectionsMarshal.AsSpan(_tokens).Slice(position, count).CopyTo(wave.Tokens);
         InFlight = true;
@@ -121,10 +153,10 @@ public static class TokenChain
 {
     public const ulong Start = 0x9E3779B97F4A7C15;
 
-    /// <summary>Hash of a prefix extended by one token: a multiply-xorshift mix (the finaliser of SplitMix64).</summary>
-    public static ulong Next(ulong hash, int token)
+    /// <summary>Hash of a prefix extended by one token, and by the length it was rotated for: a multiply-xorshift mix (the finaliser of SplitMix64).</summary>
+    public static ulong Next(ulong hash, int token, int length = 0)
     {
-        ulong z = (hash ^ (uint)token) + 0x9E3779B97F4A7C15;
+        ulong z = (hash ^ (uint)token ^ (ulong)length << 32) + 0x9E3779B97F4A7C15;
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
         return z ^ (z >> 31);

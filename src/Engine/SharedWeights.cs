@@ -28,13 +28,16 @@ internal sealed class SharedWeights(MemoryLedger ledger) : IDisposable
                 if (layer.IsFirst) edge.LoadFirst();
                 if (layer.IsLast) edge.LoadLast();
             }
-            if (layer.Config.Positions == PositionKind.Rope)
+            string ropeKey = key;
+            if (layer.Config.RopeOf(layer.Index) is { } how)
             {
-                if (!_ropes.TryGetValue(key, out rope))
-                    _ropes.Add(key, rope = new RopeTable(layer.Config.HeadDim, layer.Config.RopeTheta, ledger, layer.Package.Name + "/rope"));
+                // Sliding layers may rotate by angles of their own.
+                if (ReferenceEquals(how, layer.Config.SlidingRope)) ropeKey += "/sliding";
+                if (!_ropes.TryGetValue(ropeKey, out rope))
+                    _ropes.Add(ropeKey, rope = new RopeTable(how, layer.Config.HeadDim, ledger, layer.Package.Name + "/rope"));
                 rope.Users++;
             }
-            _users[layer] = (edge == null ? null : key, rope == null ? null : key);
+            _users[layer] = (edge == null ? null : key, rope == null ? null : ropeKey);
             return (edge, rope);
         }
     }

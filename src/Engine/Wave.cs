@@ -52,6 +52,9 @@ public struct Slot
     public int TopLogits;
     /// <summary>Token that really follows the last position (Score), or -1.</summary>
     public int Target;
+    /// <summary>Tokens of the whole sequence, where the model's rotation depends on it (<see cref="RopeFrequencies"/>); else 0.</summary>
+    public int Length;
+    private readonly int _reserved;
 }
 
 /// <summary>
@@ -62,7 +65,7 @@ public struct Slot
 /// </summary>
 public readonly struct Wave
 {
-    public const uint Version = 1;
+    public const uint Version = 2;
     private const int HeaderBytes = 16;
     private readonly byte[] _array;
 

@@ -6,13 +6,15 @@ namespace FlashOrleans.Flash;
 /// </summary>
 public sealed record BundleLayout
 {
-    public required WeightFormat Format { get; init; }
+    public required WeightFormat Up { get; init; }
+    public required WeightFormat Down { get; init; }
+    /// <summary>As <see cref="Up"/> where there is no gate.</summary>
+    public required WeightFormat Gate { get; init; }
     /// <summary>Stored neurons (n_ff).</summary>
     public required int Neurons { get; init; }
     /// <summary>Columns of every row (d_model).</summary>
     public required int Cols { get; init; }
     public required int Rows { get; init; }
-    public required int RowBytes { get; init; }
     public required int Group { get; init; }
     /// <summary>Distance of units on flash, a multiple of 512.</summary>
     public required int Stride { get; init; }
@@ -21,11 +23,15 @@ public sealed record BundleLayout
     /// <summary>Order on flash as a permutation of neuron ids, or "identity".</summary>
     public string Permutation { get; init; } = "identity";
 
-    public int BundleBytes => Rows * RowBytes;
+    public int UpBytes => WeightLayout.RowBytes(Up, Cols);
+    public int DownBytes => WeightLayout.RowBytes(Down, Cols);
+    /// <summary>0 where there is no gate.</summary>
+    public int GateBytes => Rows == 3 ? WeightLayout.RowBytes(Gate, Cols) : 0;
+    public int BundleBytes => UpBytes + DownBytes + GateBytes;
     /// <summary>Byte offset of the up row of the j-th neuron of a unit; the down row follows, then the gate row.</summary>
     public int UpOffset(int j) => j * BundleBytes;
-    public int DownOffset(int j) => j * BundleBytes + RowBytes;
-    public int GateOffset(int j) => j * BundleBytes + 2 * RowBytes;
+    public int DownOffset(int j) => j * BundleBytes + UpBytes;
+    public int GateOffset(int j) => j * BundleBytes + UpBytes + DownBytes;
 
     /// <summary>Bytes of a unit that hold bundles; the rest up to <see cref="Stride"/> is zero.</summary>
     public int UsedBytes => Group * BundleBytes;
@@ -36,29 +42,35 @@ public sealed record BundleLayout
     {
         (true, _, 0) => (0, UsedBytes),
         (true, _, _) => (0, 0),
-        (false, true, 0) => (0, 2 * RowBytes),
-        (false, true, _) => (2 * RowBytes, RowBytes),
-        (false, false, 0) => (RowBytes, RowBytes),
-        (false, false, _) => (0, RowBytes),
+        (false, true, 0) => (0, UpBytes + DownBytes),
+        (false, true, _) => (UpBytes + DownBytes, GateBytes),
+        (false, false, 0) => (UpBytes, DownBytes),
+        (false, false, _) => (0, UpBytes),
     };
 
-    /// <summary>The geometry that the writer gives to a feed-forward: enough neurons a unit that a read is at least one sector.</summary>
-    internal static BundleLayout For(ModelConfig config, WeightFormat format)
+    /// <summary>
+    /// The geometry that the writer gives to a layer's feed-forward: enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a
+    /// unit lie close together, units begin at sectors.
+    /// </summary>
+    internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer)
     {
-        int rowBytes = WeightLayout.RowBytes(format, config.HiddenSize);
-        int bundleBytes = config.RowsPerNeuron * rowBytes;
-        int group = Math.Min(Math.Max(1, PackageLayout.Sector / bundleBytes), config.FfnSize);
-        return new BundleLayout
+        int neurons = config.NeuronsOf(layer);
+        BundleLayout one = new()
         {
-            Format = format,
-            Neurons = config.FfnSize,
+            Up = formats.Of(layer, "ffn.up"),
+            Down = formats.Of(layer, "ffn.down"),
+            Gate = formats.Of(layer, config.Gated ? "ffn.gate" : "ffn.up"),
+            Neurons = neurons,
             Cols = config.HiddenSize,
             Rows = config.RowsPerNeuron,
-            RowBytes = rowBytes,
-            Group = group,
-            Stride = (int)PackageLayout.RoundUp(group * bundleBytes, PackageLayout.Sector),
+            Group = 1,
+            Stride = 0,
             Offset = 0,
-            Units = (config.FfnSize + group - 1) / group,
+            Units = neurons,
         };
+        int group = config.ExpertsOf(layer)?.Size ?? Math.Min(Math.Max(1, PackageLayout.Sector / one.BundleBytes), neurons);
+        long unit = (long)group * one.BundleBytes;
+        if (unit > 1 << 30) throw new FlashException($"{group} neurons of {one.BundleBytes} bytes are more than one unit of read can hold");
+        return one with { Group = group, Stride = (int)PackageLayout.RoundUp(unit, PackageLayout.Sector), Units = (neurons + group - 1) / group };
     }
 }

@@ -17,7 +17,7 @@ public sealed class FlashPackage : IDisposable
         Path = path;
         Manifest = manifest;
         _open = open;
-        Format = manifest.Weights;
+        Format = manifest.Weights.Most;
         Bytes = manifest.Bytes;
     }
 
@@ -40,7 +40,7 @@ public sealed class FlashPackage : IDisposable
     /// <summary>32 hex digits over the manifest, which holds every checksum: the identity of layer grains.</summary>
     public string Hash => Manifest.Hash;
     public ModelConfig Config => Manifest.Model;
-    /// <summary>Format of the matrices ("q8").</summary>
+    /// <summary>Format of most matrices ("q8"); <see cref="Manifest.Weights"/> knows the exceptions.</summary>
     public WeightFormat Format { get; }
     /// <summary>"direct (512)" or "buffered": how this package's files are read.</summary>
     public string Access { get; private set; } = "";

@@ -31,7 +31,9 @@ public sealed record ManifestSideFile(string Name, long Bytes, string Xxh128);
 /// </summary>
 public sealed partial record Manifest
 {
-    public const int CurrentVersion = 1;
+    public const int CurrentVersion = 2;
+    /// <summary>The oldest version that still opens.</summary>
+    public const int OldestVersion = 1;
     public const string FormatTag = "flashorleans";
     public const int MaxBytes = 16 << 20;
     public const int MaxSideFileBytes = 256 << 20;
@@ -59,9 +61,11 @@ public sealed partial record Manifest
     public required string Quant { get; init; }
     /// <summary>Sections start at multiples of this.</summary>
     public required int Alignment { get; init; }
-    /// <summary>Neurons per unit of read.</summary>
+    /// <summary>Exceptions to <see cref="Quant"/>: matrix ("ffn.down", "layers.3.ffn.down") and format. Since version 2.</summary>
+    public IReadOnlyDictionary<string, string>? Formats { get; init; }
+    /// <summary>Neurons per unit of read, in layer 0; each slice says its own.</summary>
     public required int Group { get; init; }
-    /// <summary>Distance of units.</summary>
+    /// <summary>Distance of units, in layer 0.</summary>
     public required int Stride { get; init; }
     /// <summary>"selector": slices hold the deciding rows once more, resident (ReLU models). "none".</summary>
     public required string Predictor { get; init; }
@@ -73,7 +77,7 @@ public sealed partial record Manifest
 
     /// <summary>32 hex digits over the manifest: the identity of the package.</summary>
     [JsonIgnore] public string Hash { get; init; } = "";
-    [JsonIgnore] public WeightFormat Weights => PackageLayout.TryParseFormat(Quant, out WeightFormat format) ? format : throw new FlashException($"quantisation '{Quant}' is none this version knows");
+    [JsonIgnore] public WeightFormats Weights => field ??= new WeightFormats(Parse(Quant), Formats?.Select(f => KeyValuePair.Create(f.Key, Parse(f.Value))));
     [JsonIgnore] public long Bytes => Files.Sum(static f => f.Bytes) + SideFiles.Sum(static f => f.Bytes);
 
     /// <summary>The bytes of manifest.json, hash included.</summary>
@@ -117,9 +121,9 @@ public sealed partial record Manifest
                 throw new FlashException($"{file}: not the manifest of a flash package (\"format\" is not \"{FormatTag}\")");
             if (!root.TryGetProperty("formatVersion", out JsonElement version) || version.ValueKind != JsonValueKind.Number || !version.TryGetInt32(out int number))
                 throw new FlashException($"{file}: \"formatVersion\" is missing or no number");
-            if (number != CurrentVersion)
+            if (number is < OldestVersion or > CurrentVersion)
             {
-                throw new FlashException($"{file}: the package has format version {number}, this build reads version {CurrentVersion}: "
+                throw new FlashException($"{file}: the package has format version {number}, this build reads versions {OldestVersion} to {CurrentVersion}: "
                     + (number > CurrentVersion ? "use a newer flash, or import the model again" : "import the model again") + " (flash import PATH --name NAME)");
             }
         }
@@ -139,13 +143,17 @@ public sealed partial record Manifest
         return recorded == actual ? actual : throw new FlashException(file, at, $"the manifest is damaged or was edited (hash {actual}, recorded {recorded})");
     }
 
+    private static WeightFormat Parse(string name) =>
+        PackageLayout.TryParseFormat(name, out WeightFormat format) ? format : throw new FlashException($"quantisation '{Printable(name)}' is none this version knows");
+
     private void Check()
     {
         if (!PackageStore.IsValidName(Name)) throw new FlashException($"the name '{Printable(Name)}' is not made of letters, digits, '.', '_' and '-'");
-        WeightFormat format = Weights;
-        PackageLayout.Validate(Model, format);
+        WeightFormats formats = Weights;
+        if (Formats?.Keys.FirstOrDefault(k => k is not { Length: > 0 and <= 64 }) is { } odd) throw new FlashException($"'{Printable(odd)}' is no matrix");
+        PackageLayout.Validate(Model, formats);
         if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
-        BundleLayout bundles = BundleLayout.For(Model, format);
+        BundleLayout bundles = BundleLayout.For(Model, formats, 0);
         if (Group != bundles.Group || Stride != bundles.Stride)
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
         string predictor = PredictorOf(Model);
@@ -158,7 +166,9 @@ public sealed partial record Manifest
             ManifestFile file = Files[i] ?? throw new FlashException($"file {i} is null");
             string expected = i == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(i - 1);
             if (file.Path != expected) throw new FlashException($"file {i} is '{Printable(file.Path)}', expected {expected}");
-            if (i < 2) least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, format) : PackageLayout.Slice(Model, format), Alignment);
+            // Without exceptions and experts every layer is like the first.
+            if (i < 2 || formats.Exceptions.Count > 0 || Model.Experts != null)
+                least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, formats) : PackageLayout.Slice(Model, formats, i - 1), Alignment);
             if (file.Bytes < least || file.Bytes % PackageLayout.Page != 0 || file.Bytes > 1L << 50)
                 throw new FlashException($"{expected} is listed with {file.Bytes} bytes; a file of this model has at least {least}, in pages of {PackageLayout.Page}");
             if (!IsHash(file.Header)) throw new FlashException($"{expected} is listed without a header hash of 32 hex digits");
@@ -176,7 +186,7 @@ public sealed partial record Manifest
         }
     }
 
-    internal static string PredictorOf(ModelConfig config) => PackageLayout.HasSelector(config) ? "selector" : "none";
+    internal static string PredictorOf(ModelConfig config) => config.HasSelector(0) ? "selector" : "none";
 
     internal static string OneLine(string text) => text.ReplaceLineEndings(" ");
 

@@ -192,6 +192,9 @@ public sealed record ModelConfig
     /// <summary>Neurons of this layer, those of all experts together.</summary>
     public int NeuronsOf(int layer) => ExpertsOf(layer) is { } e ? e.Count * e.Size : FfnSize;
 
+    /// <summary>`exact` finds the active neurons of this layer by a resident copy of the rows that decide.</summary>
+    public bool HasSelector(int layer) => IsSparse && ExpertsOf(layer) == null;
+
     /// <summary>The rotation depends on how long the sequence is, not on the position alone.</summary>
     [JsonIgnore] public bool RopeByLength => Rope?.Scaling is RopeScaling.Dynamic or RopeScaling.LongRope;
 }

@@ -25,14 +25,14 @@ public sealed unsafe class PackageFile : IDisposable
             Name = s.Name, Offset = s.Offset, Bytes = s.Bytes, Format = s.Format, Rows = s.Rows, Cols = s.Cols, Kind = s.Kind, Hash = s.Hash.ToString("x16"),
         })];
         if (!_entries.TryGetValue(PackageLayout.Bundles, out SectionEntry? b)) return;
-        int rowBytes = WeightLayout.RowBytes(b.Format, b.Cols);
         Bundles = new BundleLayout
         {
-            Format = b.Format,
+            Up = b.Format,
+            Down = b.Down,
+            Gate = b.Gate,
             Neurons = b.Rows,
             Cols = b.Cols,
             Rows = b.RowsPerNeuron,
-            RowBytes = rowBytes,
             Group = b.Group,
             Stride = b.Stride,
             Offset = b.Offset,
@@ -63,7 +63,7 @@ public sealed unsafe class PackageFile : IDisposable
             string hash = SectionTable.Hash(header);
             if (hash != listed.Header)
                 throw new FlashException(file.Name, 0, $"the header is not the one in the manifest (hash {hash}, expected {listed.Header}): the file is damaged or belongs to another import");
-            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest.Model, manifest.Weights), file.Name);
+            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest.Model, manifest.Weights, layer), file.Name);
             return new PackageFile(file, listed.Path, table, known, manifest.Permutation, scan);
         }
         catch
@@ -146,8 +146,14 @@ public sealed unsafe class PackageFile : IDisposable
     }
 
     /// <summary>Scratch that every check of a file of this model can work with.</summary>
-    internal static int ScanChunk(Manifest manifest) =>
-        Math.Max(1 << 20, Math.Max(manifest.Stride, PackageLayout.EmbedUnitBytes(manifest.Weights, manifest.Model.HiddenSize)));
+    internal static int ScanChunk(Manifest manifest)
+    {
+        int most = Math.Max(1 << 20, PackageLayout.EmbedUnitBytes(manifest.Weights.Of("embed"), manifest.Model.EmbeddingWidth));
+        // Without exceptions and experts every layer is like the first.
+        int layers = manifest.Weights.Exceptions.Count == 0 && manifest.Model.Experts == null ? 1 : manifest.Model.Layers;
+        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i).Stride);
+        return most;
+    }
 
     /// <summary>Those sections that the model needs, by offset: they must be there, exactly as its shape demands. Others, of a later version, may lie beside them.</summary>
     private static List<SectionEntry> Known(SectionTable table, IReadOnlyList<SectionEntry> expected, string file)

@@ -21,14 +21,16 @@ public static class PackageLayout
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
-    public static long EstimateBytes(ModelConfig config, WeightFormat format, int alignment = Page)
+    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page)
     {
-        Validate(config, format);
-        return FileBytes(Edge(config, format), alignment) + config.Layers * FileBytes(Slice(config, format), alignment);
+        Validate(config, formats);
+        long bytes = FileBytes(Edge(config, formats), alignment);
+        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i), alignment);
+        return bytes;
     }
 
     /// <summary>Refuses shapes that are impossible, absurdly large (sizes below never overflow after this), or not divisible as the format needs.</summary>
-    public static void Validate(ModelConfig config, WeightFormat format)
+    public static void Validate(ModelConfig config, WeightFormats formats)
     {
         Range(nameof(config.VocabSize), config.VocabSize, 1, 1 << 24);
         Range(nameof(config.HiddenSize), config.HiddenSize, 1, 1 << 18);
@@ -43,16 +45,67 @@ public static class PackageLayout
         Demand(config.Positions != PositionKind.Rope || config.HeadDim % 2 == 0, $"rotary positions need an even head size, not {config.HeadDim}");
         Demand(float.IsFinite(config.NormEps) && config.NormEps >= 0, $"norm epsilon {config.NormEps} is not a number of use");
         Demand(double.IsFinite(config.RopeTheta) && config.RopeTheta > 0, $"rope base {config.RopeTheta} is not a number of use");
-        Demand(Enum.IsDefined(config.Norm) && Enum.IsDefined(config.Positions) && Enum.IsDefined(config.Activation) && Enum.IsDefined(format),
+        Demand(Enum.IsDefined(config.Norm) && Enum.IsDefined(config.Positions) && Enum.IsDefined(config.Activation) && formats.All.All(Enum.IsDefined),
             "the norm, positions, activation or quantisation is none this version knows");
+        Demand(Enum.IsDefined(config.NormPlacement) && Enum.IsDefined(config.QkNorm), "the placement of norms is none this version knows");
+        Range(nameof(config.EmbeddingSize), config.EmbeddingSize, 0, 1 << 18);
+        Range(nameof(config.SlidingWindow), config.SlidingWindow, 0, int.MaxValue);
+        Demand(config.LayerTraits.Count == 0 || config.LayerTraits.Count == config.Layers, $"traits of {config.LayerTraits.Count} layers where the model has {config.Layers}");
+        Demand(config.SlidingWindow > 0 || !config.LayerTraits.Any(t => t.HasFlag(LayerTraits.Sliding)), "layers slide over a window of 0 positions");
+        Demand(!config.SharedNorm || (config.Parallel && config.NormPlacement == NormPlacement.Pre), "one norm can feed both branches only where they run side by side");
+        Demand(config.Gated || config.Activation is not (Activation.DRelu or Activation.ClampedSwiglu), $"activation {config.Activation} needs a gate");
+        foreach (float factor in (ReadOnlySpan<float>)[config.EmbeddingScale, config.ResidualScale, config.LogitScale, config.AttentionScale, config.AttentionSoftcap, config.LogitSoftcap, config.ActivationParameter])
+            Demand(float.IsFinite(factor), "a factor of the model is not a number of use");
+        if (config.Experts is { } e)
+        {
+            Range("experts", e.Count, 1, 1 << 12);
+            Range("active experts", e.Active, 1, e.Count);
+            Range("neurons of an expert", e.Size, 1, 1 << 20);
+            Range("neurons of all experts", (int)Math.Min(int.MaxValue, (long)e.Count * e.Size), 1, 1 << 24);
+        }
+        foreach (RopeConfig? rope in (ReadOnlySpan<RopeConfig?>)[config.Rope, config.SlidingRope]) Validate(rope, config.HeadDim);
         Demand(config.Architecture.Length is > 0 and <= 64, "the architecture's name must have 1 to 64 characters");
         Demand(config.BosToken is not { } bos || (uint)bos < (uint)config.VocabSize, $"token {config.BosToken} (begin) is outside the vocabulary of {config.VocabSize}");
         foreach (int eos in config.EosTokens) Demand((uint)eos < (uint)config.VocabSize, $"token {eos} (end) is outside the vocabulary of {config.VocabSize}");
-        if (!WeightLayout.IsQuantized(format)) return;
-        string name = FormatName(format);
-        Demand(config.HiddenSize % WeightLayout.Block == 0, $"{name} needs a hidden size in blocks of {WeightLayout.Block}, not {config.HiddenSize}: import with --quant bf16 or f32");
-        Demand(config.Heads * config.HeadDim % WeightLayout.Block == 0,
-            $"{name} needs heads times head size in blocks of {WeightLayout.Block}, not {config.Heads * config.HeadDim}: import with --quant bf16 or f32");
+        Divides("embed", formats.Of("embed"), config.EmbeddingWidth, "hidden size");
+        Divides("head", formats.Of("head"), config.EmbeddingWidth, "hidden size");
+        if (config.EmbeddingSize != 0)
+        {
+            Divides("project_in", formats.Of("project_in"), config.EmbeddingWidth, "embedding size");
+            Divides("project_out", formats.Of("project_out"), config.HiddenSize, "hidden size");
+        }
+        // Without exceptions every layer is like the first.
+        int layers = formats.Exceptions.Count == 0 ? 1 : config.Layers;
+        for (int i = 0; i < layers; i++)
+        {
+            foreach (string matrix in (ReadOnlySpan<string>)["attn.qkv", "attn.v", "ffn.up", "ffn.down", "ffn.gate"]) Divides(matrix, formats.Of(i, matrix), config.HiddenSize, "hidden size");
+            Divides("attn.o", formats.Of(i, "attn.o"), config.Heads * config.HeadDim, "heads times head size");
+        }
+        for (int i = 0; i < config.Layers; i++)
+        {
+            Demand((long)config.NeuronsOf(i) * config.HiddenSize <= 1L << 42, $"the feed-forward of layer {i} is more than this version supports");
+            _ = BundleLayout.For(config, formats, i);
+            if (layers == 1 && config.Experts == null) break;
+        }
+    }
+
+    private static void Divides(string matrix, WeightFormat format, int cols, string what)
+    {
+        if (WeightLayout.IsQuantized(format) && cols % WeightLayout.Block != 0)
+            throw new FlashException($"{FormatName(format)} needs a {what} in blocks of {WeightLayout.Block}, not {cols} ({matrix}): import with --quant bf16 or f32");
+    }
+
+    private static void Validate(RopeConfig? rope, int headDim)
+    {
+        if (rope == null) return;
+        Demand(Enum.IsDefined(rope.Scaling), "the scaling of rotary positions is none this version knows");
+        Range("rotated numbers of a head", rope.Dims, 0, headDim);
+        Demand(rope.Dims % 2 == 0, $"{rope.Dims} rotated numbers of a head do not make pairs");
+        foreach (double number in (ReadOnlySpan<double>)[rope.Theta, rope.Factor, rope.AttentionFactor]) Demand(double.IsFinite(number) && number > 0, $"{number} among the numbers of rotary positions is of no use");
+        int pairs = (rope.Dims == 0 ? headDim : rope.Dims) / 2;
+        Demand(rope.Scaling is RopeScaling.None or RopeScaling.Linear || rope.OriginalPositions > 0, "scaled rotary positions lack the original number of positions");
+        Demand(rope.Scaling != RopeScaling.LongRope || (rope.ShortFactors.Count == pairs && rope.LongFactors.Count == pairs && rope.ShortFactors.Concat(rope.LongFactors).All(f => double.IsFinite(f) && f > 0)),
+            $"longrope needs {pairs} short and long factors above 0");
     }
 
     public static string FormatName(WeightFormat format) => format switch
@@ -75,42 +128,68 @@ public static class PackageLayout
         return false;
     }
 
-    internal static IReadOnlyList<SectionEntry> Edge(ModelConfig config, WeightFormat format)
+    internal static IReadOnlyList<SectionEntry> Edge(ModelConfig config, WeightFormats formats)
     {
         List<SectionEntry> sections = [];
-        int d = config.HiddenSize;
-        Panels(sections, "embed", format, config.VocabSize, d);
-        Hashes(sections, "embed", EmbedUnits(format, config.VocabSize), 1);
+        int d = config.HiddenSize, e = config.EmbeddingWidth;
+        Panels(sections, "embed", formats.Of("embed"), config.VocabSize, e);
+        Hashes(sections, "embed", EmbedUnits(formats.Of("embed"), config.VocabSize), 1);
         if (config.Positions == PositionKind.Learned) Plain(sections, "positions", config.MaxPositions + config.PositionOffset, d);
-        Norm(sections, "final_norm", config);
-        if (!config.TiedHead) Panels(sections, "head", format, config.VocabSize, d);
+        if (e != d)
+        {
+            Panels(sections, "project_in", formats.Of("project_in"), d, e);
+            Panels(sections, "project_out", formats.Of("project_out"), e, d);
+        }
+        if (config.FinalNorm) Norm(sections, "final_norm", config);
+        if (!config.TiedHead) Panels(sections, "head", formats.Of("head"), config.VocabSize, e);
+        if (config.HeadBias) Plain(sections, "head.bias", 1, config.VocabSize);
         return sections;
     }
 
-    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormat format)
+    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer)
     {
         List<SectionEntry> sections = [];
-        int d = config.HiddenSize;
-        Norm(sections, "attn_norm", config);
-        Panels(sections, "attn.qkv", format, config.QkvRows, d);
+        int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
+        if (config.HasInputNorms) Norm(sections, "attn_norm", config);
+        // Values apart where their format differs from that of queries and keys.
+        bool apart = ValuesApart(formats, layer);
+        Panels(sections, "attn.qkv", formats.Of(layer, "attn.qkv"), apart ? config.QkvRows - config.KvHeads * hd : config.QkvRows, d);
+        if (apart) Panels(sections, "attn.v", formats.Of(layer, "attn.v"), config.KvHeads * hd, d);
         if (config.AttentionBias) Plain(sections, "attn.qkv.bias", 1, config.QkvRows);
-        Panels(sections, "attn.o", format, d, config.Heads * config.HeadDim);
-        if (config.AttentionBias) Plain(sections, "attn.o.bias", 1, d);
-        Norm(sections, "ffn_norm", config);
-        if (HasSelector(config)) Panels(sections, "ffn.selector", format, config.FfnSize, d);
+        if (config.QkNorm != QkNorm.None)
+        {
+            bool each = config.QkNorm == QkNorm.Head;
+            Norm(sections, "attn.q_norm", config, each ? hd : config.Heads * hd);
+            Norm(sections, "attn.k_norm", config, each ? hd : config.KvHeads * hd);
+        }
+        if (config.Sinks) Plain(sections, "attn.sinks", 1, config.Heads);
+        Panels(sections, "attn.o", formats.Of(layer, "attn.o"), d, config.Heads * hd);
+        if (config.HasOutputBias) Plain(sections, "attn.o.bias", 1, d);
+        if (config.HasOutputNorms) Norm(sections, "attn_out_norm", config);
+        if (config.HasFfnNorm) Norm(sections, "ffn_norm", config);
+        if (config.HasOutputNorms) Norm(sections, "ffn_out_norm", config);
+        if (config.HasSelector(layer)) Panels(sections, "ffn.selector", formats.Of(layer, config.Gated ? "ffn.gate" : "ffn.up"), neurons, d);
+        if (config.ExpertsOf(layer) is { } experts)
+        {
+            // Which experts are chosen hangs on small differences: the router is never quantised.
+            Panels(sections, "ffn.router", RouterFormat(formats), experts.Count, d);
+            if (experts.RouterBias) Plain(sections, "ffn.router.bias", 1, experts.Count);
+        }
         if (config.FfnBias)
         {
-            Plain(sections, "ffn.up.bias", 1, config.FfnSize);
-            if (config.Gated) Plain(sections, "ffn.gate.bias", 1, config.FfnSize);
-            Plain(sections, "ffn.down.bias", 1, d);
+            Plain(sections, "ffn.up.bias", 1, neurons);
+            if (config.Gated) Plain(sections, "ffn.gate.bias", 1, neurons);
+            Plain(sections, "ffn.down.bias", config.ExpertsOf(layer)?.Count ?? 1, d);
         }
-        BundleLayout bundles = BundleLayout.For(config, format);
+        BundleLayout bundles = BundleLayout.For(config, formats, layer);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
         {
             Name = Bundles,
             Kind = SectionKind.Bundles,
-            Format = format,
+            Format = bundles.Up,
+            Down = bundles.Down,
+            Gate = bundles.Gate,
             Rows = bundles.Neurons,
             Cols = d,
             Bytes = bundles.Bytes,
@@ -121,8 +200,11 @@ public static class PackageLayout
         return sections;
     }
 
-    /// <summary>`exact` finds the active neurons of ReLU models with a resident copy of the rows that decide.</summary>
-    internal static bool HasSelector(ModelConfig config) => config.IsSparse;
+    /// <summary>The values' matrix is a section of its own.</summary>
+    public static bool ValuesApart(WeightFormats formats, int layer) => formats.Exceptions.Count > 0 && formats.Of(layer, "attn.v") != formats.Of(layer, "attn.qkv");
+
+    /// <summary>Routers of 16-bit checkpoints are stored without loss.</summary>
+    public static WeightFormat RouterFormat(WeightFormats formats) => formats.Most == WeightFormat.F32 ? WeightFormat.F32 : formats.Of("ffn.router") == WeightFormat.F32 ? WeightFormat.F32 : WeightFormat.BF16;
 
     /// <summary>Units of a matrix that is read row by row from flash: panels where rows are interleaved, else rows.</summary>
     internal static int EmbedUnits(WeightFormat format, int rows) => WeightLayout.IsQuantized(format) ? WeightLayout.Panels(rows) : rows;
@@ -139,10 +221,10 @@ public static class PackageLayout
 
     internal static long RoundUp(long value, int multiple) => (value + multiple - 1) / multiple * multiple;
 
-    private static void Norm(List<SectionEntry> to, string name, ModelConfig config)
+    private static void Norm(List<SectionEntry> to, string name, ModelConfig config, int length = 0)
     {
-        Plain(to, name + ".weight", 1, config.HiddenSize);
-        if (config.Norm == NormKind.Layer) Plain(to, name + ".bias", 1, config.HiddenSize);
+        Plain(to, name + ".weight", 1, length == 0 ? config.HiddenSize : length);
+        if (config.HasNormBias) Plain(to, name + ".bias", 1, length == 0 ? config.HiddenSize : length);
     }
 
     private static void Plain(List<SectionEntry> to, string name, int rows, int cols) =>

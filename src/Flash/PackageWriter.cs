@@ -7,8 +7,8 @@ public sealed record PackageSpec
 {
     public required string Name { get; init; }
     public required ModelConfig Config { get; init; }
-    /// <summary>Format of every matrix.</summary>
-    public required WeightFormat Format { get; init; }
+    /// <summary>Formats of the matrices.</summary>
+    public required WeightFormats Format { get; init; }
     public required Provenance Provenance { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
@@ -109,7 +109,7 @@ public sealed class PackageWriter : IDisposable
     }
 
     /// <summary>Starts the neuron bundles of the current slice.</summary>
-    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format));
+    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer));
 
     /// <summary>Carries a small file along unread (tokenizer.json …).</summary>
     public void AddSideFile(string name, ReadOnlySpan<byte> bytes)
@@ -128,12 +128,13 @@ public sealed class PackageWriter : IDisposable
         EndFile();
         int missing = Array.IndexOf(_files, null);
         if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
-        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format);
+        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format, 0);
         byte[] manifest = new Manifest
         {
             Name = _spec.Name,
             Model = _spec.Config,
-            Quant = PackageLayout.FormatName(_spec.Format),
+            Quant = PackageLayout.FormatName(_spec.Format.Most),
+            Formats = _spec.Format.Exceptions.Count == 0 ? null : _spec.Format.Exceptions.ToDictionary(static f => f.Key, static f => PackageLayout.FormatName(f.Value)),
             Alignment = _spec.Alignment,
             Group = bundles.Group,
             Stride = bundles.Stride,
@@ -190,7 +191,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer), _spec.Alignment);
         });
         _current = file;
     }

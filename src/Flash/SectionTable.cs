@@ -20,6 +20,9 @@ internal sealed record SectionEntry
     public int Stride { get; init; }
     public int RowsPerNeuron { get; init; }
     public int Permutation { get; init; }
+    /// <summary>Bundles only: formats of down and gate rows; <see cref="Format"/> is that of up rows.</summary>
+    public WeightFormat Down { get; init; }
+    public WeightFormat Gate { get; init; }
 
     public long End => Offset + Bytes;
 
@@ -27,7 +30,7 @@ internal sealed record SectionEntry
     public bool SameShape(SectionEntry other) => this with { Offset = 0, Hash = 0 } == other with { Offset = 0, Hash = 0 };
 
     public override string ToString() =>
-        $"{Kind} {Rows} x {Cols} {Format}, {Bytes} bytes" + (Kind == SectionKind.Bundles ? $", {RowsPerNeuron} rows a neuron, {Group} neurons a unit of {Stride}" : "");
+        $"{Kind} {Rows} x {Cols} {Format}, {Bytes} bytes" + (Kind == SectionKind.Bundles ? $", {RowsPerNeuron} rows a neuron (down {Down}, gate {Gate}), {Group} neurons a unit of {Stride}" : "");
 }
 
 /// <summary>
@@ -67,7 +70,8 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
     {
         if (!h[..8].SequenceEqual(Magic)) throw new FlashException(file, 0, "this is not a flash package file (the magic FLASHORL is missing)");
         int version = BinaryPrimitives.ReadInt32LittleEndian(h[8..]);
-        if (version != Manifest.CurrentVersion) throw new FlashException(file, 8, $"format version {version}; this build reads {Manifest.CurrentVersion}: import the model again (flash import PATH --name NAME)");
+        if (version is < Manifest.OldestVersion or > Manifest.CurrentVersion)
+            throw new FlashException(file, 8, $"format version {version}; this build reads {Manifest.OldestVersion} to {Manifest.CurrentVersion}: import the model again (flash import PATH --name NAME)");
         int found = BinaryPrimitives.ReadInt32LittleEndian(h[12..]);
         if (found != layer) throw new FlashException(file, 12, $"this is {Who(found)}, {Who(layer)} was expected: the files were mixed up");
         int headerBytes = BinaryPrimitives.ReadInt32LittleEndian(h[16..]);
@@ -80,7 +84,7 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
         if (hash != actual) throw new FlashException(file, 32, $"the section table is damaged (checksum {actual:x16}, expected {hash:x16})");
 
         SectionEntry[] sections = new SectionEntry[count];
-        for (int i = 0; i < count; i++) sections[i] = Decode(h, PrefixBytes + i * EntryBytes, file, fileBytes, alignment);
+        for (int i = 0; i < count; i++) sections[i] = Decode(h, PrefixBytes + i * EntryBytes, file, fileBytes, alignment, version);
         Array.Sort(sections, static (a, b) => a.Offset != b.Offset ? a.Offset.CompareTo(b.Offset) : a.Bytes.CompareTo(b.Bytes));
         for (int i = 1; i < count; i++)
         {
@@ -112,9 +116,11 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
         BinaryPrimitives.WriteInt32LittleEndian(to[92..], s.Stride);
         BinaryPrimitives.WriteInt32LittleEndian(to[96..], s.RowsPerNeuron);
         BinaryPrimitives.WriteInt32LittleEndian(to[100..], s.Permutation);
+        BinaryPrimitives.WriteInt32LittleEndian(to[104..], (int)s.Down);
+        BinaryPrimitives.WriteInt32LittleEndian(to[108..], (int)s.Gate);
     }
 
-    private static SectionEntry Decode(ReadOnlySpan<byte> header, int at, string file, long fileBytes, int alignment)
+    private static SectionEntry Decode(ReadOnlySpan<byte> header, int at, string file, long fileBytes, int alignment, int version)
     {
         ReadOnlySpan<byte> e = header.Slice(at, EntryBytes);
         int nameLength = e[..NameBytes].IndexOf((byte)0);
@@ -135,6 +141,13 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
             RowsPerNeuron = BinaryPrimitives.ReadInt32LittleEndian(e[96..]),
             Permutation = BinaryPrimitives.ReadInt32LittleEndian(e[100..]),
         };
+        if (s.Kind == SectionKind.Bundles)
+        {
+            // In version 1 all rows of a neuron had one format.
+            s = version == 1
+                ? s with { Down = s.Format, Gate = s.Format }
+                : s with { Down = (WeightFormat)BinaryPrimitives.ReadInt32LittleEndian(e[104..]), Gate = (WeightFormat)BinaryPrimitives.ReadInt32LittleEndian(e[108..]) };
+        }
         if (s.Offset < header.Length || s.Offset % alignment != 0)
             throw new FlashException(file, at + 64, $"section {s.Name} starts at {s.Offset}, which is inside the header or no multiple of {alignment}");
         if (s.Bytes < 0 || s.Bytes > fileBytes - s.Offset)

@@ -23,16 +23,18 @@ public sealed class Importer
     private readonly Checkpoint _checkpoint;
     private readonly ModelConfig _config;
     private readonly PackageWriter _writer;
+    private readonly WeightFormats _formats;
     private readonly RowStore _store;
     private readonly Action<string> _step;
     private readonly CancellationToken _cancel;
 
-    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormat format, Action<string> step, CancellationToken cancel)
+    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, Action<string> step, CancellationToken cancel)
     {
         _checkpoint = checkpoint;
         _config = checkpoint.Config;
         _writer = writer;
-        _store = new RowStore(format, checkpoint.Folder);
+        _formats = formats;
+        _store = new RowStore(checkpoint.Folder);
         _step = step;
         _cancel = cancel;
     }
@@ -49,7 +51,7 @@ public sealed class Importer
         options ??= new ImportOptions();
         using Checkpoint checkpoint = Checkpoint.Open(checkpointFolder);
         var notes = new List<string>();
-        WeightFormat format = Choose(checkpoint, options.Quant, notes);
+        WeightFormats formats = Choose(checkpoint, options.Quant, notes);
         if (!File.Exists(Path.Combine(checkpointFolder, "tokenizer.json")))
             notes.Add("the checkpoint has no tokenizer.json: the model can only be used with token ids");
 
@@ -59,12 +61,12 @@ public sealed class Importer
         {
             Name = name,
             Config = checkpoint.Config,
-            Format = format,
+            Format = formats,
             Provenance = Source(checkpoint, file => progress?.Report(new ImportProgress($"checksum of {file}", 0, 0)), cancel),
         };
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
-        var importer = new Importer(checkpoint, writer, format, s => step = s, cancel);
+        var importer = new Importer(checkpoint, writer, formats, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         importer.WriteSideFiles();
@@ -76,7 +78,7 @@ public sealed class Importer
             Name = name,
             Hash = hash,
             Config = checkpoint.Config,
-            Format = format,
+            Format = formats.Most,
             SourceBytes = checkpoint.Bytes,
             Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
             Errors = importer._store.Errors,
@@ -84,10 +86,10 @@ public sealed class Importer
         };
     }
 
-    private static WeightFormat Choose(Checkpoint checkpoint, string quant, List<string> notes)
+    private static WeightFormats Choose(Checkpoint checkpoint, string quant, List<string> notes)
     {
         ModelConfig c = checkpoint.Config;
-        bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0;
+        bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
         WeightFormat format;
         if (quant == "auto")
         {
@@ -113,12 +115,14 @@ public sealed class Importer
     {
         _step("embedding");
         _writer.BeginEdge();
-        WriteMatrix("", "embed");
-        if (_checkpoint.Has("positions")) WritePlain("positions", "positions");
-        WriteVectors("", "final_norm.weight", "final_norm.bias");
-        if (!_checkpoint.Has("head")) return;
-        _step("head");
-        WriteMatrix("", "head");
+        WriteMatrix("", "embed", _formats.Of("embed"));
+        WriteVectors("", "positions", "final_norm.weight", "final_norm.bias", "head.bias");
+        foreach (string matrix in (ReadOnlySpan<string>)["project_in", "project_out", "head"])
+        {
+            if (!_checkpoint.Has(matrix)) continue;
+            _step(matrix);
+            WriteMatrix("", matrix, _formats.Of(matrix));
+        }
     }
 
     private void WriteSlice(int layer)
@@ -126,11 +130,22 @@ public sealed class Importer
         _step($"layer {layer + 1} of {_config.Layers}");
         string prefix = $"layers.{layer}.";
         _writer.BeginSlice(layer);
-        WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.o.bias", "ffn_norm.weight", "ffn_norm.bias",
-            "ffn.up.bias", "ffn.gate.bias", "ffn.down.bias");
-        WriteMatrix(prefix, "attn.qkv");
-        WriteMatrix(prefix, "attn.o");
-        WriteFeedForward(prefix);
+        WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
+            "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
+            "ffn.router.bias", "ffn.up.bias", "ffn.gate.bias", "ffn.down.bias");
+        int values = _config.KvHeads * _config.HeadDim;
+        if (PackageLayout.ValuesApart(_formats, layer))
+        {
+            WriteMatrix(prefix, "attn.qkv", _formats.Of(layer, "attn.qkv"), "attn.qkv", 0, _config.QkvRows - values);
+            WriteMatrix(prefix, "attn.v", _formats.Of(layer, "attn.v"), "attn.qkv", _config.QkvRows - values, values);
+        }
+        else
+        {
+            WriteMatrix(prefix, "attn.qkv", _formats.Of(layer, "attn.qkv"));
+        }
+        WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
+        if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
+        WriteFeedForward(prefix, layer);
     }
 
     private void WriteVectors(string prefix, params ReadOnlySpan<string> sections)
@@ -154,21 +169,23 @@ public sealed class Importer
     }
 
     /// <summary>A matrix as panels.</summary>
-    private void WriteMatrix(string prefix, string section)
+    private void WriteMatrix(string prefix, string section, WeightFormat format) => WriteMatrix(prefix, section, format, section, 0, _checkpoint.Shape(prefix + section).Rows);
+
+    /// <summary>Rows [from, from + rows) of a tensor as panels.</summary>
+    private void WriteMatrix(string prefix, string section, WeightFormat format, string tensor, int from, int rows)
     {
-        string tensor = prefix + section;
-        (int rows, int cols) = _checkpoint.Shape(tensor);
-        int blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(_store.Format, cols);
+        int cols = _checkpoint.Shape(prefix + tensor).Cols;
+        int blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(format, cols);
         float[] block = new float[blockRows * cols];
-        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(_store.Format, cols)];
-        using SectionWriter to = _writer.BeginSection(section, _store.Format, rows, cols);
+        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(format, cols)];
+        using SectionWriter to = _writer.BeginSection(section, format, rows, cols);
         for (int first = 0; first < rows; first += blockRows)
         {
             _cancel.ThrowIfCancellationRequested();
             int count = Math.Min(blockRows, rows - first);
-            _checkpoint.ReadRows(tensor, first, count, block.AsSpan(0, count * cols));
-            _store.Store(section, first, block, count, cols, stored, rowBytes, 0);
-            WritePanels(to, stored, count, rowBytes, 0, cols, panel);
+            _checkpoint.ReadRows(prefix + tensor, from + first, count, block.AsSpan(0, count * cols));
+            _store.Store(format, section, first, block, count, cols, stored, rowBytes, 0);
+            WritePanels(to, format, stored, count, rowBytes, 0, cols, panel);
         }
     }
 
@@ -176,40 +193,46 @@ public sealed class Importer
     /// The bundles, up ‖ down ‖ gate row of each neuron, and beside them, for ReLU models, the deciding rows once more as resident panels: woven from the same
     /// stored rows, so that a neuron's numbers are the same in both places.
     /// </summary>
-    private void WriteFeedForward(string prefix)
+    private void WriteFeedForward(string prefix, int layer)
     {
-        int d = _config.HiddenSize, n = _config.FfnSize, rowBytes = WeightLayout.RowBytes(_store.Format, d);
-        int bundleBytes = _config.RowsPerNeuron * rowBytes, blockRows = BlockRows(d, n);
+        int d = _config.HiddenSize, n = _config.NeuronsOf(layer), blockRows = BlockRows(d, n);
+        (string Kind, WeightFormat Format, int Offset)[] kinds = new (string, WeightFormat, int)[_config.RowsPerNeuron];
+        int bundleBytes = 0;
+        for (int i = 0; i < kinds.Length; i++)
+        {
+            string kind = i == 0 ? "ffn.up" : i == 1 ? "ffn.down" : "ffn.gate";
+            kinds[i] = (kind, _formats.Of(layer, kind), bundleBytes);
+            bundleBytes += WeightLayout.RowBytes(kinds[i].Format, d);
+        }
+        (_, WeightFormat decides, int offset) = kinds[_config.Gated ? 2 : 0];
         float[] block = new float[blockRows * d];
-        byte[] stored = new byte[blockRows * bundleBytes], panel = new byte[WeightLayout.PanelBytes(_store.Format, d)];
-        string[] kinds = _config.Gated ? ["ffn.up", "ffn.down", "ffn.gate"] : ["ffn.up", "ffn.down"];
-        int decides = _config.Gated ? 2 : 0;
+        byte[] stored = new byte[blockRows * bundleBytes], panel = new byte[WeightLayout.PanelBytes(decides, d)];
         using BundleWriter bundles = _writer.BeginBundles();
-        using SectionWriter? selector = _config.Activation == Activation.Relu ? _writer.BeginSection("ffn.selector", _store.Format, n, d) : null;
+        using SectionWriter? selector = _config.HasSelector(layer) ? _writer.BeginSection("ffn.selector", decides, n, d) : null;
         for (int first = 0; first < n; first += blockRows)
         {
             int count = Math.Min(blockRows, n - first);
-            for (int row = 0; row < kinds.Length; row++)
+            foreach ((string kind, WeightFormat format, int at) in kinds)
             {
                 _cancel.ThrowIfCancellationRequested();
-                _checkpoint.ReadRows(prefix + kinds[row], first, count, block.AsSpan(0, count * d));
-                _store.Store(kinds[row], first, block, count, d, stored, bundleBytes, row * rowBytes);
+                _checkpoint.ReadRows(prefix + kind, first, count, block.AsSpan(0, count * d));
+                _store.Store(format, kind, first, block, count, d, stored, bundleBytes, at);
             }
             for (int i = 0; i < count; i++) bundles.WriteNeuron(stored.AsSpan(i * bundleBytes, bundleBytes));
-            if (selector != null) WritePanels(selector, stored, count, bundleBytes, decides * rowBytes, d, panel);
+            if (selector != null) WritePanels(selector, decides, stored, count, bundleBytes, offset, d, panel);
         }
     }
 
     /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
-    private void WritePanels(SectionWriter to, byte[] stored, int count, int stride, int offset, int cols, byte[] panel)
+    private static void WritePanels(SectionWriter to, WeightFormat format, byte[] stored, int count, int stride, int offset, int cols, byte[] panel)
     {
-        int rowBytes = WeightLayout.RowBytes(_store.Format, cols);
+        int rowBytes = WeightLayout.RowBytes(format, cols);
         byte[] rows = new byte[WeightLayout.PanelRows * rowBytes];
         for (int first = 0; first < count; first += WeightLayout.PanelRows)
         {
             int n = Math.Min(WeightLayout.PanelRows, count - first);
             for (int r = 0; r < n; r++) stored.AsSpan((first + r) * stride + offset, rowBytes).CopyTo(rows.AsSpan(r * rowBytes));
-            Quantizer.PackPanel(_store.Format, rows, n, cols, panel);
+            Quantizer.PackPanel(format, rows, n, cols, panel);
             to.Write(panel);
         }
     }

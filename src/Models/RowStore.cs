@@ -7,15 +7,13 @@ namespace FlashOrleans.Models;
 /// Turns blocks of float rows into stored rows and keeps account of what that cost. Rows are quantised one by one, on all processors, each
 /// independent of the others: the bytes do not depend on how rows are cut into blocks. One import, one thread calls it.
 /// </summary>
-internal sealed class RowStore(WeightFormat format, string blame)
+internal sealed class RowStore(string blame)
 {
     private readonly Dictionary<string, (double Error, double Energy, double Worst)> _kinds = new(StringComparer.Ordinal);
     private (double Error, double Energy)[] _rows = [];
 
-    public WeightFormat Format => format;
-
-    /// <summary>Stores <paramref name="count"/> rows of <paramref name="cols"/> numbers; row i goes to <paramref name="to"/> at i times <paramref name="stride"/> plus <paramref name="offset"/>.</summary>
-    public void Store(string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset)
+    /// <summary>Stores, in a format, <paramref name="count"/> rows of <paramref name="cols"/> numbers; row i goes to <paramref name="to"/> at i times <paramref name="stride"/> plus <paramref name="offset"/>.</summary>
+    public void Store(WeightFormat format, string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset)
     {
         if (_rows.Length < count) _rows = new (double, double)[count];
         int rowBytes = WeightLayout.RowBytes(format, cols);

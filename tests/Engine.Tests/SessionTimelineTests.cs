@@ -7,7 +7,7 @@ public sealed class SessionTimelineTests
     [Fact]
     public void A_prompt_goes_out_in_chunks_and_only_the_last_one_asks_for_a_token()
     {
-        var timeline = new SessionTimeline(s_id, 1, [1, 2, 3, 4, 5]);
+        var timeline = With([1, 2, 3, 4, 5]);
         var first = timeline.Submit(3, Sampling.Greedy);
         Assert.Equal([1, 2, 3], first.Tokens.ToArray());
         Assert.Equal(SlotFlags.None, first.Slots[0].Flags);
@@ -22,7 +22,7 @@ public sealed class SessionTimelineTests
     [Fact]
     public void A_duplicate_or_late_result_is_dropped()
     {
-        var timeline = new SessionTimeline(s_id, 1, [1, 2]);
+        var timeline = With([1, 2]);
         timeline.Submit(8, Sampling.Greedy);
         var result = Result(timeline, 2);
         Assert.True(timeline.Accept(result));
@@ -36,7 +36,7 @@ public sealed class SessionTimelineTests
     [Fact]
     public void After_a_KV_miss_it_goes_back_to_the_length_whose_hash_agrees_else_to_zero()
     {
-        var timeline = new SessionTimeline(s_id, 1, [1, 2, 3, 4]);
+        var timeline = With([1, 2, 3, 4]);
         timeline.Submit(8, Sampling.Greedy);
         timeline.Accept(Result(timeline, 4));
         timeline.Append([5]);
@@ -54,7 +54,7 @@ public sealed class SessionTimelineTests
     [Fact]
     public void An_abandoned_step_is_old_and_the_next_one_has_a_newer_epoch()
     {
-        var timeline = new SessionTimeline(s_id, 1, [1, 2]);
+        var timeline = With([1, 2]);
         var old = timeline.Submit(8, Sampling.Greedy).Slots[0];
         timeline.Abandon(2);
         Assert.False(timeline.Accept(new StepResult { Session = s_id, Epoch = old.Epoch, Step = old.Step, End = 2, Token = 7 }));
@@ -66,7 +66,7 @@ public sealed class SessionTimelineTests
     [Fact]
     public void Truncated_tokens_change_the_chain_but_not_the_prefix()
     {
-        var timeline = new SessionTimeline(s_id, 1, [1, 2, 3, 4]);
+        var timeline = With([1, 2, 3, 4]);
         timeline.Submit(8, Sampling.Greedy);
         timeline.Accept(Result(timeline, 4));
         timeline.Truncate(2);
@@ -78,4 +78,11 @@ public sealed class SessionTimelineTests
 
     private static StepResult Result(SessionTimeline timeline, int end) =>
         new() { Session = s_id, Epoch = timeline.Epoch, Step = timeline.Step, End = end, Token = 7 };
+
+    private static SessionTimeline With(ReadOnlySpan<int> tokens)
+    {
+        var timeline = new SessionTimeline(s_id, 1);
+        timeline.Append(tokens);
+        return timeline;
+    }
 }

@@ -1,46 +1,56 @@
 namespace FlashOrleans.Flash.Tests;
 
-/// <summary>tests/data/packages/v1-tiny.flash was written by the first version of the format (by <see cref="PackageTiny.Write"/>) and is never written again: packages outlive builds.</summary>
+/// <summary>
+/// The packages of tests/data/packages were written by each version of the format when it was new (by <see cref="PackageTiny.Write"/>) and are never written again: packages
+/// outlive builds.
+/// </summary>
 public sealed class PackageFixtureTests
 {
-    private const string Hash = "b52e61ee5cf7fa0a8eff5ec69b22fd02";
+    /// <summary>Version 1: one format for all matrices.</summary>
+    private const string V1 = "v1-tiny.flash", V1Hash = "b52e61ee5cf7fa0a8eff5ec69b22fd02";
+    /// <summary>Version 2: exceptions to the format, by kind and in one layer.</summary>
+    private const string V2 = "v2-tiny.flash", V2Hash = "edb0d6518a8d4e1c9cbf7aa19ea245a7";
 
-    private static string Folder
+    private static WeightFormats Mixed => new(WeightFormat.Q4, [new("ffn.down", WeightFormat.Q8), new("layers.1.attn.v", WeightFormat.BF16), new("layers.1.ffn.gate", WeightFormat.F32)]);
+
+    private static string Folder(string name)
     {
-        get
-        {
-            DirectoryInfo? at = new(AppContext.BaseDirectory);
-            while (at is not null && !File.Exists(Path.Combine(at.FullName, "FlashOrleans.sln"))) at = at.Parent;
-            return Path.Combine(at?.FullName ?? throw new InvalidOperationException("the tests run outside the repository"), "tests/data/packages/v1-tiny.flash");
-        }
+        DirectoryInfo? at = new(AppContext.BaseDirectory);
+        while (at is not null && !File.Exists(Path.Combine(at.FullName, "FlashOrleans.sln"))) at = at.Parent;
+        return Path.Combine(at?.FullName ?? throw new InvalidOperationException("the tests run outside the repository"), "tests/data/packages", name);
     }
 
-    [Fact]
-    public void An_old_file_still_opens_with_its_identity_and_every_number()
+    [Theory]
+    [InlineData(V1, V1Hash, WeightFormat.Q8)]
+    [InlineData(V2, V2Hash, WeightFormat.Q4)]
+    public void An_old_file_still_opens_with_its_identity_and_every_number(string name, string hash, WeightFormat format)
     {
-        PackageVerifier.Verify(Folder);
-        using FlashPackage package = FlashPackage.Open(Folder);
-        Assert.Equal((Hash, "tiny", WeightFormat.Q8), (package.Hash, package.Name, package.Format));
+        PackageVerifier.Verify(Folder(name));
+        using FlashPackage package = FlashPackage.Open(Folder(name));
+        Assert.Equal((hash, "tiny", format), (package.Hash, package.Name, package.Format));
         Assert.Equivalent(PackageTiny.Gated, package.Config, strict: true);
         MemoryLedger ledger = new();
         using PackageFile slice = package.OpenSlice(1);
-        foreach (string name in new[] { "attn_norm.weight", "attn.qkv", "attn.o", "ffn_norm.weight", "ffn.selector" })
+        foreach (Section section in slice.Sections.Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels))
         {
-            using NativeBuffer buffer = slice.Load(name, ledger, "weights");
-            Assert.Equal(PackageTiny.Bytes(1, "slice1", name, buffer.Length), buffer.Span.ToArray());
+            using NativeBuffer buffer = slice.Load(section.Name, ledger, "weights");
+            Assert.Equal(PackageTiny.Bytes(1, "slice1", section.Name, buffer.Length), buffer.Span.ToArray());
         }
+        Assert.Equal(name == V2, slice.Has("attn.v"));
         BundleLayout layout = slice.Bundles!;
-        Assert.Equal((21, 32, 3, 48, 3, 512, 7), (layout.Neurons, layout.Cols, layout.Rows, layout.RowBytes, layout.Group, layout.Stride, layout.Units));
+        Assert.Equal((21, 32, 3), (layout.Neurons, layout.Cols, layout.Rows));
+        if (name == V1) Assert.Equal((WeightFormat.Q8, WeightFormat.Q8, WeightFormat.Q8, 48, 3, 512, 7), (layout.Up, layout.Down, layout.Gate, layout.UpBytes, layout.Group, layout.Stride, layout.Units));
+        else Assert.Equal((WeightFormat.Q4, WeightFormat.Q8, WeightFormat.F32, 32, 48, 128, 2, 512, 11), (layout.Up, layout.Down, layout.Gate, layout.UpBytes, layout.DownBytes, layout.GateBytes, layout.Group, layout.Stride, layout.Units));
         using FileScan scan = new(ledger);
-        Assert.Equal(PackageTiny.Bundle(1, "slice1", 4, layout), scan.Read(slice.File, layout.Offset + layout.Stride + layout.UpOffset(1), layout.BundleBytes).ToArray());
+        Assert.Equal(PackageTiny.Bundle(1, "slice1", layout.Group + 1, layout), scan.Read(slice.File, layout.Offset + layout.Stride + layout.UpOffset(1), layout.BundleBytes).ToArray());
     }
 
     [Fact]
     public void The_writer_of_today_makes_the_same_bytes()
     {
         using TemporaryFolder folder = new();
-        PackageTiny.Write(folder["tiny.flash"], PackageTiny.Gated, WeightFormat.Q8);
-        foreach (string file in Directory.EnumerateFiles(Folder, "*", SearchOption.AllDirectories))
-            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder, file))));
+        PackageTiny.Write(folder["tiny.flash"], PackageTiny.Gated, Mixed);
+        foreach (string file in Directory.EnumerateFiles(Folder(V2), "*", SearchOption.AllDirectories))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder(V2), file))));
     }
 }

@@ -66,7 +66,7 @@ public sealed unsafe class PackageRoundTripTests
 
         UnitRegion whole = slice.BundleUnits(whole: true), part = slice.BundleUnits(whole: false);
         Assert.Equal(layout.UsedBytes, whole.PartBytes);
-        Assert.Equal(layout.Group > 1 ? layout.UsedBytes : (gated ? 2 : 1) * layout.RowBytes, part.PartBytes);
+        Assert.Equal(layout.Group > 1 ? layout.UsedBytes : (gated ? layout.UpBytes : 0) + layout.DownBytes, part.PartBytes);
         for (int unit = 0; unit < layout.Units; unit++)
         {
             byte[] bytes = Read(whole, unit), some = Read(part, unit);
@@ -74,7 +74,7 @@ public sealed unsafe class PackageRoundTripTests
             {
                 byte[] bundle = PackageTiny.Bundle(1, "slice1", unit * layout.Group + j, layout);
                 Assert.Equal(bundle, bytes.AsSpan(layout.UpOffset(j), layout.BundleBytes).ToArray());
-                Assert.Equal(layout.DownOffset(j) - layout.UpOffset(j), layout.RowBytes);
+                Assert.Equal(layout.DownOffset(j) - layout.UpOffset(j), layout.UpBytes);
             }
             Assert.Equal(bytes.AsSpan(part.PartOffset, part.PartBytes).ToArray(), some);
         }
@@ -139,9 +139,9 @@ public sealed unsafe class PackageRoundTripTests
             for (int layer = 1; layer >= 0; layer--)
             {
                 writer.BeginSlice(layer);
-                SectionEntry[] sections = [.. PackageLayout.Slice(PackageTiny.Gated, WeightFormat.F32).Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Reverse()];
+                SectionEntry[] sections = [.. PackageLayout.Slice(PackageTiny.Gated, WeightFormat.F32, layer).Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Reverse()];
                 SectionWriter[] writers = [.. sections.Select(s => writer.BeginSection(s.Name, s.Format, s.Rows, s.Cols))];
-                BundleLayout layout = BundleLayout.For(PackageTiny.Gated, WeightFormat.F32);
+                BundleLayout layout = BundleLayout.For(PackageTiny.Gated, WeightFormat.F32, layer);
                 using (BundleWriter bundles = writer.BeginBundles())
                 {
                     for (int i = 0; i < layout.Neurons; i++) bundles.WriteNeuron(PackageTiny.Bundle(1, "slice" + layer, i, layout));

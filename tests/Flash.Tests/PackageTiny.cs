@@ -44,7 +44,7 @@ internal static class PackageTiny
     /// <summary>Bundles of at least a sector at f32: one neuron a unit.</summary>
     public static ModelConfig Wide(ModelConfig config) => config with { HiddenSize = 256, Heads = 4, KvHeads = 2, HeadDim = 64 };
 
-    public static PackageSpec Spec(ModelConfig config, WeightFormat format, string name = "tiny") => new()
+    public static PackageSpec Spec(ModelConfig config, WeightFormats format, string name = "tiny") => new()
     {
         Name = name,
         Config = config,
@@ -53,21 +53,21 @@ internal static class PackageTiny
         Provenance = new Provenance { Source = "made by the tests", Tool = "flash 0.1.0", Files = [new SourceFile("model.safetensors", 3, new string('a', 64))] },
     };
 
-    public static string Write(string path, ModelConfig config, WeightFormat format, int seed = 1, string name = "tiny")
+    public static string Write(string path, ModelConfig config, WeightFormats format, int seed = 1, string name = "tiny")
     {
         using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name));
         Fill(writer, config, format, seed);
         return writer.Complete();
     }
 
-    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormat format, int seed)
+    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormats format, int seed)
     {
         writer.BeginEdge();
         foreach (SectionEntry s in PackageLayout.Edge(config, format)) Section(writer, s, seed, "edge");
         for (int layer = 0; layer < config.Layers; layer++)
         {
             writer.BeginSlice(layer);
-            foreach (SectionEntry s in PackageLayout.Slice(config, format)) Section(writer, s, seed, "slice" + layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer)) Section(writer, s, seed, "slice" + layer);
         }
         writer.AddSideFile("tokenizer.json", "{}\n"u8);
     }
@@ -89,11 +89,12 @@ internal static class PackageTiny
         {
             BundleLayout layout = new()
             {
-                Format = s.Format,
+                Up = s.Format,
+                Down = s.Down,
+                Gate = s.Gate,
                 Neurons = s.Rows,
                 Cols = s.Cols,
                 Rows = s.RowsPerNeuron,
-                RowBytes = WeightLayout.RowBytes(s.Format, s.Cols),
                 Group = s.Group,
                 Stride = s.Stride,
                 Offset = 0,

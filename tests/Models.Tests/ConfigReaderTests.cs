@@ -10,17 +10,11 @@ public sealed class ConfigReaderTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, true);
 
-    [Theory]
-    [InlineData("llama")]
-    [InlineData("llama-relu")]
-    [InlineData("llama-relu-bf16")]
-    [InlineData("opt")]
-    public void Both_config_layouts_say_the_same(string family)
-    {
-        ModelConfig old = ConfigReader.Read(TestData.Golden(family)), now = ConfigReader.Read(TestData.Golden(family), "config.v5.json");
-        Assert.Equal(old.EosTokens, now.EosTokens);
-        Assert.Equal(old with { EosTokens = [] }, now with { EosTokens = [] });
-    }
+    public static TheoryData<string> Families => [.. Directory.EnumerateDirectories(TestData.Repo("tests", "data", "golden", "models")).Where(f => File.Exists(Path.Combine(f, "config.v5.json"))).Select(f => Path.GetFileName(f))];
+
+    [Theory, MemberData(nameof(Families))]
+    public void Both_config_layouts_say_the_same(string family) =>
+        Assert.Equivalent(ConfigReader.Read(TestData.Golden(family)), ConfigReader.Read(TestData.Golden(family), "config.v5.json"), strict: true);
 
     [Fact]
     public void Emberling_is_read_with_the_end_tokens_of_its_generation_config()
@@ -78,16 +72,17 @@ public sealed class ConfigReaderTests : IDisposable
     }
 
     [Theory]
-    [InlineData("llama", "rope_scaling", """{"type":"linear","factor":2.0}""", "linear")]
-    [InlineData("llama", "rope_scaling", """{"rope_type":"llama3","factor":8.0}""", "llama3")]
-    [InlineData("llama", "rope_parameters", """{"rope_type":"yarn","rope_theta":10000.0}""", "yarn")]
-    [InlineData("llama", "hidden_act", "\"gelu\"", "gelu")]
-    [InlineData("llama", "sliding_window", "14", "sliding_window")]
-    [InlineData("llama", "layer_types", """["full_attention","sliding_attention"]""", "sliding_attention")]
-    [InlineData("llama", "partial_rotary_factor", "0.5", "partial_rotary_factor")]
-    [InlineData("llama", "head_dim", "15", "even")]
+    [InlineData("llama", "rope_scaling", """{"type":"spiral","factor":2.0}""", "spiral")]
+    [InlineData("llama", "rope_scaling", """{"type":"yarn","factor":2.0,"mscale":1.0}""", "mscale")]
+    [InlineData("llama", "rope_scaling", """{"type":"linear","factor":-2.0}""", "factor")]
+    [InlineData("phi3-longrope", "rope_scaling", """{"type":"longrope","short_factor":[1],"long_factor":[1]}""", "short_factor")]
+    [InlineData("llama", "hidden_act", "\"frobnicate\"", "frobnicate")]
+    [InlineData("llama", "layer_types", """["full_attention","chunked_attention"]""", "chunked_attention")]
+    [InlineData("llama", "layer_types", """["full_attention"]""", "layer_types")]
+    [InlineData("llama", "partial_rotary_factor", "1.5", "partial_rotary_factor")]
+    [InlineData("llama", "head_dim", "15", "partial_rotary_factor")]
     [InlineData("llama", "hidden_size", "66", "head_dim")]
-    [InlineData("llama", "architectures", """["MistralForCausalLM"]""", "LlamaForCausalLM, OPTForCausalLM")]
+    [InlineData("llama", "architectures", """["ReformerModelWithLMHead"]""", "llama, mistral, qwen2")]
     [InlineData("llama", "model_type", "\"mistral\"", "mistral")]
     [InlineData("llama", "auto_map", """{"AutoModelForCausalLM":"modeling_x.X"}""", "auto_map")]
     [InlineData("llama", "quantization_config", """{"quant_method":"gptq"}""", "gptq")]
@@ -95,11 +90,24 @@ public sealed class ConfigReaderTests : IDisposable
     [InlineData("llama", "tie_word_embeddings", "1", "tie_word_embeddings")]
     [InlineData("llama", "eos_token_id", "\"x\"", "eos_token_id")]
     [InlineData("llama", "vocab_size", null, "vocab_size is missing")]
-    [InlineData("opt", "do_layer_norm_before", "false", "do_layer_norm_before")]
-    [InlineData("opt", "word_embed_proj_dim", "32", "word_embed_proj_dim")]
-    [InlineData("opt", "activation_function", "\"gelu\"", "gelu")]
-    [InlineData("opt", "_remove_final_layer_norm", "true", "_remove_final_layer_norm")]
+    [InlineData("opt", "activation_function", "\"mish\"", "mish")]
     [InlineData("opt", "layer_norm_elementwise_affine", "false", "layer_norm_elementwise_affine")]
+    [InlineData("gpt2", "scale_attn_by_inverse_layer_idx", "true", "scale_attn_by_inverse_layer_idx")]
+    [InlineData("falcon-7b-like", "alibi", "true", "alibi")]
+    [InlineData("falcon-7b-like", "parallel_attn", "false", "parallel_attn")]
+    [InlineData("falcon", "num_ln_in_parallel_attn", "1", "num_ln_in_parallel_attn")]
+    [InlineData("phi", "qk_layernorm", "true", "qk_layernorm")]
+    [InlineData("starcoder2", "norm_type", "\"rms_norm\"", "rms_norm")]
+    [InlineData("cohere", "use_qk_norm", "true", "use_qk_norm")]
+    [InlineData("stablelm", "use_parallel_residual", "true", "use_parallel_residual")]
+    [InlineData("smollm3", "no_rope_layers", "[1]", "no_rope_layers")]
+    [InlineData("gemma", "hidden_activation", "\"relu\"", "hidden_activation")]
+    [InlineData("gemma3-text", "final_logit_softcapping", "30.0", "softcapping")]
+    [InlineData("bamboo", "hidden_act", "\"silu\"", "silu")]
+    [InlineData("olmoe", "clip_qkv", "8.0", "clip_qkv")]
+    [InlineData("mixtral", "num_experts_per_tok", "9", "9 experts")]
+    [InlineData("gpt-oss", "swiglu_alpha", "1.5", "swiglu_alpha")]
+    [InlineData("gpt-oss", "layer_types", null, "layer_types")]
     public void What_is_not_computed_is_refused_by_name(string family, string key, string? value, string named)
     {
         var e = Assert.Throws<ModelFormatException>(() => Read(family, c => c[key] = value == null ? null : JsonNode.Parse(value)));

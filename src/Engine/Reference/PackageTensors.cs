@@ -23,7 +23,9 @@ public sealed class PackageTensors(FlashPackage package)
         int dot = rest.IndexOf('.', StringComparison.Ordinal);
         using PackageFile slice = package.OpenSlice(int.Parse(rest.AsSpan(0, dot), CultureInfo.InvariantCulture));
         string section = rest[(dot + 1)..];
-        return section is "ffn.up" or "ffn.down" or "ffn.gate" ? ReadBundles(slice, section) : ReadSection(slice, section);
+        if (section is "ffn.up" or "ffn.down" or "ffn.gate") return ReadBundles(slice, section);
+        float[] numbers = ReadSection(slice, section);
+        return section == "attn.qkv" && slice.Has("attn.v") ? [.. numbers, .. ReadSection(slice, "attn.v")] : numbers;
     }
 
     private static float[] ReadSection(PackageFile file, string name)
@@ -52,8 +54,9 @@ public sealed class PackageTensors(FlashPackage package)
         {
             int j = i % b.Group;
             int offset = name switch { "ffn.up" => b.UpOffset(j), "ffn.down" => b.DownOffset(j), _ => b.GateOffset(j) };
-            ReadOnlySpan<byte> row = bytes.Span.Slice(i / b.Group * b.Stride + offset, b.RowBytes);
-            Quantizer.DequantizeRow(b.Format, row, b.Cols, matrix.AsSpan(i * b.Cols, b.Cols));
+            WeightFormat format = name switch { "ffn.up" => b.Up, "ffn.down" => b.Down, _ => b.Gate };
+            ReadOnlySpan<byte> row = bytes.Span.Slice(i / b.Group * b.Stride + offset, WeightLayout.RowBytes(format, b.Cols));
+            Quantizer.DequantizeRow(format, row, b.Cols, matrix.AsSpan(i * b.Cols, b.Cols));
         }
         return matrix;
     }

@@ -53,7 +53,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _scheduler = TaskScheduler.Current;
         State.Epoch = NextEpoch(State.Epoch);
         await _state.WriteStateAsync(cancellationToken);
-        _timeline = new SessionTimeline(_id, State.Epoch, State.Tokens);
+        _timeline = new SessionTimeline(_id, State.Epoch);
+        _timeline.Append([.. State.Tokens]);
     }
 
     public override async Task OnDeactivateAsync(DeactivationReason reason, CancellationToken cancellationToken)

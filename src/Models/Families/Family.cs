@@ -13,7 +13,8 @@ internal sealed record Family(string Architecture, string ModelType, Func<Config
     /// <summary>Published checkpoints bring code of their own although what they compute is known here.</summary>
     public bool KnownCode { get; init; }
 
-    public static IReadOnlyList<string> Supported => [.. s_all.Select(f => f.Architecture)];
+    /// <summary>Model types, for messages: one line has to hold them.</summary>
+    public static IReadOnlyList<string> Supported => [.. s_all.Select(f => f.ModelType)];
 
     public static Family For(ConfigJson json)
     {
