@@ -26,6 +26,20 @@ public sealed class GgufFileTests : IDisposable
     }
 
     [Fact]
+    public void A_published_checkpoint_opens_with_little_memory_and_gives_its_vocabulary()
+    {
+        string path = TestData.Shared("models", "smollm2-135m-instruct-q4_1.gguf");
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        using GgufFile file = GgufFile.Open(path);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 1 << 20);
+        GgufMetadata metadata = file.Metadata;
+        Assert.Equal(("llama", "smollm", 30), (metadata.Architecture, metadata.String("tokenizer.ggml.pre"), metadata.Int32("llama.block_count")));
+        Assert.Equal((49152, 48900), (metadata.Tokens!.Length, metadata.Merges!.Length));
+        Assert.Equal(GgufType.Q4_1, file.Require("blk.29.ffn_up.weight", 576, 1536).Type);
+        file.Require("token_embd.weight", 576, 49152);
+    }
+
+    [Fact]
     public void Rows_read_in_pieces_are_the_rows_read_at_once_and_the_stored_blocks_dequantised()
     {
         using GgufFile file = GgufFile.Open(TestData.Repo("tests", "data", "gguf", "llama-relu-Q8_0.gguf"));
