@@ -61,8 +61,12 @@ public sealed class Layer
     internal Queue<Wave> Decode { get; } = new();
     internal Queue<Wave> Prefill { get; } = new();
     internal LayerStep? Running { get; set; }
+    /// <summary>Refuses new waves; any thread.</summary>
     internal volatile bool Closing;
-    internal TaskCompletionSource? Closed;
+    /// <summary>Its loader is done with it: it may be freed as soon as nothing runs or reads in it. Conductor thread.</summary>
+    internal bool Draining { get; set; }
+    /// <summary>Completes when all of it is freed; everybody who detaches it waits for this one.</summary>
+    internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     internal string Label => $"{Package.Name}/{Index}";
 
     internal Counters Count;
@@ -140,6 +144,13 @@ public sealed class Layer
         IsReady = error == null;
         if (error == null) _loaded.TrySetResult();
         else _loaded.TrySetException(error);
+    }
+
+    /// <summary>Conductor thread: sends what the reader's full queue held back.</summary>
+    internal void FlushReads()
+    {
+        Bundles?.Flush();
+        Embeddings?.Flush();
     }
 
     internal int OutstandingReads => (Bundles?.Outstanding ?? 0) + (Embeddings?.Outstanding ?? 0);

@@ -31,7 +31,7 @@ internal sealed unsafe partial class LayerStep
         int capacity = Math.Max(8, (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)rows));
         int wide = c.Heads * c.HeadDim;
         int blocks = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock;
-        _partialBuffers = (int)Math.Clamp(Numerics.PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
+        _partialBuffers = (int)Math.Clamp(PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
         _scoresStride = c.MaxPositions;
         long offset = 0;
         long Take(long bytes)

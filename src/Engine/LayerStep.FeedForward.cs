@@ -79,7 +79,7 @@ internal sealed unsafe partial class LayerStep
     {
         MultiplyOperand(w.Format, w.Selector, c.FfnSize, c.HiddenSize, _operand, _operandStride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
-        _layer.Count.Active += MarkPositive(_g, _rows, c.FfnSize, _layer.Bundle.Group, _marks);
+        _layer.Count.Active += MarkPositive(c.FfnSize, _layer.Bundle.Group);
         _neededCount = 0;
         int predictedHit = 0;
         bool predicted = _layer.HasPrediction;
@@ -97,18 +97,19 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>Marks the unit of every positive value; returns how many there are.</summary>
-    private static long MarkPositive(float* values, int rows, int neurons, int group, bool[] marks)
+    /// <summary>Marks the unit of every positive value; returns how many there are. A slot that is dead (its embedding could not be read) needs nothing.</summary>
+    private long MarkPositive(int neurons, int group)
     {
         long active = 0;
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < _rows; r++)
         {
-            float* row = values + (long)r * neurons;
+            if (_slots[_slotOfRow[r]].Dead) continue;
+            float* row = _g + (long)r * neurons;
             for (int i = 0; i < neurons; i++)
             {
                 if (!(row[i] > 0)) continue;
                 active++;
-                marks[group == 1 ? i : i / group] = true;
+                _marks[group == 1 ? i : i / group] = true;
             }
         }
         return active;

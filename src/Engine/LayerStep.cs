@@ -10,9 +10,6 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool, TimeProvider time, MemoryLedger ledger) : IDisposable
 {
-    /// <summary>Multiply-adds below which waking the other threads costs more than they save.</summary>
-    private const long ParallelWork = 4_000_000;
-
     private enum Phase { Embedding, FeedForward, Done }
 
     private struct StepSlot
@@ -35,6 +32,10 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     /// <summary>Set by the conductor when something the parked step waits for has happened.</summary>
     public bool Runnable { get; set; }
+    /// <summary><see cref="EngineOptions.ParallelWork"/>.</summary>
+    public long ParallelWork { get; init; }
+    /// <summary><see cref="EngineOptions.PartialBytes"/>.</summary>
+    public long PartialBytes { get; init; }
     public bool IsDecode => _rows == _slotCount;
     public int Rows => _rows;
 
