@@ -56,6 +56,8 @@ public sealed class Layer
     internal Exception? LoadError { get; private set; }
     internal bool IsReady { get; private set; }
 
+    private Func<UnitStore>? _makeEmbeddings;
+
     /// <summary>Waves handed over by any thread, not yet looked at.</summary>
     internal ConcurrentQueue<Wave> Arriving { get; } = new();
     internal Queue<Wave> Decode { get; } = new();
@@ -133,9 +135,12 @@ public sealed class Layer
         if (IsFirst)
         {
             var rows = Edge!.EmbeddingUnits();
-            Embeddings = new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
+            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
         }
     }
+
+    /// <summary>Conductor thread: the store of embedding rows, made when a step needs it: where the tied head is resident none does.</summary>
+    internal UnitStore OpenEmbeddings() => Embeddings ??= _makeEmbeddings!();
 
     /// <summary>Conductor thread, after the loader.</summary>
     internal void FinishLoading(Exception? error)

@@ -122,7 +122,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         Runnable = false;
         _layer.Count.FlashWait += Nanos(_parkedAt);
-        if (_phase == Phase.Embedding) return EmbeddingPending() ? Park() : AfterEmbedding();
+        if (_phase == Phase.Embedding) return AdvanceEmbedding() ? AfterEmbedding() : Park();
         return RunFeedForward();
     }
 
@@ -145,6 +145,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         }
         ReleaseEmbedding();
         ReleaseBatch();
+        // Reads that were being put together count as outstanding: unsent, they would keep the layer for ever.
+        _layer.FlushReads();
         End();
     }
 
@@ -159,7 +161,6 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     private bool AfterEmbedding()
     {
-        if (_layer.IsFirst) Embed();
         LookAhead();
         long start = time.GetTimestamp();
         Attention();

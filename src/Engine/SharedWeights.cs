@@ -39,7 +39,7 @@ internal sealed class SharedWeights(MemoryLedger ledger) : IDisposable
             if (layer.Config.Positions == PositionKind.Rope)
             {
                 if (!_ropes.TryGetValue(key, out rope))
-                    _ropes.Add(key, rope = new RopeTable(layer.Config.HeadDim, layer.Config.RopeTheta, ledger, layer.Package.Name + "/rope"));
+                    _ropes.Add(key, rope = new RopeTable(layer.Config.HeadDim, layer.Config.RopeTheta, layer.Config.MaxPositions, ledger, layer.Package.Name + "/rope"));
                 rope.Users++;
             }
             _users[layer] = (edge == null ? null : key, rope == null ? null : key);
