@@ -9,6 +9,7 @@ internal sealed class ComputePool : IDisposable
 {
     private readonly object _gate = new();
     private readonly Thread[] _workers;
+    private readonly long[] _taken;
     private Action<int, int>? _job;
     private int _items;
     private int _next;
@@ -21,6 +22,7 @@ internal sealed class ComputePool : IDisposable
     {
         Threads = Math.Max(1, threads);
         _workers = new Thread[Threads - 1];
+        _taken = new long[Threads];
         for (int i = 0; i < _workers.Length; i++)
         {
             int worker = i + 1;
@@ -30,6 +32,9 @@ internal sealed class ComputePool : IDisposable
     }
 
     public int Threads { get; }
+
+    /// <summary>Items of split jobs that a worker has taken since it started.</summary>
+    public long Taken(int worker) => Volatile.Read(ref _taken[worker]);
 
     /// <summary>Calls job(item, worker) for every item in [0, items) and returns when all are done. Waking threads costs some ten
     /// microseconds: callers pass <paramref name="parallel"/> = false for less work than that, with the same bits.</summary>
@@ -109,7 +114,11 @@ internal sealed class ComputePool : IDisposable
     {
         try
         {
-            for (int i = Interlocked.Increment(ref _next) - 1; i < _items; i = Interlocked.Increment(ref _next) - 1) job(i, worker);
+            for (int i = Interlocked.Increment(ref _next) - 1; i < _items; i = Interlocked.Increment(ref _next) - 1)
+            {
+                Volatile.Write(ref _taken[worker], _taken[worker] + 1);
+                job(i, worker);
+            }
         }
         catch (Exception e)
         {

@@ -8,7 +8,7 @@ namespace FlashOrleans.Engine;
 /// reader, and the layers attached to it. All public members are safe from any thread and only enqueue; the conductor thread owns everything else. It parks
 /// when nothing is ready. An exception in a step faults that step's slots, never the thread. Dispose drains running reads and frees all native memory.
 /// </summary>
-public sealed class Conductor : IDisposable
+public sealed partial class Conductor : IDisposable
 {
     private readonly Kernels _kernels;
     private readonly ComputePool _pool;
@@ -30,6 +30,7 @@ public sealed class Conductor : IDisposable
     private readonly object _wake = new();
     private bool _signalled;
     private volatile bool _stop;
+    private uint _flushTurn;
     private readonly Action<UnitStore, ReadRequest> _onCompleted;
     private readonly Action _poll;
     private readonly Action<LayerStep> _onEnd;
@@ -70,6 +71,7 @@ public sealed class Conductor : IDisposable
     /// <summary>Name of the kernel variant in use.</summary>
     public string Kernels => _kernels.Name;
     public ReaderStats ReaderStats => _reader.Stats;
+    internal ComputePool Pool => _pool;
 
     /// <summary>What went wrong outside any step, last; null in health.</summary>
     public Exception? LastError { get; private set; }
@@ -99,15 +101,15 @@ public sealed class Conductor : IDisposable
     /// <summary>Refuses new waves, drains the running step and its reads, frees slice, window and KV. Waves still waiting are faulted Unavailable.</summary>
     public Task DetachAsync(Layer layer)
     {
-        var closed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         layer.Closing = true;
+        if (layer.Closed.Task.IsCompleted) return Task.CompletedTask;
         // Behind the loads: a layer is never freed under its loader.
         _loads.Add(() => Command(() =>
         {
-            layer.Closed = closed;
+            layer.Draining = true;
             TryClose(layer);
         }));
-        return closed.Task;
+        return layer.Closed.Task;
     }
 
     /// <summary>Puts a wave into a layer's inbox; ownership passes. False when the layer is detached (the caller keeps the wave).</summary>
@@ -197,15 +199,7 @@ public sealed class Conductor : IDisposable
     /// <summary>One turn of the conductor: takes in what arrived, then runs one step as far as it goes. False when nothing was ready.</summary>
     internal bool Pump()
     {
-        try
-        {
-            TakeIn();
-        }
-        catch (Exception e)
-        {
-            // Whatever one command or arrival did wrong, the thread that serves everybody goes on.
-            LastError = e;
-        }
+        TakeIn();
         var layer = _scheduler.Choose(_layers, out bool prefill);
         if (layer == null) return false;
         try
@@ -254,7 +248,7 @@ public sealed class Conductor : IDisposable
         }
     }
 
-    private void Command(Action command)
+    internal void Command(Action command)
     {
         _commands.Enqueue(command);
         Wake();
@@ -268,55 +262,12 @@ public sealed class Conductor : IDisposable
             task.Wait();
             return;
         }
+        var known = LastError;
         while (!task.IsCompleted)
         {
             if (!Pump()) Thread.Yield();
-            if (LastError != null) throw new InvalidOperationException("the conductor failed", LastError);
+            if (LastError != known) throw new InvalidOperationException("the conductor failed", LastError);
         }
-    }
-
-    private void TakeIn()
-    {
-        while (_commands.TryDequeue(out var command)) command();
-        while (_completed.TryDequeue(out var done)) Settle(done.Store, done.Request);
-        PollHints();
-        foreach (var layer in _layers)
-        {
-            while (layer.Arriving.TryDequeue(out var wave))
-            {
-                if (layer.Closing || layer.LoadError != null) Refuse(layer, wave);
-                else (wave.RowCount == wave.SlotCount ? layer.Decode : layer.Prefill).Enqueue(wave);
-            }
-        }
-    }
-
-    private void PollHints()
-    {
-        while (_hints.TryDequeue(out var hint))
-        {
-            PrefetchNow(hint.Layer, hint.Units.AsSpan(0, hint.Count));
-            System.Buffers.ArrayPool<int>.Shared.Return(hint.Units);
-        }
-    }
-
-    private static void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
-    {
-        if (!layer.IsReady || layer.Closing) return;
-        var bundles = layer.Bundles!;
-        bundles.Window.PrefetchScoreLimit = layer.Policy.ScoreLimit;
-        foreach (int unit in units) bundles.Expect(unit);
-        foreach (int unit in units)
-        {
-            if (!bundles.Prefetch(unit)) break;
-        }
-        bundles.Flush();
-    }
-
-    private void Settle(UnitStore store, ReadRequest request)
-    {
-        var layer = (Layer)store.Owner!;
-        layer.Settle(store, request);
-        if (layer.Closed != null) TryClose(layer);
     }
 
     private void Run(Layer layer, bool prefill)
@@ -328,7 +279,7 @@ public sealed class Conductor : IDisposable
         }
         if (layer.LoadError != null)
         {
-            while (layer.Decode.TryDequeue(out var wave) || layer.Prefill.TryDequeue(out wave)) Refuse(layer, wave);
+            while (layer.Decode.TryDequeue(out var wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
             return;
         }
         var step = RentStep();
@@ -377,16 +328,9 @@ public sealed class Conductor : IDisposable
     }
 
     private LayerStep RentStep() =>
-        _idleSteps.TryPop(out var step) ? step : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd };
-
-    private void Refuse(Layer layer, Wave wave)
-    {
-        string why = layer.LoadError != null ? $"layer {layer.Index} cannot be loaded: {layer.LoadError.Message}" : $"layer {layer.Index} is being moved";
-        var kind = layer.LoadError != null ? FaultKind.Flash : FaultKind.Unavailable;
-        foreach (ref readonly var slot in wave.Slots) layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, kind, why));
-        _held.Remove(wave);
-        wave.Return();
-    }
+        _idleSteps.TryPop(out var step)
+            ? step
+            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes };
 
     private void FinishLoading(Layer layer, Exception? error)
     {
@@ -397,13 +341,12 @@ public sealed class Conductor : IDisposable
     /// <summary>Frees a layer that is being detached as soon as nothing runs or reads in it.</summary>
     private void TryClose(Layer layer)
     {
-        if (layer.Closed is not { } closed || layer.Running != null || layer.OutstandingReads > 0) return;
-        while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Refuse(layer, wave);
-        layer.Closed = null;
+        if (!layer.Draining || layer.Closed.Task.IsCompleted || layer.Running != null || layer.OutstandingReads > 0) return;
+        while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
         _layers.Remove(layer);
         _scheduler.Forget(layer);
         layer.Free();
         _shared.Detach(layer);
-        closed.TrySetResult();
+        layer.Closed.TrySetResult();
     }
 }

@@ -7,7 +7,8 @@ namespace FlashOrleans.Engine;
 internal sealed class HeldSteps
 {
     private readonly Dictionary<(Guid, int, long), int> _held = new(64);
-    private readonly Lock _gate = new();
+    // Not a Lock: that one makes its event on the thread that first finds it taken, in the middle of a step.
+    private readonly object _gate = new();
 
     public void Add(Wave wave)
     {

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
@@ -8,15 +9,17 @@ internal enum Admission { Accepted, Old, Miss }
 /// Keys and values of one layer, per session, in native blocks of 64 fixed positions. Conductor thread only. Applies the recovery rule: a slot that is
 /// not newer than the last accepted one is old; one whose prefix hash matches at its position truncates and appends; anything else is a miss.
 /// The cache is recomputable: sessions may be dropped at any time between steps (least recently used first), the position check notices.
-/// <code>block: [K | V][kv head][64 positions][head dim] of f32 or f16</code>
+/// Blocks and all that grows with a session are native, so that a step which opens a block makes nothing for the collector; a dropped session's memory goes
+/// back at once.
+/// <code>block: [K | V][kv head][64 positions][head dim] of f32 or f16 | 64 chained token hashes u64</code>
 /// </summary>
 internal sealed unsafe class KvCache : IDisposable
 {
     public const int BlockPositions = 64;
     private readonly Dictionary<Guid, KvSequence> _sequences = [];
-    private readonly Stack<NativeBuffer> _free = new();
     private readonly MemoryLedger _ledger;
     private readonly string _name;
+    private readonly int _hashOffset;
     private readonly int _blockBytes;
     private long _clock;
     private int _blocks;
@@ -29,7 +32,8 @@ internal sealed unsafe class KvCache : IDisposable
         ElementBytes = half ? 2 : 4;
         _ledger = ledger;
         _name = name;
-        _blockBytes = 2 * KvHeads * BlockPositions * HeadDim * ElementBytes;
+        _hashOffset = 2 * KvHeads * BlockPositions * HeadDim * ElementBytes;
+        _blockBytes = _hashOffset + BlockPositions * sizeof(ulong);
     }
 
     public bool Half { get; }
@@ -43,26 +47,24 @@ internal sealed unsafe class KvCache : IDisposable
     {
         _sequences.TryGetValue(slot.Session, out sequence);
         if (sequence != null && (slot.Epoch, slot.Step).CompareTo((sequence.Epoch, sequence.Step)) <= 0) return Admission.Old;
-        if (sequence == null)
-        {
-            if (slot.Position != 0) return Admission.Miss;
-            _sequences.Add(slot.Session, sequence = new KvSequence());
-        }
-        if (sequence.Length < slot.Position || sequence.HashAt(slot.Position) != slot.PrefixHash) return Admission.Miss;
+        int held = sequence?.Length ?? 0;
+        ulong hash = sequence != null && slot.Position <= held ? sequence.HashAt(slot.Position) : TokenChain.Start;
+        if (held < slot.Position || hash != slot.PrefixHash) return Admission.Miss;
+        if (sequence == null) _sequences.Add(slot.Session, sequence = new KvSequence(_hashOffset));
         sequence.Epoch = slot.Epoch;
         sequence.Step = slot.Step;
         sequence.LastUse = ++_clock;
         sequence.Truncate(slot.Position);
+        while (sequence.BlockCount * BlockPositions < slot.Position + tokens.Length) sequence.AddBlock(NewBlock());
         sequence.Append(tokens, slot.Length);
-        while (sequence.BlockCount * BlockPositions < sequence.Length) sequence.AddBlock(Rent());
         return Admission.Accepted;
     }
 
     public byte* Key(KvSequence sequence, int kvHead, int position) =>
-        sequence.Block(position / BlockPositions).Pointer + ((long)kvHead * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
+        sequence.Block(position / BlockPositions) + ((long)kvHead * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
 
     public byte* Value(KvSequence sequence, int kvHead, int position) =>
-        sequence.Block(position / BlockPositions).Pointer + ((long)(KvHeads + kvHead) * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
+        sequence.Block(position / BlockPositions) + ((long)(KvHeads + kvHead) * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
 
     /// <summary>Forgets a session. Blocks that a running step still reads are freed when it lets go (<see cref="Unpin"/>).</summary>
     public void Close(Guid session)
@@ -80,21 +82,16 @@ internal sealed unsafe class KvCache : IDisposable
     /// <summary>Drops least recently used sessions that no running step uses until at most <paramref name="limit"/> bytes are held.</summary>
     public void EvictTo(long limit)
     {
-        while (Bytes - (long)_free.Count * _blockBytes > limit)
+        while (Bytes > limit)
         {
             Guid victim = default;
             long oldest = long.MaxValue;
             foreach (var (id, sequence) in _sequences)
             {
-                if (sequence.Pins == 0 && sequence.BlockCount > 0 && sequence.LastUse < oldest) (victim, oldest) = (id, sequence.LastUse);
+                if (sequence.Pins == 0 && sequence.LastUse < oldest) (victim, oldest) = (id, sequence.LastUse);
             }
             if (oldest == long.MaxValue) break;
             Close(victim);
-        }
-        while (Bytes > limit && _free.TryPop(out var block))
-        {
-            block.Dispose();
-            _blocks--;
         }
     }
 
@@ -102,28 +99,31 @@ internal sealed unsafe class KvCache : IDisposable
     {
         foreach (var sequence in _sequences.Values) Release(sequence);
         _sequences.Clear();
-        while (_free.TryPop(out var block)) block.Dispose();
-        _blocks = 0;
     }
 
-    private NativeBuffer Rent()
+    private byte* NewBlock()
     {
-        if (_free.TryPop(out var block)) return block;
+        byte* block = (byte*)NativeMemory.AlignedAlloc((nuint)_blockBytes, 64);
+        NativeMemory.Clear(block, (nuint)_blockBytes);
         _blocks++;
-        return new NativeBuffer(_blockBytes, _ledger, _name, alignment: 64);
+        _ledger.Add(_name, _blockBytes);
+        return block;
     }
 
     private void Release(KvSequence sequence)
     {
-        for (int i = 0; i < sequence.BlockCount; i++) _free.Push(sequence.Block(i));
+        for (int i = 0; i < sequence.BlockCount; i++) NativeMemory.AlignedFree(sequence.Block(i));
+        _blocks -= sequence.BlockCount;
+        _ledger.Add(_name, -(long)sequence.BlockCount * _blockBytes);
+        sequence.Free();
     }
 }
 
 /// <summary>One session in one layer: its blocks, its chained token hash per position and the last (epoch, step) accepted.</summary>
-internal sealed class KvSequence
+internal sealed unsafe class KvSequence(int hashOffset)
 {
-    private ulong[] _chain = new ulong[256];
-    private NativeBuffer[] _blocks = new NativeBuffer[8];
+    private byte** _blocks;
+    private int _room;
 
     public int Epoch = -1;
     public long Step;
@@ -135,25 +135,38 @@ internal sealed class KvSequence
     public int Length { get; private set; }
     public int BlockCount { get; private set; }
 
-    public NativeBuffer Block(int index) => _blocks[index];
+    public byte* Block(int index) => _blocks[index];
 
-    public ulong HashAt(int length) => length == 0 ? TokenChain.Start : _chain[length - 1];
+    public ulong HashAt(int length) => length == 0 ? TokenChain.Start : *Hash(length - 1);
 
     public void Truncate(int length) => Length = Math.Min(Length, length);
 
     public void Append(ReadOnlySpan<int> tokens, int length)
     {
-        if (Length + tokens.Length > _chain.Length) Array.Resize(ref _chain, Math.Max(_chain.Length * 2, Length + tokens.Length));
         foreach (int token in tokens)
         {
-            ulong hash = TokenChain.Next(HashAt(Length), token, length);
-            _chain[Length++] = hash;
+            *Hash(Length) = TokenChain.Next(HashAt(Length), token, length);
+            Length++;
         }
     }
 
-    public void AddBlock(NativeBuffer block)
+    public void AddBlock(byte* block)
     {
-        if (BlockCount == _blocks.Length) Array.Resize(ref _blocks, BlockCount * 2);
+        if (BlockCount == _room)
+        {
+            _room = Math.Max(8, _room * 2);
+            _blocks = (byte**)NativeMemory.Realloc(_blocks, (nuint)_room * (nuint)sizeof(byte*));
+        }
         _blocks[BlockCount++] = block;
     }
+
+    /// <summary>Frees the list of blocks, after the cache freed the blocks.</summary>
+    public void Free()
+    {
+        NativeMemory.Free(_blocks);
+        _blocks = null;
+        Length = BlockCount = _room = 0;
+    }
+
+    private ulong* Hash(int position) => (ulong*)(_blocks[position / KvCache.BlockPositions] + hashOffset) + position % KvCache.BlockPositions;
 }

@@ -68,13 +68,19 @@ public sealed class Layer
     internal Exception? LoadError { get; private set; }
     internal bool IsReady { get; private set; }
 
+    private Func<UnitStore>? _makeEmbeddings;
+
     /// <summary>Waves handed over by any thread, not yet looked at.</summary>
     internal ConcurrentQueue<Wave> Arriving { get; } = new();
     internal Queue<Wave> Decode { get; } = new();
     internal Queue<Wave> Prefill { get; } = new();
     internal LayerStep? Running { get; set; }
+    /// <summary>Refuses new waves; any thread.</summary>
     internal volatile bool Closing;
-    internal TaskCompletionSource? Closed;
+    /// <summary>Its loader is done with it: it may be freed as soon as nothing runs or reads in it. Conductor thread.</summary>
+    internal bool Draining { get; set; }
+    /// <summary>Completes when all of it is freed; everybody who detaches it waits for this one.</summary>
+    internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     internal string Label => $"{Package.Name}/{Index}";
 
     internal Counters Count;
@@ -141,9 +147,12 @@ public sealed class Layer
         if (IsFirst)
         {
             var rows = Edge!.EmbeddingUnits();
-            Embeddings = new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
+            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
         }
     }
+
+    /// <summary>Conductor thread: the store of embedding rows, made when a step needs it: where the tied head is resident none does.</summary>
+    internal UnitStore OpenEmbeddings() => Embeddings ??= _makeEmbeddings!();
 
     /// <summary>Conductor thread, after the loader.</summary>
     internal void FinishLoading(Exception? error)
@@ -152,6 +161,13 @@ public sealed class Layer
         IsReady = error == null;
         if (error == null) _loaded.TrySetResult();
         else _loaded.TrySetException(error);
+    }
+
+    /// <summary>Conductor thread: sends what the reader's full queue held back.</summary>
+    internal void FlushReads()
+    {
+        Bundles?.Flush();
+        Embeddings?.Flush();
     }
 
     internal int OutstandingReads => (Bundles?.Outstanding ?? 0) + (Embeddings?.Outstanding ?? 0);

@@ -14,8 +14,6 @@ internal sealed unsafe partial class LayerStep
     private byte* _q, _aq;
     private int _partialBuffers;
     private int _scoresStride;
-    /// <summary>Numbers per row in <see cref="_g"/>.</summary>
-    private int _selected;
 
     // The matrix product under way (compute threads read these while the pool runs).
     private byte* _panels;
@@ -30,13 +28,13 @@ internal sealed unsafe partial class LayerStep
     private void Layout(Layer layer, int rows)
     {
         var c = layer.Config;
-        int selected = Math.Max(layer.Neurons, c.Experts?.Count ?? 0);
-        if (ReferenceEquals(_shape, c) && rows <= _capacity && selected <= _selected) return;
-        _selected = layer.Exact || layer.Experts == null ? selected : c.Experts!.Count;
+        if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
+        // Pre-activations of the selector, or weights of the experts.
+        int selected = c.HasSelector(layer.Index) ? c.FfnSize : c.Experts?.Count ?? 0;
         int capacity = Math.Max(8, (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)rows));
         int wide = c.Heads * c.HeadDim;
         int blocks = layer.Blocks;
-        _partialBuffers = (int)Math.Clamp(Numerics.PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
+        _partialBuffers = (int)Math.Clamp(PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
         // One more for a sink.
         _scoresStride = c.MaxPositions + 1;
         long offset = 0;
@@ -50,7 +48,7 @@ internal sealed unsafe partial class LayerStep
         long x = Take(d), n = Take(d), h = Take(d), y = Take(d);
         long qkv = Take((long)capacity * c.QkvRows * 4), a = Take((long)capacity * wide * 4);
         long q = Take((long)capacity * Kernels.QuantizedBytes(c.HiddenSize)), aq = Take((long)capacity * Kernels.QuantizedBytes(wide));
-        long g = Take((long)capacity * _selected * 4), partials = Take(d * _partialBuffers);
+        long g = Take((long)capacity * selected * 4), partials = Take(d * _partialBuffers);
         long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();

@@ -12,7 +12,7 @@ internal sealed unsafe partial class LayerStep
 
     private int[] _embeddingUnits = new int[16];
     private int[] _embeddingSlots = new int[16];
-    private int _embeddingCount, _embeddingMissing;
+    private int _embeddingCount, _embeddingFrom, _embeddingTo, _embeddingMissing;
     private int[] _hints = new int[64];
     private float[] _hintScores = new float[64];
     private NativeBuffer? _logits;
@@ -20,15 +20,18 @@ internal sealed unsafe partial class LayerStep
 
     private static int RowsPerUnit(WeightFormat format) => WeightLayout.IsQuantized(format) ? WeightLayout.PanelRows : 1;
 
-    /// <summary>Layer 0: token ids to rows. True when every embedding row is at hand.</summary>
+    /// <summary>Layer 0: token ids to rows, in as many batches of units as the slots ask for. True when all are done, false while units are on their way.</summary>
     private bool StartEmbedding()
     {
         var edge = _layer.Edge!;
-        _embeddingCount = 0;
-        _embeddingMissing = 0;
-        if (edge.ResidentEmbedding != null) return true;
+        _embeddingCount = _embeddingFrom = _embeddingTo = _embeddingMissing = 0;
+        if (edge.ResidentEmbedding != null)
+        {
+            EmbedResident();
+            return true;
+        }
         int perUnit = RowsPerUnit(edge.EmbeddingFormat);
-        var store = _layer.Embeddings!;
+        var store = _layer.OpenEmbeddings();
         if (_embeddingUnits.Length < _rows)
         {
             _embeddingUnits = new int[_tokens.Length];
@@ -40,23 +43,40 @@ internal sealed unsafe partial class LayerStep
         store.Window.Tick();
         for (int r = 0; r < _rows; r++)
         {
-            if (r > 0 && _embeddingUnits[r] == _embeddingUnits[_embeddingCount - 1]) continue;
-            int unit = _embeddingUnits[r];
-            int slot = store.Acquire(unit, out bool ready);
-            if (slot < 0) throw new InvalidOperationException($"a wave of {_rows} tokens needs more embedding rows than {store.Window.Slots} slots hold");
-            _embeddingUnits[_embeddingCount] = unit;
-            _embeddingSlots[_embeddingCount++] = slot;
+            if (r == 0 || _embeddingUnits[r] != _embeddingUnits[_embeddingCount - 1]) _embeddingUnits[_embeddingCount++] = _embeddingUnits[r];
+        }
+        return AdvanceEmbedding();
+    }
+
+    private bool AdvanceEmbedding()
+    {
+        while (_embeddingMissing == 0)
+        {
+            if (_embeddingTo > _embeddingFrom) EmbedBatch();
+            if (_embeddingTo == _embeddingCount) return true;
+            NextEmbeddingBatch();
+        }
+        return false;
+    }
+
+    private void NextEmbeddingBatch()
+    {
+        var store = _layer.Embeddings!;
+        while (_embeddingTo < _embeddingCount)
+        {
+            int slot = store.Acquire(_embeddingUnits[_embeddingTo], out bool ready);
+            if (slot < 0) break;
+            _embeddingSlots[_embeddingTo++] = slot;
             if (!ready) _embeddingMissing++;
         }
         store.Flush();
-        return _embeddingMissing == 0;
+        // One step at a time uses the layer's embedding slots, and it has just given all of them back.
+        if (_embeddingTo == _embeddingFrom) throw new InvalidOperationException("no slot for an embedding row");
     }
-
-    private bool EmbeddingPending() => _embeddingMissing > 0;
 
     private void EmbeddingArrived(int unit, ReadFault fault)
     {
-        if (_phase != Phase.Embedding || Array.BinarySearch(_embeddingUnits, 0, _embeddingCount, unit) < 0) return;
+        if (_phase != Phase.Embedding || Array.BinarySearch(_embeddingUnits, _embeddingFrom, _embeddingTo - _embeddingFrom, unit) < 0) return;
         if (fault != ReadFault.None)
         {
             int perUnit = RowsPerUnit(_layer.Edge!.EmbeddingFormat);
@@ -68,39 +88,52 @@ internal sealed unsafe partial class LayerStep
         if (--_embeddingMissing == 0) Runnable = true;
     }
 
-    private void Embed()
+    /// <summary>The rows whose units are in this batch; then its slots are free for the next.</summary>
+    private void EmbedBatch()
+    {
+        var format = _layer.Edge!.EmbeddingFormat;
+        int perUnit = RowsPerUnit(format);
+        for (int r = 0; r < _rows; r++)
+        {
+            int unit = _tokens[r] / perUnit;
+            int index = Array.BinarySearch(_embeddingUnits, _embeddingFrom, _embeddingTo - _embeddingFrom, unit);
+            if (index >= 0) EmbedRow(r, _layer.Embeddings!.UnitBase(_embeddingSlots[index], unit), _tokens[r] % perUnit);
+        }
+        ReleaseEmbedding();
+    }
+
+    private void EmbedResident()
+    {
+        var edge = _layer.Edge!;
+        long panelBytes = WeightLayout.PanelBytes(edge.EmbeddingFormat, _layer.Config.EmbeddingWidth);
+        for (int r = 0; r < _rows; r++)
+            EmbedRow(r, edge.ResidentEmbedding + _tokens[r] / WeightLayout.PanelRows * panelBytes, _tokens[r] % WeightLayout.PanelRows);
+    }
+
+    private void EmbedRow(int r, byte* panel, int inPanel)
+    {
+        if (_slots[_slotOfRow[r]].Dead) return;
+        var edge = _layer.Edge!;
+        var c = _layer.Config;
+        float* x = c.EmbeddingSize == 0 ? _x + (long)r * c.HiddenSize : _e + (long)r * c.EmbeddingSize;
+        kernels.PanelRow(edge.EmbeddingFormat, panel, inPanel, c.EmbeddingWidth, x);
+        if (c.EmbeddingScale != 1) kernels.Scale(x, c.EmbeddingScale, c.EmbeddingWidth);
+    }
+
+    /// <summary>Rows of the embedding become the stream: projected where their width is another one, with their positions where those are learned.</summary>
+    private void EnterStream()
     {
         var edge = _layer.Edge!;
         var c = _layer.Config;
-        int perUnit = RowsPerUnit(edge.EmbeddingFormat);
-        for (int r = 0; r < _rows; r++)
-        {
-            if (_slots[_slotOfRow[r]].Dead) continue;
-            float* x = c.EmbeddingSize == 0 ? _x + (long)r * c.HiddenSize : _e + (long)r * c.EmbeddingSize;
-            int unit = _tokens[r] / perUnit, inUnit = _tokens[r] % perUnit;
-            if (edge.ResidentEmbedding != null)
-            {
-                int panel = _tokens[r] / WeightLayout.PanelRows;
-                byte* at = edge.ResidentEmbedding + (long)panel * WeightLayout.PanelBytes(edge.EmbeddingFormat, c.EmbeddingWidth);
-                kernels.PanelRow(edge.EmbeddingFormat, at, _tokens[r] % WeightLayout.PanelRows, c.EmbeddingWidth, x);
-            }
-            else
-            {
-                int slot = _embeddingSlots[Array.BinarySearch(_embeddingUnits, 0, _embeddingCount, unit)];
-                kernels.PanelRow(edge.EmbeddingFormat, _layer.Embeddings!.UnitBase(slot, unit), inUnit, c.EmbeddingWidth, x);
-            }
-            if (c.EmbeddingScale != 1) kernels.Scale(x, c.EmbeddingScale, c.EmbeddingWidth);
-        }
         if (edge.ProjectIn != null) Multiply(edge.ProjectInFormat, edge.ProjectIn, c.HiddenSize, c.EmbeddingSize, _e, _q, _rows, _x, null);
         for (int r = 0; r < _rows && edge.Positions != null; r++)
             kernels.Add(_x + (long)r * c.HiddenSize, edge.Positions + (long)(PositionOf(r) + c.PositionOffset) * c.HiddenSize, c.HiddenSize);
-        ReleaseEmbedding();
     }
 
     private void ReleaseEmbedding()
     {
-        for (int i = 0; i < _embeddingCount; i++) _layer.Embeddings!.Release(_embeddingSlots[i]);
-        _embeddingCount = 0;
+        for (int i = _embeddingFrom; i < _embeddingTo; i++) _layer.Embeddings!.Release(_embeddingSlots[i]);
+        _embeddingFrom = _embeddingTo;
     }
 
     /// <summary>First act of a step: which units the next layer will want, judged from this layer's input through the next layer's own norm and selector.</summary>

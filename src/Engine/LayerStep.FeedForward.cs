@@ -94,7 +94,7 @@ internal sealed unsafe partial class LayerStep
         nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
         MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
-        _layer.Count.Active += MarkActive(_g, _rows, _layer.Neurons, c.Threshold, _layer.Bundle.Group, _marks);
+        _layer.Count.Active += MarkActive(_layer.Neurons, c.Threshold, _layer.Bundle.Group);
         TakeMarked();
     }
 
@@ -105,6 +105,7 @@ internal sealed unsafe partial class LayerStep
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
         for (int r = 0; r < _rows; r++)
         {
+            if (_slots[_slotOfRow[r]].Dead) continue;
             float* weights = _g + (long)r * experts.Count;
             Activations.ChooseExperts(experts, weights);
             for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
@@ -130,18 +131,19 @@ internal sealed unsafe partial class LayerStep
         _layer.HasPrediction = false;
     }
 
-    /// <summary>Marks the unit of every value above the threshold; returns how many there are.</summary>
-    private static long MarkActive(float* values, int rows, int neurons, float threshold, int group, bool[] marks)
+    /// <summary>Marks the unit of every value above the threshold; returns how many there are. A slot that is dead (its embedding could not be read) needs nothing.</summary>
+    private long MarkActive(int neurons, float threshold, int group)
     {
         long active = 0;
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < _rows; r++)
         {
-            float* row = values + (long)r * neurons;
+            if (_slots[_slotOfRow[r]].Dead) continue;
+            float* row = _g + (long)r * neurons;
             for (int i = 0; i < neurons; i++)
             {
                 if (!(row[i] > threshold)) continue;
                 active++;
-                marks[group == 1 ? i : i / group] = true;
+                _marks[group == 1 ? i : i / group] = true;
             }
         }
         return active;

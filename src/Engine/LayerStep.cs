@@ -10,9 +10,6 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool, TimeProvider time, MemoryLedger ledger) : IDisposable
 {
-    /// <summary>Multiply-adds below which waking the other threads costs more than they save.</summary>
-    private const long ParallelWork = 4_000_000;
-
     private enum Phase { Embedding, FeedForward, Done }
 
     private struct StepSlot
@@ -35,6 +32,10 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     /// <summary>Set by the conductor when something the parked step waits for has happened.</summary>
     public bool Runnable { get; set; }
+    /// <summary><see cref="EngineOptions.ParallelWork"/>.</summary>
+    public long ParallelWork { get; init; }
+    /// <summary><see cref="EngineOptions.PartialBytes"/>.</summary>
+    public long PartialBytes { get; init; }
     public bool IsDecode => _rows == _slotCount;
     public int Rows => _rows;
 
@@ -120,7 +121,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         Runnable = false;
         _layer.Count.FlashWait += Nanos(_parkedAt);
-        if (_phase == Phase.Embedding) return EmbeddingPending() ? Park() : AfterEmbedding();
+        if (_phase == Phase.Embedding) return AdvanceEmbedding() ? AfterEmbedding() : Park();
         return RunFeedForward();
     }
 
@@ -143,6 +144,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         }
         ReleaseEmbedding();
         ReleaseBatch();
+        // Reads that were being put together count as outstanding: unsent, they would keep the layer for ever.
+        _layer.FlushReads();
         End();
     }
 
@@ -157,7 +160,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     private bool AfterEmbedding()
     {
-        if (_layer.IsFirst) Embed();
+        if (_layer.IsFirst) EnterStream();
         LookAhead();
         long start = time.GetTimestamp();
         Attention();

@@ -11,7 +11,8 @@ public sealed class PrefetchPolicy
     /// <summary>Below this share of prefetched units that a step used, reading ahead takes more from demand than it gives.</summary>
     private const double UsefulFloor = 0.4;
     private const int ProbeEvery = 16;
-    private readonly Lock _gate = new();
+    // Not a Lock: that one makes its event on the thread that first finds it taken, in the middle of a step.
+    private readonly object _gate = new();
     private double _misses = 1;
     private double _useful = 1;
     private double _neededPerRow;

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
@@ -7,10 +8,13 @@ namespace FlashOrleans.Engine;
 /// one host. Conductor thread fills (<see cref="Ensure"/>) before a step; compute threads read. Angles as Hugging Face computes them: frequency and angle
 /// rounded to float32.
 /// </summary>
-internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, MemoryLedger ledger, string label) : IDisposable
+internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, int maxPositions, MemoryLedger ledger, string label) : IDisposable
 {
     private const int BlockPositions = 256;
-    private readonly List<NativeBuffer> _blocks = [];
+    /// <summary>As long as it can get: a block that is added in the middle of a session makes nothing for the collector.</summary>
+    private readonly nint[] _blocks = new nint[(maxPositions + BlockPositions - 1) / BlockPositions];
+    private readonly long _blockBytes = (long)BlockPositions * headDim * sizeof(float);
+    private int _count;
     private readonly int _half = headDim / 2;
     private float[] _frequencies = RopeFrequencies.For(rope, headDim, 1);
     private int _length = 1;
@@ -19,16 +23,16 @@ internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, MemoryLedge
 
     public void Ensure(int positions)
     {
-        while (_blocks.Count * BlockPositions < positions)
+        while (_count * BlockPositions < positions)
         {
-            var block = new NativeBuffer((long)BlockPositions * headDim * sizeof(float), ledger, label, alignment: 64);
-            float* p = (float*)block.Pointer;
-            int first = _blocks.Count * BlockPositions;
+            float* p = (float*)NativeMemory.AlignedAlloc((nuint)_blockBytes, 64);
+            ledger.Add(label, _blockBytes);
+            int first = _count * BlockPositions;
             for (int i = 0; i < _half; i++)
             {
                 for (int t = 0; t < BlockPositions; t++) Angle(first + t, i, p + t * headDim);
             }
-            _blocks.Add(block);
+            _blocks[_count++] = (nint)p;
         }
     }
 
@@ -51,13 +55,16 @@ internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, MemoryLedge
         to[_half + pair] = (float)Math.Sin(angle) * factor;
     }
 
-    public float* Cos(int position) => (float*)_blocks[position / BlockPositions].Pointer + position % BlockPositions * headDim;
+    public float* Cos(int position) => (float*)_blocks[position / BlockPositions] + position % BlockPositions * headDim;
 
     public float* Sin(int position) => Cos(position) + _half;
 
     public void Dispose()
     {
-        foreach (var block in _blocks) block.Dispose();
-        _blocks.Clear();
+        while (_count > 0)
+        {
+            NativeMemory.AlignedFree((void*)_blocks[--_count]);
+            ledger.Add(label, -_blockBytes);
+        }
     }
 }

@@ -25,8 +25,16 @@ internal sealed class SharedWeights(MemoryLedger ledger) : IDisposable
             {
                 if (!_edges.TryGetValue(key, out edge)) _edges.Add(key, edge = new EdgeWeights(layer.Package, ledger, layer.Package.Name + "/edge"));
                 edge.Users++;
-                if (layer.IsFirst) edge.LoadFirst();
-                if (layer.IsLast) edge.LoadLast();
+                try
+                {
+                    if (layer.IsFirst) edge.LoadFirst();
+                    if (layer.IsLast) edge.LoadLast();
+                }
+                catch
+                {
+                    Release(key);
+                    throw;
+                }
             }
             string ropeKey = key;
             if (layer.Config.RopeOf(layer.Index) is { } how)
@@ -34,7 +42,7 @@ internal sealed class SharedWeights(MemoryLedger ledger) : IDisposable
                 // Sliding layers may rotate by angles of their own.
                 if (ReferenceEquals(how, layer.Config.SlidingRope)) ropeKey += "/sliding";
                 if (!_ropes.TryGetValue(ropeKey, out rope))
-                    _ropes.Add(ropeKey, rope = new RopeTable(how, layer.Config.HeadDim, ledger, layer.Package.Name + "/rope"));
+                    _ropes.Add(ropeKey, rope = new RopeTable(how, layer.Config.HeadDim, layer.Config.MaxPositions, ledger, layer.Package.Name + "/rope"));
                 rope.Users++;
             }
             _users[layer] = (edge == null ? null : key, rope == null ? null : ropeKey);
@@ -48,9 +56,14 @@ internal sealed class SharedWeights(MemoryLedger ledger) : IDisposable
         lock (_gate)
         {
             if (!_users.Remove(layer, out var used)) return;
-            if (used.Edge != null && --_edges[used.Edge].Users == 0 && _edges.Remove(used.Edge, out var edge)) edge.Dispose();
+            if (used.Edge != null) Release(used.Edge);
             if (used.Rope != null && --_ropes[used.Rope].Users == 0 && _ropes.Remove(used.Rope, out var rope)) rope.Dispose();
         }
+    }
+
+    private void Release(string key)
+    {
+        if (--_edges[key].Users == 0 && _edges.Remove(key, out var edge)) edge.Dispose();
     }
 
     public void Dispose()

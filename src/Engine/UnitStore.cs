@@ -12,7 +12,9 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private readonly IFlashReader _reader;
     private readonly Action<UnitStore, ReadRequest> _completed;
     private readonly Stack<ReadRequest> _idle = new();
-    private readonly Queue<ReadRequest> _unsent = new();
+    private readonly Queue<ReadRequest> _unsentDemand = new();
+    /// <summary>A list, since one in the middle may turn into demand.</summary>
+    private readonly List<ReadRequest> _unsentPrefetch = [];
     private readonly ReadRequest?[] _requestOf;
     private ReadRequest? _open;
 
@@ -69,7 +71,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             else
             {
                 Late++;
-                if (_requestOf[slot] is { } request && !ReferenceEquals(request, _open)) _reader.Promote(request);
+                if (_requestOf[slot] is { } request) Promote(request);
             }
             return slot;
         }
@@ -103,15 +105,15 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return true;
     }
 
-    /// <summary>Sends what <see cref="Acquire"/> and <see cref="Prefetch"/> gathered, and what the reader's full queue held back before.</summary>
+    /// <summary>Sends what <see cref="Acquire"/> and <see cref="Prefetch"/> gathered, and what the reader's full queue held back before, demand first.
+    /// The queue is shared with other stores: whoever settles any read must flush all of them, or one whose requests were all refused waits for ever.</summary>
     public void Flush()
     {
-        if (_open is { } open)
-        {
-            _open = null;
-            _unsent.Enqueue(open);
-        }
-        while (_unsent.TryPeek(out var request) && _reader.TrySubmit(request)) _unsent.Dequeue();
+        CloseOpen();
+        while (_unsentDemand.TryPeek(out var request) && _reader.TrySubmit(request)) _unsentDemand.Dequeue();
+        int sent = 0;
+        while (sent < _unsentPrefetch.Count && _reader.TrySubmit(_unsentPrefetch[sent])) sent++;
+        _unsentPrefetch.RemoveRange(0, sent);
     }
 
     public void Release(int slot) => Window.Unpin(slot);
@@ -119,7 +121,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     void IReadCompletion.Completed(ReadRequest request) => _completed(this, request);
 
     /// <summary>
-    /// Settles a completed request: slots become ready or fail; <paramref name="arrived"/> is told each (unit, slot, fault). Then the request is reused.
+    /// Settles a completed request: slots become ready or fail; <paramref name="arrived"/> is told each (unit, slot, fault). Then the request is reused; the
+    /// caller flushes.
     /// </summary>
     public void Settle(ReadRequest request, Action<int, int, ReadFault>? arrived)
     {
@@ -146,7 +149,6 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         }
         Outstanding--;
         _idle.Push(request);
-        Flush();
     }
 
     public void Dispose()
@@ -158,11 +160,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private void Add(int unit, int slot, ReadClass kind)
     {
         byte* memory = Window.Memory(slot);
-        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory)))
-        {
-            _open = null;
-            _unsent.Enqueue(open);
-        }
+        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory))) CloseOpen();
         if (_open == null)
         {
             if (!_idle.TryPop(out var request)) request = new ReadRequest();
@@ -172,5 +170,32 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             Outstanding++;
         }
         _requestOf[slot] = _open;
+    }
+
+    private void CloseOpen()
+    {
+        if (_open is not { } open) return;
+        _open = null;
+        if (open.Class == ReadClass.Demand) _unsentDemand.Enqueue(open);
+        else _unsentPrefetch.Add(open);
+    }
+
+    /// <summary>A step waits for a unit that is on its way: what was to be read ahead is demand now, wherever it is.</summary>
+    private void Promote(ReadRequest request)
+    {
+        if (ReferenceEquals(request, _open))
+        {
+            request.Class = ReadClass.Demand;
+            return;
+        }
+        int at = _unsentPrefetch.IndexOf(request);
+        if (at < 0)
+        {
+            _reader.Promote(request);
+            return;
+        }
+        _unsentPrefetch.RemoveAt(at);
+        request.Class = ReadClass.Demand;
+        _unsentDemand.Enqueue(request);
     }
 }

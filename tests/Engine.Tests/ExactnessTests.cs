@@ -11,7 +11,25 @@ public sealed class ExactnessTests
 {
     private static readonly WeightFormat[] Formats = [WeightFormat.F32, WeightFormat.BF16, WeightFormat.Q8, WeightFormat.Q4];
 
-    internal sealed record Variant(FeedForwardMode Mode, double Window, bool Prefetch, string Kernels, int Threads, int Chunk);
+    /// <param name="Companions">Other sessions that decode all the while.</param>
+    /// <param name="Cramped">Room for two partial sums only, less than a layer has blocks.</param>
+    internal sealed record Variant(FeedForwardMode Mode, double Window, bool Prefetch, string Kernels, int Threads, int Chunk, int Companions = 0, bool Cramped = false);
+
+    /// <summary>What runs really did: a property over threads or company says nothing when one thread did it all or nobody was merged.</summary>
+    private sealed class Tally
+    {
+        public long Merged, TakenByOthers, Issued;
+
+        public void Add(LocalEngine engine)
+        {
+            for (int worker = 1; worker < engine.Conductor.Pool.Threads; worker++) TakenByOthers += engine.Conductor.Pool.Taken(worker);
+            foreach (var stats in engine.Layers.Select(l => l.Stats))
+            {
+                Merged += stats.Slots - stats.Waves;
+                Issued += stats.PrefetchIssued;
+            }
+        }
+    }
 
     public static TheoryData<string, WeightFormat> Shapes()
     {
@@ -34,7 +52,7 @@ public sealed class ExactnessTests
     };
 
     [Theory, MemberData(nameof(Shapes))]
-    public void Tokens_and_logits_are_the_same_bits_for_every_mode_window_prefetch_kernel_thread_count_and_chunk(string shape, WeightFormat format)
+    public void Tokens_and_logits_are_the_same_bits_for_every_mode_window_prefetch_kernel_thread_count_chunk_and_company(string shape, WeightFormat format)
     {
         using var tiny = TinyPackage.Create(Shape(shape), format);
         int[] prompt = Prompt(90, tiny.Package.Config.VocabSize, seed: 5);
@@ -46,8 +64,35 @@ public sealed class ExactnessTests
             OneOf(Kernels.Available.ToArray()),
             Gen.Int[1, 3],
             OneOf(1, 7, 64, 65, 90),
-            (mode, window, prefetch, kernels, threads, chunk) => new Variant(mode, window, prefetch, kernels, threads, chunk));
-        variants.Sample(v => AssertSame(expected, Transcript(tiny.Package, v, prompt, 6), v.ToString()), iter: 16, threads: 1);
+            Gen.Int[0, 3],
+            Gen.Bool,
+            (mode, window, prefetch, kernels, threads, chunk, companions, cramped) => new Variant(mode, window, prefetch, kernels, threads, chunk, companions, cramped));
+        var tally = new Tally();
+        bool threaded = false, company = false;
+        variants.Sample(v =>
+        {
+            var mine = new Tally();
+            AssertSame(expected, Transcript(tiny.Package, v, prompt, 6, mine), v.ToString());
+            if (v is { Mode: FeedForwardMode.Exact, Prefetch: true, Window: 0.25 }) Assert.True(mine.Issued > 0, $"{v}: nothing was read ahead");
+            threaded |= v.Threads > 1;
+            company |= v.Companions > 0;
+            tally.Merged += mine.Merged;
+            tally.TakenByOthers += mine.TakenByOthers;
+        }, iter: 16, threads: 1);
+        Assert.True(tally.TakenByOthers > 0 || !threaded, "one thread did everything");
+        Assert.True(tally.Merged > 0 || !company, "no two sessions were ever in one step");
+    }
+
+    [Theory, InlineData(128), InlineData(5)]
+    public void A_prompt_in_one_wave_larger_than_the_row_limit_gives_the_same_bits_where_embedding_rows_come_from_flash(int maxRows)
+    {
+        using var tiny = TinyPackage.Create(Shape("untied"), WeightFormat.F32);
+        // All different: more rows of the embedding than there are slots for them.
+        int[] prompt = [.. Enumerable.Range(0, 200).Select(i => i * 77 % 200)];
+        var expected = Transcript(tiny.Package, new(FeedForwardMode.Dense, 1, false, "scalar", 1, 50), prompt, 4);
+        using var engine = new LocalEngine(tiny.Package, new() { MaxWaveRows = maxRows }, new());
+        AssertSame(expected, Run(engine, prompt, 4, prompt.Length, 200), "all at once");
+        Assert.Equal(200 + 3, engine.Layers[0].Stats.Rows);
     }
 
     [Theory, InlineData(WeightFormat.F32), InlineData(WeightFormat.Q8)]
@@ -73,12 +118,16 @@ public sealed class ExactnessTests
         int vocabulary = tiny.Package.Config.VocabSize;
         var prompts = Enumerable.Range(0, 5).Select(i => Prompt(3 + 17 * i, vocabulary, seed: 100 + i)).ToArray();
         var alone = prompts.Select(p => Transcript(tiny.Package, new(FeedForwardMode.Exact, 0.25, true, "auto", 2, 64), p, 12)).ToArray();
-        using var engine = new LocalEngine(tiny.Package, new() { Threads = 2 }, new() { Window = 0.1 });
+        using var engine = new LocalEngine(tiny.Package, new() { Threads = 2, ParallelWork = 0 }, new() { Window = 0.1 });
         var together = new (int, float)[prompts.Length][][];
         var threads = prompts.Select((p, i) => new Thread(() => together[i] = Run(engine, p, 12, chunk: 16, vocabulary))).ToArray();
         foreach (var thread in threads) thread.Start();
         foreach (var thread in threads) thread.Join();
         for (int i = 0; i < prompts.Length; i++) AssertSame(alone[i], together[i], $"session {i}");
+        var tally = new Tally();
+        tally.Add(engine);
+        Assert.True(tally.Merged > 0, "no two sessions were ever in one step");
+        Assert.True(tally.TakenByOthers > 0, "one thread did everything");
     }
 
     [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.Q4), InlineData("llama", WeightFormat.F32)]
@@ -134,11 +183,55 @@ public sealed class ExactnessTests
         return Enumerable.Range(0, length).Select(_ => random.Next(vocabulary)).ToArray();
     }
 
-    internal static (int Id, float Logit)[][] Transcript(FlashPackage package, Variant v, int[] prompt, int tokens)
+    private static (int Id, float Logit)[][] Transcript(FlashPackage package, Variant v, int[] prompt, int tokens, Tally? tally = null)
     {
-        using var engine = new LocalEngine(package, new() { Kernels = v.Kernels, Threads = v.Threads },
-            new() { Mode = v.Mode, Window = v.Window, Prefetch = v.Prefetch });
-        return Run(engine, prompt, tokens, v.Chunk, package.Config.VocabSize);
+        var options = new EngineOptions { Kernels = v.Kernels, Threads = v.Threads, ParallelWork = 0 };
+        if (v.Cramped) options = options with { PartialBytes = 0 };
+        using var engine = new LocalEngine(package, options, new() { Mode = v.Mode, Window = v.Window, Prefetch = v.Prefetch });
+        int vocabulary = package.Config.VocabSize;
+        var transcript = v.Companions == 0 ? Run(engine, prompt, tokens, v.Chunk, vocabulary) : Beside(engine, v.Companions, () => Run(engine, prompt, tokens, v.Chunk, vocabulary));
+        tally?.Add(engine);
+        return transcript;
+    }
+
+    /// <summary>Runs while other sessions go on and on; the first has begun by then.</summary>
+    private static T Beside<T>(LocalEngine engine, int companions, Func<T> run)
+    {
+        using var begun = new ManualResetEventSlim();
+        bool stop = false;
+        Exception? failure = null;
+        var threads = Enumerable.Range(0, companions).Select(i => new Thread(() =>
+        {
+            try
+            {
+                for (int round = 0; !Volatile.Read(ref stop); round++)
+                {
+                    using var session = engine.OpenSession();
+                    foreach (var _ in session.Generate(Prompt(1 + 11 * i, 150, 1000 + 10 * round + i), 40, Sampling.Greedy))
+                    {
+                        begun.Set();
+                        if (Volatile.Read(ref stop)) break;
+                    }
+                }
+            }
+            catch (Exception e)
+            {
+                failure = e;
+                begun.Set();
+            }
+        })).ToArray();
+        foreach (var thread in threads) thread.Start();
+        begun.Wait();
+        try
+        {
+            return run();
+        }
+        finally
+        {
+            Volatile.Write(ref stop, true);
+            foreach (var thread in threads) thread.Join();
+            Assert.Null(failure);
+        }
     }
 
     /// <summary>All logits of every generated step, best first.</summary>

@@ -165,6 +165,68 @@ public sealed class RecoveryTests
         Assert.Equal(0, engine.Layers[0].Stats.Slots);
     }
 
+    [Fact]
+    public async Task Edge_weights_whose_loading_failed_are_freed_with_the_layers_that_use_them()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q8);
+        string edge = Path.Combine(tiny.Package.Path, "edge.bin");
+        byte[] bytes = File.ReadAllBytes(edge);
+        using (var file = tiny.Package.OpenEdge()) bytes[file.Section("embed").Offset + 70] ^= 1;
+        File.WriteAllBytes(edge, bytes);
+        using var conductor = new Conductor(new() { Threads = 1 });
+        using (var engine = new LocalEngine(tiny.Package, conductor, new LayerOptions(), null))
+        {
+            var error = await Assert.ThrowsAsync<FlashException>(() => engine.Layers[^1].Loaded);
+            Assert.Contains("edge.bin", error.Message, StringComparison.Ordinal);
+            await engine.Layers[0].Loaded;
+        }
+        Assert.Equal(0, conductor.Ledger.Held("tiny/edge"));
+    }
+
+    [Fact]
+    public void A_slot_whose_embedding_cannot_be_read_needs_no_neuron_any_more()
+    {
+        var opened = new List<MemoryFile>();
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(tied: false), WeightFormat.F32, open: path => Remember(opened, path));
+        using var conductor = new Conductor(new() { Threads = 1 }, null, null, start: false);
+        using var engine = new LocalEngine(tiny.Package, conductor, new() { Prefetch = false }, null);
+        conductor.Drive(Task.WhenAll(engine.Layers.Select(l => l.Loaded)));
+        // Leaves rows of another step in the scratch.
+        using var before = engine.OpenSession();
+        Submit(before, ExactnessTests.Prompt(8, Vocabulary, 11));
+        PumpUntil(conductor, () => !before.Timeline.InFlight);
+        long active = engine.Layers[0].Stats.NeuronsActive, computed = engine.Layers[0].Stats.NeuronsComputed;
+        using (var edge = tiny.Package.OpenEdge())
+        {
+            long row = edge.SectionUnits("embed").Start(150);
+            foreach (var file in opened.Where(f => f.Name == "edge.bin")) file.Inject(new MemoryFault { Offset = row, Errno = 5, Times = MemoryFault.Always });
+        }
+        using var good = engine.OpenSession();
+        using var broken = engine.OpenSession();
+        Submit(good, [3]);
+        Submit(broken, [150]);
+        PumpUntil(conductor, () => !good.Timeline.InFlight && !broken.Timeline.InFlight);
+        Assert.Throws<StepFaultException>(() => broken.Poll(out _));
+        Assert.True(good.Poll(out _));
+        Assert.Equal(2, engine.Layers[0].Stats.Waves);
+        Assert.InRange(engine.Layers[0].Stats.NeuronsActive - active, 1, engine.Layers[0].Stats.NeuronsDense);
+        Assert.Equal(engine.Layers[0].Stats.NeuronsComputed - computed, engine.Layers[0].Stats.NeuronsActive - active);
+    }
+
+    private static void Submit(EngineSession session, int[] tokens)
+    {
+        session.Timeline.Append(tokens);
+        session.Submit(Sampling.Greedy, SlotFlags.Sample, Vocabulary, 64);
+    }
+
+    private static void PumpUntil(Conductor conductor, Func<bool> done)
+    {
+        while (!done())
+        {
+            if (!conductor.Pump()) Thread.Yield();
+        }
+    }
+
     private static MemoryFile Remember(List<MemoryFile> opened, string path)
     {
         var file = new MemoryFile(File.ReadAllBytes(path), 512, Path.GetFileName(path));

@@ -15,8 +15,9 @@ internal sealed class VirtualClock : TimeProvider
 /// <summary>
 /// A device on a virtual clock: one server with a bandwidth, demand before prefetch, what is being served cannot be overtaken. The bytes are really read (from
 /// the file beneath) at the moment of completion. Single-threaded: the test pumps the conductor and moves the clock.
+/// At most <paramref name="queue"/> requests of a class wait; more are refused.
 /// </summary>
-internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNano) : IFlashReader
+internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNano, int queue = int.MaxValue) : IFlashReader
 {
     private readonly Queue<ReadRequest> _demand = new();
     private readonly List<ReadRequest> _prefetch = [];
@@ -32,6 +33,7 @@ internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNan
 
     public bool TrySubmit(ReadRequest request)
     {
+        if ((request.Class == ReadClass.Demand ? _demand.Count : _prefetch.Count) >= queue) return false;
         if (request.Class == ReadClass.Demand) _demand.Enqueue(request);
         else _prefetch.Add(request);
         Serve();

@@ -1,0 +1,139 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine.Tests;
+
+/// <summary>What becomes of reads for which the reader's bounded queue has no room at first.</summary>
+public sealed class ReadQueueTests
+{
+    [Fact]
+    public void Two_parked_layers_that_share_a_queue_of_one_read_both_get_their_reads()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
+        int vocabulary = tiny.Package.Config.VocabSize;
+        int[][] prompts = [.. Enumerable.Range(0, 3).Select(i => ExactnessTests.Prompt(9, vocabulary, 40 + i))];
+        using var plain = new LocalEngine(tiny.Package);
+        var expected = prompts.Select(p => ExactnessTests.Run(plain, p, 6, 64, vocabulary)).ToArray();
+        var flash = new VirtualFlash(new VirtualClock(), bytesPerNano: 1, queue: 1);
+        using var conductor = new Conductor(new() { Threads = 1 }, null, flash, start: false);
+        using var engine = new LocalEngine(tiny.Package, conductor, new() { Window = 0.25, Prefetch = false }, null);
+        conductor.Drive(Task.WhenAll(engine.Layers.Select(l => l.Loaded)));
+        var sessions = prompts.Select(_ => engine.OpenSession()).ToArray();
+        var logits = prompts.Select(_ => new List<(int, float)[]>()).ToArray();
+        void Next(int i, int[] tokens)
+        {
+            sessions[i].Timeline.Append(tokens);
+            sessions[i].Submit(Sampling.Greedy, SlotFlags.Sample, vocabulary, 64);
+        }
+        int mostParked = 0;
+        bool Turn()
+        {
+            bool busy = conductor.Pump();
+            mostParked = Math.Max(mostParked, engine.Layers.Count(l => l.Running != null));
+            return busy;
+        }
+        for (int i = 0; i < prompts.Length; i++)
+        {
+            Next(i, prompts[i]);
+            // Each starts when the one before it waits in a deeper layer.
+            while (Turn()) { }
+        }
+        while (logits.Any(l => l.Count < 6))
+        {
+            for (int i = 0; i < prompts.Length; i++)
+            {
+                if (sessions[i].Poll(out var result) != true) continue;
+                logits[i].Add(result.Top!);
+                if (logits[i].Count < 6) Next(i, [result.Token]);
+            }
+            // A result may have come in this very turn; only when every session waits it is the device's turn.
+            bool waiting = !Turn() && logits.Any(l => l.Count < 6) && Enumerable.Range(0, prompts.Length).All(i => logits[i].Count == 6 || sessions[i].Timeline.InFlight);
+            if (waiting && !flash.WaitForOne()) Assert.Fail("layers wait for reads that nobody sent");
+        }
+        Assert.True(mostParked >= 2, $"{mostParked} layers waited at the same time");
+        for (int i = 0; i < prompts.Length; i++) ExactnessTests.AssertSame(expected[i], [.. logits[i]], $"session {i}");
+    }
+
+    [Fact]
+    public void A_refused_read_ahead_does_not_hold_back_demand_behind_it()
+    {
+        using var bench = new Bench(prefetches: 0);
+        bench.Store.Prefetch(5);
+        bench.Store.Flush();
+        bench.Store.Acquire(200, out _);
+        bench.Store.Flush();
+        Assert.Equal([(200, ReadClass.Demand)], bench.Reader.Sent);
+    }
+
+    [Fact]
+    public void A_unit_that_is_needed_before_its_read_ahead_was_sent_is_sent_as_demand_and_once()
+    {
+        using var bench = new Bench(prefetches: 0);
+        foreach (int unit in new[] { 5, 100, 250 })
+        {
+            bench.Store.Prefetch(unit);
+            bench.Store.Flush();
+        }
+        bench.Store.Acquire(100, out bool ready);
+        bench.Store.Flush();
+        Assert.False(ready);
+        Assert.Equal([(100, ReadClass.Demand)], bench.Reader.Sent);
+        bench.Reader.Prefetches = 9;
+        bench.Store.Flush();
+        Assert.Equal([(100, ReadClass.Demand), (5, ReadClass.Prefetch), (250, ReadClass.Prefetch)], bench.Reader.Sent);
+        Assert.Equal(3, bench.Store.Outstanding);
+    }
+
+    [Fact]
+    public void A_unit_that_is_needed_while_its_read_ahead_is_being_put_together_is_sent_as_demand()
+    {
+        using var bench = new Bench(prefetches: 0);
+        bench.Store.Prefetch(5);
+        bench.Store.Acquire(5, out _);
+        bench.Store.Flush();
+        Assert.Equal([(5, ReadClass.Demand)], bench.Reader.Sent);
+    }
+
+    /// <summary>A store over a reader that takes every demand read and a limited number of reads ahead, and completes none before the end.</summary>
+    private sealed class Bench : IDisposable
+    {
+        private readonly TinyPackage _tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
+        private readonly PackageFile _slice;
+
+        public Bench(int prefetches)
+        {
+            Reader = new Narrow { Prefetches = prefetches };
+            _slice = _tiny.Package.OpenSlice(0);
+            Store = new UnitStore(_slice.BundleUnits(whole: false), 16, Reader, new MemoryLedger(), "store", (_, _) => { });
+        }
+
+        public Narrow Reader { get; }
+        public UnitStore Store { get; }
+
+        public void Dispose()
+        {
+            Reader.Prefetches = int.MaxValue;
+            Store.Flush();
+            foreach (var request in Reader.Requests) Store.Settle(request, null);
+            Store.Dispose();
+            _slice.Dispose();
+            _tiny.Dispose();
+        }
+    }
+
+    private sealed class Narrow : IFlashReader
+    {
+        public int Prefetches { get; set; }
+        public List<ReadRequest> Requests { get; } = [];
+        public (int, ReadClass)[] Sent => [.. Requests.SelectMany(r => r.Units.Take(r.Count).Select(u => (u, r.Class)))];
+        public ReaderStats Stats => default;
+
+        public bool TrySubmit(ReadRequest request)
+        {
+            if (request.Class == ReadClass.Prefetch && --Prefetches < 0) return false;
+            Requests.Add(request);
+            return true;
+        }
+
+        public void Promote(ReadRequest request) => Assert.Fail("nothing that was sent needs to be promoted");
+    }
+}
