@@ -110,6 +110,7 @@ internal sealed unsafe partial class LayerStep
                 if (!(row[i] > 0)) continue;
                 active++;
                 _marks[group == 1 ? i : i / group] = true;
+                _layer.Watch?.Invoke(PositionOf(r), i);
             }
         }
         return active;
