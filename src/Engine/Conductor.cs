@@ -24,6 +24,7 @@ public sealed partial class Conductor : IDisposable
     private readonly ConcurrentQueue<(Layer Layer, int[] Units, int Count)> _hints = new();
     private readonly Dictionary<Guid, (int Epoch, long Step)> _cancelled = [];
     private readonly SharedWeights _shared;
+    private readonly HeadScratch _head;
     private readonly BlockingCollection<Action> _loads = [];
     private readonly Thread? _thread;
     private readonly Thread _loader;
@@ -47,8 +48,9 @@ public sealed partial class Conductor : IDisposable
         _time = time ?? TimeProvider.System;
         _kernels = FlashOrleans.Engine.Kernels.Choose(options.Kernels);
         _pool = new ComputePool(options.Threads);
-        _reader = reader ?? (_ownReader = new FlashReader(options.IoThreads));
+        _reader = reader ?? (_ownReader = new FlashReader(options.IoThreads, ledger: Ledger));
         _shared = new SharedWeights(Ledger);
+        _head = new HeadScratch(Ledger);
         _onCompleted = (store, request) =>
         {
             _completed.Enqueue((store, request));
@@ -182,6 +184,7 @@ public sealed partial class Conductor : IDisposable
         _thread?.Join();
         _ownReader?.Dispose();
         while (_idleSteps.TryPop(out var step)) step.Dispose();
+        _head.Dispose();
         _shared.Dispose();
         _pool.Dispose();
         _loads.Dispose();
@@ -330,7 +333,7 @@ public sealed partial class Conductor : IDisposable
     private LayerStep RentStep() =>
         _idleSteps.TryPop(out var step)
             ? step
-            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes };
+            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, Head = _head, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes };
 
     private void FinishLoading(Layer layer, Exception? error)
     {

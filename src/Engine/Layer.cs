@@ -83,6 +83,9 @@ public sealed class Layer
     internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     internal string Label => $"{Package.Name}/{Index}";
 
+    /// <summary>Told every (position, neuron) that is active, in `exact`; tests compare them with what they should be.</summary>
+    internal Action<int, int>? Watch { get; set; }
+
     internal Counters Count;
     /// <summary>Units predicted by the latest look-ahead, and whether the step they were for is still to come.</summary>
     internal bool[] Predicted { get; private set; } = [];

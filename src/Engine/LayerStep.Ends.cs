@@ -7,16 +7,12 @@ internal sealed unsafe partial class LayerStep
 {
     /// <summary>Rows whose next layer is worth predicting: the union of a longer prompt is nearly everything.</summary>
     private const int LookAheadRows = 8;
-    /// <summary>Logit rows computed per pass over the head.</summary>
-    private const int HeadTile = 8;
 
     private int[] _embeddingUnits = new int[16];
     private int[] _embeddingSlots = new int[16];
     private int _embeddingCount, _embeddingFrom, _embeddingTo, _embeddingMissing;
     private int[] _hints = new int[64];
     private float[] _hintScores = new float[64];
-    private NativeBuffer? _logits;
-    private Sampler? _sampler;
 
     private static int RowsPerUnit(WeightFormat format) => WeightLayout.IsQuantized(format) ? WeightLayout.PanelRows : 1;
 
@@ -222,14 +218,8 @@ internal sealed unsafe partial class LayerStep
     {
         var c = _layer.Config;
         var edge = _layer.Edge!;
-        _sampler ??= new Sampler(c.VocabSize);
-        long logitBytes = (long)HeadTile * c.VocabSize * 4;
-        if (_logits == null || _logits.Length < logitBytes)
-        {
-            _logits?.Dispose();
-            _logits = new NativeBuffer(logitBytes, ledger, "scratch", alignment: 64);
-        }
-        int* rows = stackalloc int[HeadTile];
+        Head.Ensure(c.VocabSize);
+        int* rows = stackalloc int[HeadScratch.Tile];
         int n = 0;
         for (int i = 0; i < _slotCount; i++)
         {
@@ -245,7 +235,7 @@ internal sealed unsafe partial class LayerStep
             for (int r = score ? s.FirstRow : s.FirstRow + s.Slot.Count - 1; r < s.FirstRow + s.Slot.Count; r++)
             {
                 rows[n++] = r;
-                if (n == HeadTile) n = HeadRows(rows, n, edge);
+                if (n == HeadScratch.Tile) n = HeadRows(rows, n, edge);
             }
         }
         HeadRows(rows, n, edge);
@@ -255,7 +245,7 @@ internal sealed unsafe partial class LayerStep
     {
         if (n == 0) return 0;
         var c = _layer.Config;
-        float* logits = (float*)_logits!.Pointer;
+        float* logits = Head.Logits;
         for (int i = 0; i < n; i++)
         {
             float* h = _h + (long)rows[i] * c.HiddenSize, to = _n + (long)i * c.HiddenSize;
@@ -277,7 +267,7 @@ internal sealed unsafe partial class LayerStep
             {
                 if (rows[i] == s.FirstRow) _nll = new float[s.Slot.Count];
                 int target = last ? s.Slot.Target : _tokens[rows[i] + 1];
-                _nll![rows[i] - s.FirstRow] = target < 0 ? float.NaN : _sampler!.Nll(row, c.VocabSize, target);
+                _nll![rows[i] - s.FirstRow] = target < 0 ? float.NaN : Head.Sampler.Nll(row, c.VocabSize, target);
             }
             if (last) Report(slot, row);
         }
@@ -298,7 +288,7 @@ internal sealed unsafe partial class LayerStep
             if (slot.TopLogits > 0) top = Sampler.TopLogits(logits, vocabulary, Math.Min(slot.TopLogits, vocabulary));
             if ((slot.Flags & SlotFlags.Sample) != 0)
             {
-                token = _sampler!.Sample(logits, vocabulary, slot.Sampling, slot.Position + slot.Count, out logProbability);
+                token = Head.Sampler.Sample(logits, vocabulary, slot.Sampling, slot.Position + slot.Count, out logProbability);
                 if (token < 0)
                 {
                     Kill(index, FaultKind.Rejected, "the model's logits are not numbers (NaN); the package may be damaged: run flash verify");

@@ -144,6 +144,7 @@ internal sealed unsafe partial class LayerStep
                 if (!(row[i] > threshold)) continue;
                 active++;
                 _marks[group == 1 ? i : i / group] = true;
+                _layer.Watch?.Invoke(PositionOf(r), i);
             }
         }
         return active;

@@ -32,6 +32,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     /// <summary>Set by the conductor when something the parked step waits for has happened.</summary>
     public bool Runnable { get; set; }
+    /// <summary>Shared by all steps of the conductor.</summary>
+    public required HeadScratch Head { get; init; }
     /// <summary><see cref="EngineOptions.ParallelWork"/>.</summary>
     public long ParallelWork { get; init; }
     /// <summary><see cref="EngineOptions.PartialBytes"/>.</summary>
@@ -42,7 +44,6 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public void Dispose()
     {
         _arena?.Dispose();
-        _logits?.Dispose();
     }
 
     /// <summary>Takes the slots of waiting waves; call for each wave, then <see cref="Start"/>.</summary>

@@ -12,6 +12,8 @@ namespace FlashOrleans.Flash;
 internal sealed unsafe class FileScan : IDisposable
 {
     private const int Eintr = 4, Eio = 5;
+    /// <summary>A file that answers nothing but EINTR is broken.</summary>
+    private const int MaxInterrupts = 1000;
     private readonly NativeBuffer _scratch;
 
     /// <param name="ledger">Where the scratch is accounted while the scan lives.</param>
@@ -34,13 +36,14 @@ internal sealed unsafe class FileScan : IDisposable
         long start = offset / align * align;
         int lead = (int)(offset - start), wanted = (int)PackageLayout.RoundUp(lead + bytes, align), done = 0;
         bool retried = false;
+        int interrupts = 0;
         while (done < lead + bytes)
         {
             // After a short read the next one starts at an aligned address again.
             int at = done / align * align;
             IoVector part = new() { Base = _scratch.Pointer + at, Length = (nuint)(wanted - at) };
             long got = file.Read(start + at, new ReadOnlySpan<IoVector>(in part));
-            if (got == -Eintr) continue;
+            if (got == -Eintr && ++interrupts < MaxInterrupts) continue;
             if (got < 0)
             {
                 if (!retried && got == -Eio) { retried = true; continue; }

@@ -14,7 +14,7 @@ public sealed class RunTests(FlashHome home)
         Assert.Equal(0, outcome.Code);
         Assert.True(outcome.Out.Trim().Length > 40, outcome.Out);
         string figures = outcome.Error.TrimEnd('\n').Split('\n')[^1];
-        Assert.Matches(new Regex(@"^24 tokens \(limit\) · [\d.]+ tok/s · first token .+ · flash .+B/token · window hits [\d.]+ % · DRAM [\d.]+ [kMG]?B$"), figures);
+        Assert.Matches(new Regex(@"^24 tokens \(limit\) · [\d.]+ tok/s · first token .+ · flash .+B/token( \(buffered\))? · window hits [\d.]+ % · DRAM [\d.]+ [kMG]?B$"), figures);
     }
 
     [Fact]
@@ -67,6 +67,21 @@ public sealed class RunTests(FlashHome home)
         var outcome = await flash.EndAsync();
         Assert.Equal(130, outcome.Code);
         Assert.Contains("(stopped)", outcome.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Ctrl_C_ends_an_import_with_130_and_leaves_no_package()
+    {
+        string folder = Path.Combine(home.Folder, "endless");
+        HugeCheckpoint.Create(folder);
+        using var flash = Flash.Start(home, "import", folder, "--name", "endless");
+        await flash.SeeAsync("endless");
+        flash.Signal(SigInt);
+        var outcome = await flash.EndAsync();
+        Directory.Delete(folder, recursive: true);
+        Assert.Equal(130, outcome.Code);
+        Assert.Empty(outcome.Out);
+        Assert.Empty(Directory.EnumerateFileSystemEntries(Path.Combine(home.Folder, "models"), "*endless*"));
     }
 
     [Fact]

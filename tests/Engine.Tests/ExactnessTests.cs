@@ -158,6 +158,25 @@ public sealed class ExactnessTests
         Assert.InRange(exactBytes, 1, denseBytes - 1);
     }
 
+    [Theory, InlineData(1.0), InlineData(0.1)]
+    public void Exact_reads_the_active_share_of_the_bundles_and_no_more(double window)
+    {
+        // Bundles so large that no read is merged across one that nobody needs.
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(layers: 2, hidden: 1024, ffn: 192), WeightFormat.F32);
+        using var engine = new LocalEngine(tiny.Package, new(), new() { Window = window, Prefetch = false });
+        Run(engine, Prompt(4, 200, seed: 9), 8, 1, 200);
+        foreach (var layer in engine.Layers)
+        {
+            var stats = layer.Stats;
+            // Each read may be rounded outward to the device's blocks at both ends.
+            long unit = layer.Bundles!.Region.PartBytes + 2L * layer.Bundles.Region.File.Alignment;
+            Assert.InRange(stats.NeuronsActive, 1, stats.NeuronsDense * 3 / 4);
+            Assert.InRange(stats.DemandBytes, 1, stats.NeuronsActive * unit);
+            // With room for all nothing is read twice.
+            if (window == 1) Assert.InRange(stats.DemandBytes, 1, layer.Bundles.Region.Count * unit);
+        }
+    }
+
     [Fact]
     public void Half_precision_keys_and_values_give_the_same_bits_for_every_chunking_and_kernel()
     {

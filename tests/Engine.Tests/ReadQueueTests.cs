@@ -54,6 +54,38 @@ public sealed class ReadQueueTests
     }
 
     [Fact]
+    public void A_neuron_is_never_read_twice_at_the_same_time_while_demand_overtakes_reads_ahead()
+    {
+        // In this model the prediction is perfect, and the device so slow that the step comes to wait for what was asked for ahead.
+        var config = TinyPackage.Llama(layers: 6, hidden: 32, ffn: 1024);
+        using var tiny = TinyPackage.Create(config, WeightFormat.F32, residual: 0);
+        var flash = new VirtualFlash(new VirtualClock(), bytesPerNano: 1);
+        var twin = new ReaderTwin(flash);
+        using var conductor = new Conductor(new() { Threads = 1 }, null, twin, start: false);
+        using var engine = new LocalEngine(tiny.Package, conductor, new() { Window = 0.25 }, null);
+        conductor.Drive(Task.WhenAll(engine.Layers.Select(l => l.Loaded)));
+        var sessions = Enumerable.Range(0, 2).Select(_ => engine.OpenSession()).ToArray();
+        var random = new Random(4);
+        int steps = 0;
+        while (steps < 60)
+        {
+            foreach (var session in sessions)
+            {
+                if (session.Timeline.InFlight) continue;
+                if (session.Poll(out _) == true) steps++;
+                session.Timeline.Append([random.Next(config.VocabSize)]);
+                session.Submit(Sampling.Greedy, SlotFlags.Sample, 0, 1);
+            }
+            if (!conductor.Pump()) Assert.True(flash.WaitForOne() || sessions.Any(s => !s.Timeline.InFlight), "neither the conductor nor the device has anything to do");
+        }
+        while (flash.WaitForOne() || conductor.Pump()) { }
+        Assert.Empty(twin.Overlaps);
+        Assert.True(twin.DemandUnits > 0);
+        Assert.True(twin.PrefetchUnits > 0);
+        Assert.True(twin.Promotions > 0, "no step waited for a read ahead");
+    }
+
+    [Fact]
     public void A_refused_read_ahead_does_not_hold_back_demand_behind_it()
     {
         using var bench = new Bench(prefetches: 0);

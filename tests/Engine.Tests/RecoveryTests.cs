@@ -82,6 +82,55 @@ public sealed class RecoveryTests
     }
 
     [Fact]
+    public void Of_two_sessions_in_one_wave_only_the_one_that_needs_the_unreadable_neuron_ends()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
+        int[] tokens = [3, 150];
+        using var plain = new LocalEngine(tiny.Package);
+        var expected = tokens.Select(t => ExactnessTests.Run(plain, [t], 1, 1, Vocabulary)).ToArray();
+        using var device = new FlashReader(2);
+        var reader = new ReaderTwin(device);
+        using var conductor = new Conductor(new() { Threads = 1 }, null, reader, start: false);
+        using var engine = new LocalEngine(tiny.Package, conductor, new() { Window = 0.02, Prefetch = false }, null);
+        conductor.Drive(Task.WhenAll(engine.Layers.Select(l => l.Loaded)));
+        int[] ended = [0, 0];
+        for (int unit = 0; unit < engine.Layers[1].Bundles!.Region.Count && (ended[0] == 0 || ended[1] == 0); unit++)
+        {
+            reader.Broken = ("001.slice", unit);
+            long waves = engine.Layers[1].Stats.Waves;
+            var sessions = tokens.Select(_ => engine.OpenSession()).ToArray();
+            for (int i = 0; i < 2; i++)
+            {
+                sessions[i].Timeline.Append([tokens[i]]);
+                sessions[i].Submit(Sampling.Greedy, SlotFlags.Sample, Vocabulary, 1);
+            }
+            PumpUntil(conductor, () => sessions.All(s => !s.Timeline.InFlight));
+            Assert.Equal(waves + 1, engine.Layers[1].Stats.Waves);
+            var faults = new StepFaultException?[2];
+            for (int i = 0; i < 2; i++)
+            {
+                try
+                {
+                    Assert.True(sessions[i].Poll(out var result));
+                    ExactnessTests.AssertSame(expected[i], [result.Top!], $"unit {unit}, session {i}");
+                }
+                catch (StepFaultException fault)
+                {
+                    Assert.Equal(FaultKind.Flash, fault.Kind);
+                    Assert.Contains("001.slice", fault.Message, StringComparison.Ordinal);
+                    faults[i] = fault;
+                }
+                sessions[i].Dispose();
+            }
+            for (int i = 0; i < 2; i++)
+            {
+                if (faults[i] != null && faults[1 - i] == null) ended[i]++;
+            }
+        }
+        Assert.True(ended[0] > 0 && ended[1] > 0, $"{ended[0]} times the first alone, {ended[1]} times the second alone");
+    }
+
+    [Fact]
     public void A_flipped_bit_under_a_running_engine_is_a_fault_that_names_the_file_never_other_tokens()
     {
         var opened = new List<MemoryFile>();

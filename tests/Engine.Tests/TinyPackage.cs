@@ -104,7 +104,7 @@ internal sealed class TinyPackage : IDisposable
         }
         var up = Rows(format, c.FfnSize, d, random, 1f);
         var down = Rows(format, c.FfnSize, d, random, 0.3f * residual);
-        var gate = c.Gated ? Rows(format, c.FfnSize, d, random, 0.5f, lean: -0.07f) : null;
+        var gate = c.Gated ? Rows(format, c.FfnSize, d, random, 0.5f, lean: -0.07f * MathF.Min(1, MathF.Sqrt(64f / d))) : null;
         if (c.Activation == Activation.Relu) Panels(writer, "ffn.selector", format, gate ?? up, d);
         using var bundles = writer.BeginBundles();
         int rowBytes = WeightLayout.RowBytes(format, d);

@@ -100,6 +100,22 @@ public sealed unsafe class DirectFileTests
     }
 
     [Fact]
+    public void Where_direct_reads_are_refused_the_file_is_read_buffered()
+    {
+        // procfs refuses O_DIRECT on every kernel.
+        const string path = "/proc/version";
+        Assert.SkipUnless(Libc.Supported && File.Exists(path), "no /proc on this system");
+        byte[] content = File.ReadAllBytes(path);
+        using DirectFile file = DirectFile.Open(path);
+        Assert.Equal("buffered", file.Access);
+        Assert.Equal(1, file.Alignment);
+        using NativeBuffer memory = new(4096, _ledger, "read");
+        Assert.Equal(content.Length, Read(file, 0, memory.Pointer, 4096));
+        Assert.True(memory.Span[..content.Length].SequenceEqual(content));
+        Assert.Equal(content.Length - 3, Read(file, 3, memory.Pointer, 4096));
+    }
+
+    [Fact]
     public void An_empty_file_opens_and_ends_at_once()
     {
         using TempFile temp = new([]);

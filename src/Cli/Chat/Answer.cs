@@ -27,7 +27,7 @@ internal sealed record Answer
         $"{Tokens.Count} tokens{(Finish == FinishReason.Cancelled ? " (stopped)" : Finish == FinishReason.Length ? " (limit)" : "")}",
         $"{Units.Number(TokensPerSecond)} tok/s",
         $"first token {(First is { } first ? Units.Seconds(first) : "-")}",
-        $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token",
+        $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token{(Counters.Access == "buffered" ? " (buffered)" : "")}",
         $"window hits {Units.Percent(Counters.HitRate)}",
         $"DRAM {Units.Bytes(DramBytes)}");
 

@@ -37,6 +37,7 @@ internal sealed class EngineHost : IModelHost
         Layers = [.. _engine.Layers.Select(static l => Steps.ToWire(l.Stats))],
         Kernels = _engine.Conductor.Kernels,
         Threads = _engine.Conductor.Options.Threads,
+        Access = _package.Access,
         NativeBytes = _engine.Conductor.Ledger.Total,
     });
 

@@ -51,6 +51,7 @@ internal sealed class GrainHost : IModelHost
             Layers = [.. report.Layers.Select(static l => l.Counters)],
             Kernels = report.Hosts.Length > 0 ? report.Hosts[0].Kernels : "",
             Threads = report.Hosts.Sum(static h => h.Threads),
+            Access = report.Info.Access,
             NativeBytes = report.Hosts.Sum(static h => h.NativeBytes),
         };
     }

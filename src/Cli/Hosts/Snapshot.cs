@@ -8,6 +8,8 @@ internal sealed record Snapshot
     public required LayerCounters[] Layers { get; init; }
     public required string Kernels { get; init; }
     public required int Threads { get; init; }
+    /// <summary>How the package is read: "direct (512)" or "buffered".</summary>
+    public required string Access { get; init; }
     /// <summary>Native memory held at the later moment: weights, windows, keys and values, buffers.</summary>
     public required long NativeBytes { get; init; }
 

@@ -100,6 +100,7 @@ internal static class BenchVerb
         Window = window,
         rows[0].Run.Counters.Kernels,
         rows[0].Run.Counters.Threads,
+        rows[0].Run.Counters.Access,
         Rows = rows.Select(static row => new
         {
             row.Run.Path,
@@ -127,12 +128,12 @@ internal static class BenchVerb
     private static void Print(Screen screen, List<Row> rows, bool layers)
     {
         var table = new Table { Border = TableBorder.None }
-            .AddColumns("PATH", "SESSIONS", "TOK/S", "A SESSION", "FIRST", "P50", "P95", "P99", "FLASH/TOKEN", "HITS", "COMPUTE", "FLASH WAIT", "OTHER", "RATIO");
+            .AddColumns("PATH", "SESSIONS", "TOK/S", "A SESSION", "FIRST", "P50", "P95", "P99", "FLASH/TOKEN", "ACCESS", "HITS", "COMPUTE", "FLASH WAIT", "OTHER", "RATIO");
         foreach (var (run, ratio) in rows)
         {
             table.AddRow(run.Path, Units.Number(run.Sessions, "0"), Units.Number(run.AggregateRate), Units.Number(run.SessionRate), Ms(run.TimeToFirst),
                 Ms(run.Percentile(0.50)), Ms(run.Percentile(0.95)), Ms(run.Percentile(0.99)),
-                run.Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-", Units.Percent(run.Counters.HitRate),
+                run.Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-", run.Counters.Access, Units.Percent(run.Counters.HitRate),
                 Units.Percent(run.ComputeShare), Units.Percent(run.FlashWaitShare), Units.Percent(run.OtherShare), Units.Number(ratio, "0.000"));
         }
         screen.Tables.Write(table);
