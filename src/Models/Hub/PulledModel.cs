@@ -1,0 +1,34 @@
+namespace FlashOrleans.Models.Hub;
+
+/// <summary>Where a finished download meets the importer: the only place that knows what can be imported of what can be pulled.</summary>
+public static class PulledModel
+{
+    /// <summary>Asked before anything is downloaded.</summary>
+    public static void Demand(PullPlan plan)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        // GGUF: gone as soon as Importer takes a .gguf file; plan.Checkpoint is its path.
+        if (plan.IsGguf)
+            throw new HubException($"{plan.Reference}: {Path.GetFileName(plan.Checkpoint)} is a GGUF file, which this version does not import; pull a repository with safetensors");
+    }
+
+    public static ImportResult Import(PullPlan plan, string packagePath, ImportOptions options, IProgress<ImportProgress>? progress, CancellationToken cancel)
+    {
+        Demand(plan);
+        return Importer.Import(plan.Checkpoint, packagePath, options, progress, cancel);
+    }
+
+    /// <summary>About what the package will need, on the safe side: the source is taken for 16 bits a number, and ReLU models store their deciding rows twice.</summary>
+    public static long PackageBytes(PullPlan plan, string quant)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        double share = quant switch
+        {
+            "q4" => 0.4,
+            "bf16" => 1.35,
+            "f32" => 2.7,
+            _ => 0.75,
+        };
+        return (long)(plan.Bytes * share);
+    }
+}
