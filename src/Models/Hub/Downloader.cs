@@ -30,6 +30,7 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
             }
             foreach (Transfer transfer in transfers) meter.Found(transfer.Part.BytesThere);
             CheckSpace(folder, meter.Total - meter.Done, besides);
+            meter.Step(PullMeter.Downloading);
             for (List<Transfer> left = transfers; left.Count > 0; left = [.. left.Where(static t => !t.Done)]) await RoundAsync(left, meter, cancel);
         }
         finally
@@ -97,7 +98,7 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
         bool asRange = piece.From + piece.Done != 0 || piece.To != size;
         try
         {
-            await using HubResponse response = await client.GetAsync(transfer.File.Path, transfer.File.Url, asRange ? (piece.From + piece.Done, piece.To) : null, cancel);
+            await using HubResponse response = await client.GetAsync(transfer.File.Label, transfer.File.Url, asRange ? (piece.From + piece.Done, piece.To) : null, cancel);
             bool accepted = transfer.Accept(response, piece, asRange);
             meter.Found(piece.Done - had);
             had = piece.Done;
@@ -105,7 +106,7 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
             int read;
             while (!transfer.Restarting && (read = await response.ReadAsync(buffer.AsMemory(0, BufferBytes))) > 0)
             {
-                if (read > piece.To - piece.From - piece.Done) throw new HubException($"{transfer.File.Path}: {response.Url.Authority} sends more than the {size} bytes that are listed");
+                if (read > piece.To - piece.From - piece.Done) throw new HubException($"{transfer.File.Label}: {response.Url.Authority} sends more than the {size} bytes that are listed");
                 await transfer.Part.WriteAsync(buffer.AsMemory(0, read), piece.From + piece.Done, cancel);
                 piece.Done += read;
                 had = piece.Done;
@@ -113,7 +114,7 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
                 if (piece.Done - piece.Noted >= options.JournalBytes) Note(piece);
             }
             if (!piece.IsComplete && !transfer.Restarting)
-                throw new HubException($"{transfer.File.Path}: {response.Url.Authority} ends after {piece.From + piece.Done} of {piece.To} bytes") { MayPass = true };
+                throw new HubException($"{transfer.File.Label}: {response.Url.Authority} ends after {piece.From + piece.Done} of {piece.To} bytes") { MayPass = true };
         }
         finally
         {

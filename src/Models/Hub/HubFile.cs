@@ -6,12 +6,13 @@ using Microsoft.Win32.SafeHandles;
 namespace FlashOrleans.Models.Hub;
 
 /// <summary>A file to download.</summary>
+/// <param name="Label">What errors call it: repository and path, or its address.</param>
 /// <param name="Path">Inside its repository, checked by <see cref="RemotePath"/>.</param>
 /// <param name="Url">Where it is asked for; the server may redirect.</param>
 /// <param name="Size">Bytes, as listed.</param>
 /// <param name="Sum">What its content must hash to; null where nobody says.</param>
 /// <param name="ETag">What the server called this content, where there is no sum.</param>
-internal sealed record HubFile(string Path, Uri Url, long Size, Checksum? Sum, string? ETag = null)
+internal sealed record HubFile(string Label, string Path, Uri Url, long Size, Checksum? Sum, string? ETag = null)
 {
     /// <summary>Two downloads with the same identity are of the same bytes; empty when nothing tells.</summary>
     public string Identity => Sum?.ToString() ?? ETag ?? "";

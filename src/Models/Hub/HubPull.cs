@@ -55,7 +55,7 @@ public sealed class HubPull : IDisposable
         IReadOnlyList<HubFile> tree = await _tree.ListAsync(reference, cancel);
         ModelFiles chosen = FileChoice.Choose(reference, tree);
         IReadOnlyList<HubFile> files = chosen.Files;
-        if (chosen.Index is { } index) files = [.. files, .. FileChoice.Shards(reference, tree, await _tree.ReadAsync(reference.Repository!, index, MostIndexBytes, cancel))];
+        if (chosen.Index is { } index) files = [.. files, .. FileChoice.Shards(reference, tree, await _tree.ReadAsync(index, MostIndexBytes, cancel))];
         return Plan(reference, downloads, files, chosen);
     }
 

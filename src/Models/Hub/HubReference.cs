@@ -72,7 +72,15 @@ public sealed partial record HubReference
         {
             if (parts[2] is not ("tree" or "blob" or "resolve") || parts.Length < 4 || colon >= 0) return false;
             revision = parts[3];
-            if (parts[2] != "tree") choice = string.Join('/', parts[4..]);
+            if (parts[2] != "tree")
+            {
+                choice = string.Join('/', parts[4..]);
+                if (!GgufName.Is(choice))
+                {
+                    fault = $"{parts[^1]} is one file of a model; only a .gguf file is a whole one: pull {parts[0]}/{parts[1]}";
+                    return false;
+                }
+            }
         }
         if (!Part().IsMatch(revision)) return false;
         if (choice != null && !IsChoice(choice, ref fault)) return false;

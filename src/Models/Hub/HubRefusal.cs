@@ -57,6 +57,6 @@ internal static class HubRefusal
     private static string Page(string what, HubOptions options)
     {
         string[] parts = what.Split('/', ':');
-        return parts.Length >= 2 ? $"{options.Endpoint.AbsoluteUri.TrimEnd('/')}/{parts[0]}/{parts[1]}" : options.Endpoint.AbsoluteUri;
+        return parts.Length >= 2 && !what.Contains("://", StringComparison.Ordinal) ? $"{options.Endpoint.AbsoluteUri.TrimEnd('/')}/{parts[0]}/{parts[1]}" : options.Endpoint.AbsoluteUri;
     }
 }

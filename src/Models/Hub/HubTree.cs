@@ -43,9 +43,9 @@ internal sealed partial class HubTree(HubClient client, HubOptions options, HubR
     }
 
     /// <summary>A small file's content, checked like every other.</summary>
-    public ValueTask<byte[]> ReadAsync(string repository, HubFile file, int most, CancellationToken cancel)
+    public ValueTask<byte[]> ReadAsync(HubFile file, int most, CancellationToken cancel)
     {
-        string what = $"{repository}/{file.Path}";
+        string what = file.Label;
         if (file.Size > most) throw new HubException($"{what}: {file.Size} bytes are too many for a file of its kind");
         return retries.RunAsync(async token =>
         {
@@ -60,11 +60,11 @@ internal sealed partial class HubTree(HubClient client, HubOptions options, HubR
     /// <summary>A file that stands in no listing: how long it is, and what its server calls it.</summary>
     public ValueTask<HubFile> ProbeAsync(Uri url, CancellationToken cancel) => retries.RunAsync(async token =>
     {
-        string path = HubReference.FileName(url);
-        await using HubResponse response = await client.GetAsync(url.GetLeftPart(UriPartial.Path), url, (0, 1), token);
+        string path = HubReference.FileName(url), label = url.GetLeftPart(UriPartial.Path);
+        await using HubResponse response = await client.GetAsync(label, url, (0, 1), token);
         long? length = response.Status == System.Net.HttpStatusCode.PartialContent ? response.Range?.Length : response.Length;
-        if (length is not > 0) throw new HubException($"{url.GetLeftPart(UriPartial.Path)}: the server does not say how long the file is; download it by hand");
-        return new HubFile(RemotePath.IsSafe(path) ? path : throw RemotePath.Refusal(path), url, length.Value, Checksum.Sha256(response.LinkedETag), response.ETag);
+        if (length is not > 0) throw new HubException($"{label}: the server does not say how long the file is; download it by hand");
+        return new HubFile(label, RemotePath.IsSafe(path) ? path : throw RemotePath.Refusal(path), url, length.Value, Checksum.Sha256(response.LinkedETag), response.ETag);
     }, again, cancel);
 
     private ValueTask<(byte[] Json, Uri? Next)> PageAsync(string what, Uri page, CancellationToken cancel) => retries.RunAsync(async token =>
@@ -86,7 +86,7 @@ internal sealed partial class HubTree(HubClient client, HubOptions options, HubR
         if (!said.TryGetProperty("size", out JsonElement number) || number.ValueKind != JsonValueKind.Number || !number.TryGetInt64(out long size) || size is < 0 or > MostFileBytes)
             throw new HubException(string.Create(CultureInfo.InvariantCulture, $"{what}/{path} is listed without a size that makes sense"));
         Checksum? sum = large ? Checksum.Sha256(Text(lfs, "oid")) : Checksum.GitBlob(Text(entry, "oid"));
-        return new HubFile(path, url(path), size, sum ?? throw new HubException($"{what}/{path} is listed without a checksum; what arrives could not be verified"));
+        return new HubFile($"{what}/{path}", path, url(path), size, sum ?? throw new HubException($"{what}/{path} is listed without a checksum; what arrives could not be verified"));
     }
 
     private static string? Text(JsonElement entry, string name) =>

@@ -24,10 +24,10 @@ public static class PulledModel
         ArgumentNullException.ThrowIfNull(plan);
         double share = quant switch
         {
-            "q4" => 0.4,
+            "q4" => 0.45,
             "bf16" => 1.35,
             "f32" => 2.7,
-            _ => 0.75,
+            _ => 0.85,
         };
         return (long)(plan.Bytes * share);
     }

@@ -55,7 +55,7 @@ internal sealed class Transfer(HubFile file, PartFile part) : IDisposable
             if (!_restarted.Add(why))
             {
                 _spoiled = true;
-                throw new HubException($"{File.Path}: {explanation}");
+                throw new HubException($"{File.Label}: {explanation}");
             }
             _restart = why;
         }
@@ -66,15 +66,15 @@ internal sealed class Transfer(HubFile file, PartFile part) : IDisposable
     {
         string host = response.Url.Authority;
         if (response.LinkedSize is { } linked && linked != File.Size)
-            throw new HubException($"{File.Path}: the repository lists {File.Size} bytes and offers {linked}; it may just have changed, run the command again");
+            throw new HubException($"{File.Label}: the repository lists {File.Size} bytes and offers {linked}; it may just have changed, run the command again");
         if (File.Sum != null && Checksum.Sha256(response.LinkedETag) is { } sum && File.Sum.IsSha256 && sum != File.Sum)
-            throw new HubException($"{File.Path}: the repository lists other content than it offers; it may just have changed, run the command again");
+            throw new HubException($"{File.Label}: the repository lists other content than it offers; it may just have changed, run the command again");
         bool partial = response.Status == System.Net.HttpStatusCode.PartialContent;
         if (partial)
         {
             long at = piece.From + piece.Done;
             if (!asRange || response.Range is not { HasRange: true } range || range.From != at || range.To != piece.To - 1 || (range.HasLength && range.Length != File.Size))
-                throw new HubException($"{File.Path}: {host} answers another range ({response.Range?.ToString() ?? "unnamed"} for bytes {at}-{piece.To - 1}/{File.Size})");
+                throw new HubException($"{File.Label}: {host} answers another range ({response.Range?.ToString() ?? "unnamed"} for bytes {at}-{piece.To - 1}/{File.Size})");
             _ranges = true;
         }
         else if (asRange)
@@ -88,7 +88,7 @@ internal sealed class Transfer(HubFile file, PartFile part) : IDisposable
         }
         long expected = piece.To - piece.From - piece.Done;
         if (response.Length is { } length && length != expected)
-            throw new HubException($"{File.Path}: {host} announces {length} bytes where {expected} were listed; what it sends is not this file");
+            throw new HubException($"{File.Label}: {host} announces {length} bytes where {expected} were listed; what it sends is not this file");
         lock (_gate)
         {
             _etag ??= response.ETag;
