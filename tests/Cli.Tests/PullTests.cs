@@ -90,13 +90,24 @@ public sealed class PullTests : IDisposable
     }
 
     [Fact]
-    public async Task A_checkpoint_that_cannot_be_imported_says_so_and_where_its_files_are()
+    public async Task An_architecture_that_cannot_be_imported_is_refused_before_its_weights_are_downloaded()
     {
         _hub.Repositories["fox/Lantern.v1"]["config.json"] = Encoding.UTF8.GetBytes("{\"model_type\": \"sundial\"}");
         var outcome = await Flash.RunAsync(_home, "pull", "fox/Lantern.v1");
         Assert.Equal(1, outcome.Code);
+        Assert.StartsWith("flash: fox/Lantern.v1/config.json: architecture sundial is not supported", OneLine(outcome), StringComparison.Ordinal);
+        Assert.DoesNotContain(_hub.Requests, static r => r.Path.EndsWith("/model.safetensors", StringComparison.Ordinal));
+        Assert.Empty(Downloads());
+    }
+
+    [Fact]
+    public async Task A_checkpoint_whose_weights_cannot_be_imported_says_so_and_where_its_files_are()
+    {
+        _hub.Repositories["fox/Lantern.v1"]["model.safetensors"] = new byte[9];
+        var outcome = await Flash.RunAsync(_home, "pull", "fox/Lantern.v1");
+        Assert.Equal(1, outcome.Code);
         string line = OneLine(outcome);
-        Assert.Contains("sundial", line, StringComparison.Ordinal);
+        Assert.Contains("model.safetensors: ", line, StringComparison.Ordinal);
         Assert.EndsWith($"the download stays in {Path.Combine(_home.Folder, "downloads", "fox--Lantern.v1")}", line, StringComparison.Ordinal);
         Assert.Contains("model.safetensors", Downloads());
     }

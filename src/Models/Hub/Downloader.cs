@@ -16,7 +16,8 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
     private const int WorthIt = 1 << 20;
 
     /// <param name="besides">Bytes that the disk must have room for afterwards.</param>
-    public async Task RunAsync(IReadOnlyList<HubFile> files, string folder, long besides, PullMeter meter, CancellationToken cancel)
+    /// <param name="described">Called when everything but the weights is there: it may refuse a model before it costs hours.</param>
+    public async Task RunAsync(IReadOnlyList<HubFile> files, string folder, long besides, Action? described, PullMeter meter, CancellationToken cancel)
     {
         meter.Total = files.Sum(static f => f.Size);
         var transfers = new List<Transfer>();
@@ -31,12 +32,21 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
             foreach (Transfer transfer in transfers) meter.Found(transfer.Part.BytesThere);
             CheckSpace(folder, meter.Total - meter.Done, besides);
             meter.Step(PullMeter.Downloading);
-            for (List<Transfer> left = transfers; left.Count > 0; left = [.. left.Where(static t => !t.Done)]) await RoundAsync(left, meter, cancel);
+            await RoundsAsync([.. transfers.Where(static t => !IsWeights(t.File))], meter, cancel);
+            described?.Invoke();
+            await RoundsAsync([.. transfers.Where(static t => IsWeights(t.File))], meter, cancel);
         }
         finally
         {
             foreach (Transfer transfer in transfers) transfer.Dispose();
         }
+    }
+
+    private static bool IsWeights(HubFile file) => GgufName.Is(file.Path) || file.Path.EndsWith(".safetensors", StringComparison.Ordinal);
+
+    private async Task RoundsAsync(List<Transfer> left, PullMeter meter, CancellationToken cancel)
+    {
+        for (; left.Count > 0; left = [.. left.Where(static t => !t.Done)]) await RoundAsync(left, meter, cancel);
     }
 
     private async Task RoundAsync(List<Transfer> transfers, PullMeter meter, CancellationToken cancel)
@@ -76,7 +86,7 @@ internal sealed class Downloader(HubClient client, HubOptions options, HubRetrie
                         // A new attempt, not another one.
                     }
                     return true;
-                }, (e, wait) => meter.Step(string.Create(CultureInfo.InvariantCulture, $"waiting {wait.TotalSeconds:0} s, {e.Message}")), cancel);
+                }, (e, wait) => meter.Step(string.Create(CultureInfo.InvariantCulture, $"waiting {wait.TotalSeconds:0.#} s, {e.Message}")), cancel);
             }
         }
         finally

@@ -41,7 +41,7 @@ public sealed class HubPull : IDisposable
         _client = new HubClient(options);
         _retries = new HubRetries(options);
         _meter = new PullMeter(progress, options.Time);
-        _tree = new HubTree(_client, options, _retries, (e, wait) => _meter.Step(string.Create(CultureInfo.InvariantCulture, $"waiting {wait.TotalSeconds:0} s, {e.Message}")));
+        _tree = new HubTree(_client, options, _retries, (e, wait) => _meter.Step(string.Create(CultureInfo.InvariantCulture, $"waiting {wait.TotalSeconds:0.#} s, {e.Message}")));
     }
 
     public void Dispose() => _client.Dispose();
@@ -60,6 +60,7 @@ public sealed class HubPull : IDisposable
     }
 
     /// <param name="packageBytes">What importing it will need on the same disk.</param>
+    /// <exception cref="ModelFormatException">What the repository says of the model cannot be imported; known before the weights are asked for, and nothing is left.</exception>
     /// <returns>The folder, still held: the caller imports, removes it or not, and disposes it.</returns>
     public async Task<PullFolder> DownloadAsync(PullPlan plan, long packageBytes, CancellationToken cancel)
     {
@@ -67,8 +68,14 @@ public sealed class HubPull : IDisposable
         PullFolder folder = PullFolder.Open(plan.Folder, plan.Paths);
         try
         {
-            await new Downloader(_client, _options, _retries).RunAsync(plan.Files, plan.Folder, packageBytes, _meter, cancel);
+            await new Downloader(_client, _options, _retries).RunAsync(plan.Files, plan.Folder, packageBytes, () => PulledModel.CheckConfig(plan), _meter, cancel);
             return folder;
+        }
+        catch (ModelFormatException)
+        {
+            // No other attempt will make it a model that can be imported.
+            using (folder) folder.Remove();
+            throw;
         }
         catch
         {

@@ -12,6 +12,21 @@ public static class PulledModel
             throw new HubException($"{plan.Reference}: {Path.GetFileName(plan.Checkpoint)} is a GGUF file, which this version does not import; pull a repository with safetensors");
     }
 
+    /// <summary>Asked when everything but the weights is there: what no import could use is not downloaded.</summary>
+    internal static void CheckConfig(PullPlan plan)
+    {
+        if (plan.IsGguf) return;
+        try
+        {
+            ConfigReader.Read(plan.Folder);
+        }
+        catch (ModelFormatException e) when (e.Path != null && e.Message.StartsWith(plan.Folder, StringComparison.Ordinal))
+        {
+            // By the name that the user knows: the file itself is gone in a moment.
+            throw new ModelFormatException($"{plan.Reference}{e.Message[plan.Folder.Length..].Replace('\\', '/')}", e);
+        }
+    }
+
     public static ImportResult Import(PullPlan plan, string packagePath, ImportOptions options, IProgress<ImportProgress>? progress, CancellationToken cancel)
     {
         Demand(plan);
