@@ -29,7 +29,7 @@ public sealed class ModelFormatException : Exception
     }
 
     /// <summary>A reason may quote names out of a hostile file: they must not break the line, colour the terminal or fill it.</summary>
-    private static string OneLine(string text)
+    internal static string OneLine(string text)
     {
         const int most = 600;
         if (text.Length > most) text = text[..most] + "…";

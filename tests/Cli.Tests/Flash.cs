@@ -142,6 +142,9 @@ internal sealed class Flash : IDisposable
         start.Environment.Remove("NO_COLOR");
         start.Environment.Remove("FLASH_DEBUG");
         start.Environment.Remove("FLASH_KERNELS");
+        start.Environment.Remove("HF_TOKEN");
+        start.Environment.Remove("HF_ENDPOINT");
+        foreach ((string name, string value) in home.Environment) start.Environment[name] = value;
         return Interruptible.Make(start);
     }
 

@@ -9,5 +9,8 @@ public sealed class FlashHome : IDisposable
 {
     public string Folder { get; } = Directory.CreateTempSubdirectory("flash-cli-").FullName;
 
+    /// <summary>What `flash` finds in its environment besides.</summary>
+    public Dictionary<string, string> Environment { get; } = [];
+
     public void Dispose() => Directory.Delete(Folder, recursive: true);
 }

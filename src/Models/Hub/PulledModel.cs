@@ -1,0 +1,49 @@
+namespace FlashOrleans.Models.Hub;
+
+/// <summary>Where a finished download meets the importer: the only place that knows what can be imported of what can be pulled.</summary>
+public static class PulledModel
+{
+    /// <summary>Asked before anything is downloaded.</summary>
+    public static void Demand(PullPlan plan)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        // GGUF: gone as soon as Importer takes a .gguf file; plan.Checkpoint is its path.
+        if (plan.IsGguf)
+            throw new HubException($"{plan.Reference}: {Path.GetFileName(plan.Checkpoint)} is a GGUF file, which this version does not import; pull a repository with safetensors");
+    }
+
+    /// <summary>Asked when everything but the weights is there: what no import could use is not downloaded.</summary>
+    internal static void CheckConfig(PullPlan plan)
+    {
+        if (plan.IsGguf) return;
+        try
+        {
+            ConfigReader.Read(plan.Folder);
+        }
+        catch (ModelFormatException e) when (e.Path != null && e.Message.StartsWith(plan.Folder, StringComparison.Ordinal))
+        {
+            // By the name that the user knows: the file itself is gone in a moment.
+            throw new ModelFormatException($"{plan.Reference}{e.Message[plan.Folder.Length..].Replace('\\', '/')}", e);
+        }
+    }
+
+    public static ImportResult Import(PullPlan plan, string packagePath, ImportOptions options, IProgress<ImportProgress>? progress, CancellationToken cancel)
+    {
+        Demand(plan);
+        return Importer.Import(plan.Checkpoint, packagePath, options, progress, cancel);
+    }
+
+    /// <summary>About what the package will need, on the safe side: the source is taken for 16 bits a number, and ReLU models store their deciding rows twice.</summary>
+    public static long PackageBytes(PullPlan plan, string quant)
+    {
+        ArgumentNullException.ThrowIfNull(plan);
+        double share = quant switch
+        {
+            "q4" => 0.45,
+            "bf16" => 1.35,
+            "f32" => 2.7,
+            _ => 0.85,
+        };
+        return (long)(plan.Bytes * share);
+    }
+}
