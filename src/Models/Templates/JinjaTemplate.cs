@@ -44,20 +44,35 @@ public sealed class JinjaTemplate
     {
         ArgumentNullException.ThrowIfNull(input);
         long size = input.Messages.GetRawText().Length + Size(input.Tools) + Size(input.Documents) + Size(input.Extra);
-        return RenderText(ValueReader.Read(input.Messages), input, specialTokens, size);
+        var variables = Variables(ValueReader.Read(input.Messages), input.AddGenerationPrompt, specialTokens);
+        variables.Set("tools", Optional(input.Tools));
+        variables.Set("documents", Optional(input.Documents));
+        if (input.Extra is { ValueKind: JsonValueKind.Object } extra)
+            foreach (var (key, value) in ((MapValue)ValueReader.Read(extra)).Entries) variables.Set(((TextValue)key).Chars, value);
+        return Run(variables, size, input.Now);
     }
 
-    internal TextValue RenderText(Value messages, TemplateInput? input, IReadOnlyDictionary<string, string>? specialTokens, long size)
+    internal TextValue RenderText(ListValue messages, bool addGenerationPrompt, IReadOnlyDictionary<string, string> specialTokens, long size)
+    {
+        var variables = Variables(messages, addGenerationPrompt, specialTokens);
+        variables.Set("tools", NoneValue.Instance);
+        variables.Set("documents", NoneValue.Instance);
+        return Run(variables, size, null);
+    }
+
+    private static Scope Variables(Value messages, bool addGenerationPrompt, IReadOnlyDictionary<string, string>? specialTokens)
     {
         var variables = new Scope(null);
-        foreach (var (name, token) in specialTokens ?? new Dictionary<string, string>()) variables.Set(name, new TextValue(token, foreign: false));
+        if (specialTokens is not null)
+            foreach (var (name, token) in specialTokens) variables.Set(name, new TextValue(token, foreign: false));
         variables.Set("messages", messages);
-        variables.Set("tools", Optional(input?.Tools));
-        variables.Set("documents", Optional(input?.Documents));
-        variables.Set("add_generation_prompt", BooleanValue.Of(input?.AddGenerationPrompt ?? true));
-        if (input?.Extra is { ValueKind: JsonValueKind.Object } extra)
-            foreach (var (key, value) in ((MapValue)ValueReader.Read(extra)).Entries) variables.Set(((TextValue)key).Chars, value);
-        var run = new Evaluator(new RenderBudget(size), () => input?.Now ?? TimeProvider.System.GetLocalNow());
+        variables.Set("add_generation_prompt", BooleanValue.Of(addGenerationPrompt));
+        return variables;
+    }
+
+    private TextValue Run(Scope variables, long size, DateTimeOffset? now)
+    {
+        var run = new Evaluator(new RenderBudget(size), () => now ?? TimeProvider.System.GetLocalNow());
         try
         {
             return run.Run(_body, variables);

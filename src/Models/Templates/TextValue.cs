@@ -41,6 +41,9 @@ internal sealed class TextValue : Value
         return run % 2 == 0 && start + length <= _runs[run];
     }
 
+    /// <summary>The rest from a position on, outside a rendering.</summary>
+    public TextValue From(int start) => Slice(start, Chars.Length - start, new RenderBudget(Chars.Length));
+
     public TextValue Slice(int start, int length, RenderBudget budget)
     {
         if (length == Chars.Length) return this;
