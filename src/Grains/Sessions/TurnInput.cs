@@ -71,7 +71,7 @@ internal static class TurnInput
         if (end > 0 && before[^1] != template.EndMarker && text.StopTokens.Contains(before[^1])) end--;
         try
         {
-            return [.. before.AsSpan(0, end), .. template.EncodeContinuation(before.AsSpan(0, end), chat)];
+            return [.. before.AsSpan(0, end), .. template.EncodeMore(before.AsSpan(0, end), chat)];
         }
         catch (TemplateException e)
         {

@@ -108,9 +108,9 @@ internal static class PythonText
     {
         if (!double.IsFinite(value)) return Real(value);
         var scaled = Scale(value, digits);
-        string text = Number.Print(BigInteger.Abs(scaled)).PadLeft(digits + 1, '0');
+        string text = Number.Print(BigInteger.Abs(scaled)).PadLeft(Math.Max(digits, 0) + 1, '0');
         string sign = double.IsNegative(value) ? "-" : "";
-        return digits <= 0 ? sign + text + new string('0', -digits) : $"{sign}{text[..^digits]}.{text[^digits..]}";
+        return digits <= 0 ? sign + text + new string('0', scaled.IsZero ? 0 : -digits) : $"{sign}{text[..^digits]}.{text[^digits..]}";
     }
 
     /// <summary>Python's round(): digits may be negative.</summary>

@@ -41,7 +41,8 @@ public sealed class ChatTemplate
         return _codec.Encode(RenderText(messages, addGenerationPrompt));
     }
 
-    public int[] EncodeContinuation(ReadOnlySpan<int> history, ChatMessage message, bool addGenerationPrompt = true) => EncodeContinuation(history, [message], addGenerationPrompt);
+    /// <summary><see cref="EncodeMore"/> of one message.</summary>
+    public int[] EncodeContinuation(ReadOnlySpan<int> history, ChatMessage message, bool addGenerationPrompt = true) => EncodeMore(history, [message], addGenerationPrompt);
 
     /// <summary>
     /// Ids to append to a session's tokens for the next messages, after an answer that ended with <see cref="EndMarker"/> or without it (cut off by a length
@@ -50,7 +51,7 @@ public sealed class ChatTemplate
     /// the whole conversation gives that. A stop token other than the end marker stays in the history unless the caller drops it first.
     /// An empty history gives <see cref="EncodeChat"/>.
     /// </summary>
-    public int[] EncodeContinuation(ReadOnlySpan<int> history, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = true)
+    public int[] EncodeMore(ReadOnlySpan<int> history, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = true)
     {
         ArgumentNullException.ThrowIfNull(messages);
         if (history.IsEmpty) return EncodeChat(messages, addGenerationPrompt);

@@ -13,7 +13,7 @@ public sealed class TemplateFile
     public const string JinjaName = "chat_template.jinja", ConfigName = "tokenizer_config.json";
 
     private TemplateFile(string name, string? template, string? withTools, IReadOnlyDictionary<string, string> specialTokens) =>
-        (Name, Default, WithTools, SpecialTokens) = (name, template, withTools, specialTokens);
+        (Name, Default, WithTools, SpecialTokens) = (name, string.IsNullOrWhiteSpace(template) ? null : template, withTools, specialTokens);
 
     /// <summary>The file that the template is in.</summary>
     public string Name { get; }
@@ -30,12 +30,14 @@ public sealed class TemplateFile
         return Read(SideFile.Parse(ConfigName, file(ConfigName)), file(JinjaName));
     }
 
-    /// <summary>The prompt of a conversation, without a fall-back.</summary>
-    public string Render(TemplateInput input)
+    /// <summary>The prompt of a conversation, without a fall-back; <paramref name="over"/> replaces special tokens.</summary>
+    public string Render(TemplateInput input, IReadOnlyDictionary<string, string>? over = null)
     {
         ArgumentNullException.ThrowIfNull(input);
         string source = (input.Tools is null ? null : WithTools) ?? Default ?? throw new TemplateException("there is no chat template");
-        return JinjaTemplate.Parse(source).Render(input, SpecialTokens);
+        var tokens = new Dictionary<string, string>(SpecialTokens, StringComparer.Ordinal);
+        foreach (var (name, token) in over ?? new Dictionary<string, string>()) tokens[name] = token;
+        return JinjaTemplate.Parse(source).Render(input, tokens);
     }
 
     internal static TemplateFile Read(JsonElement? config, byte[]? jinja)
