@@ -98,6 +98,7 @@ internal static partial class Filters
     private static Value Int(Value value, Call call)
     {
         var given = call.Bind("default", "base");
+        if (value is UndefinedValue undefined) throw undefined.Used();
         int radix = call.Int(given[1], "base", 10);
         if (radix != 10) throw new TemplateException("int: only base 10 is known here");
         if (Number.TryOf(value, out var n)) return !n.IsReal ? new IntegerValue(n.Whole) : double.IsFinite(n.Real) ? new IntegerValue(new BigInteger(n.Real)) : given[0] ?? IntegerValue.Zero;
@@ -109,6 +110,7 @@ internal static partial class Filters
     private static Value Float(Value value, Call call)
     {
         var given = call.Bind("default");
+        if (value is UndefinedValue undefined) throw undefined.Used();
         if (Number.TryOf(value, out var n)) return new RealValue(n.AsReal);
         return value is TextValue text && Numerals.TryReal(text.Chars, call.Budget, out double number) ? new RealValue(number) : given[0] ?? new RealValue(0);
     }
@@ -164,14 +166,15 @@ internal static partial class Filters
     {
         var given = call.Bind("width", "first", "blank");
         var prefix = given[0] is TextValue text ? text : new TextValue(new string(' ', Math.Clamp(call.Int(given[0], "width", 4), 0, FieldFormat.MaxWidth)), foreign: false);
-        var lines = Texts.SplitLines(Soft(value, call), keepEnds: true, call.Budget).Items;
+        var newline = new TextValue("\n", foreign: false);
+        var lines = Texts.SplitLines(TextValue.Concat(Soft(value, call), newline, call.Budget), keepEnds: false, call.Budget).Items;
         bool first = call.Flag(given[1]), blank = call.Flag(given[2]);
         var to = new TextValue.TextBuilder(call.Budget);
         for (int i = 0; i < lines.Count; i++)
         {
             var line = (TextValue)lines[i];
-            bool empty = line.Chars is "\n" or "\r\n" or "\r";
-            if ((i > 0 || first) && (blank || !empty)) to.Append(prefix);
+            if (i > 0) to.Append(newline);
+            if (i == 0 ? first : blank || line.Chars.Length > 0) to.Append(prefix);
             to.Append(line);
         }
         return to.ToText();

@@ -20,14 +20,18 @@ internal static class Methods
 
     public static ListValue Entries(MapValue map, Call call)
     {
-        call.Bind();
         call.Budget.MakeItems(4L * map.Count);
         return new([.. map.Entries.Select(static e => new ListValue([e.Key, e.Value], ListKind.Tuple))], ListKind.Iterator);
     }
 
     private static Func<Call, Value>? MapMethod(MapValue map, string name) => name switch
     {
-        "items" => call => Entries(map, call),
+        "items" => call =>
+        {
+            call.Bind();
+            return Entries(map, call);
+        }
+        ,
         "keys" => call => All(map.Keys, call),
         "values" => call => All(map.Values, call),
         "get" => call =>

@@ -52,6 +52,7 @@ internal static class Slices
         int count;
         if (target is ListValue { Kind: not ListKind.Iterator } list) count = list.Items.Count;
         else if (target is TextValue text) count = (starts = Starts(text, budget)) is null ? text.Chars.Length : starts.Length - 1;
+        else if (target is NoneValue) return new UndefinedValue("a slice of none");
         else throw target is UndefinedValue undefined ? undefined.Used() : new TemplateException($"a {target.TypeName} cannot be sliced");
 
         int by = Bound(step) ?? 1;

@@ -11,6 +11,7 @@ internal static class Sorting
         Merge(order, new int[order.Length], 0, order.Length, (a, b) =>
         {
             budget.Step();
+            if (keys[a] is UndefinedValue && keys[b] is UndefinedValue) return 0;
             int compared = Operators.Order(keys[a], keys[b], budget);
             return compared == 2 ? 0 : descending ? -compared : compared;
         });

@@ -39,9 +39,7 @@ internal static class Texts
                 int end = at;
                 if (most >= 0 && parts.Count == most)
                 {
-                    end = chars.Length;
-                    while (TemplateLexer.IsSpace(chars[end - 1])) end--;
-                    Add(at, end);
+                    Add(at, chars.Length);
                     break;
                 }
                 while (end < chars.Length && !TemplateLexer.IsSpace(chars[end])) end++;
@@ -79,9 +77,7 @@ internal static class Texts
             else if (parts.Count < most && end > 0) from = chars.AsSpan(0, end).LastIndexOf(separator!.Chars, StringComparison.Ordinal) is var f && f >= 0 ? f + separator.Chars.Length : -1;
             if (from < 0)
             {
-                int begin = 0;
-                if (separator is null) while (TemplateLexer.IsSpace(chars[begin])) begin++;
-                parts.Add(text.Slice(begin, end - begin, budget));
+                parts.Add(text.Slice(0, end, budget));
                 break;
             }
             parts.Add(text.Slice(from, end - from, budget));

@@ -30,7 +30,7 @@ public sealed class PythonSemanticsTests
             {
                 actual = JinjaTemplate.Parse(template).Render(input);
             }
-            catch (Exception e)
+            catch (TemplateException e)
             {
                 actual = fails ? expected : $"error: {e.Message}";
             }
