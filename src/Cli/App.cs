@@ -59,6 +59,7 @@ internal sealed class App(Screen screen, Interrupts interrupts)
             RemoveVerb.Create(this),
             VerifyVerb.Create(this),
             TokenizeVerb.Create(this),
+            TemplateVerb.Create(this),
             LogitsVerb.Create(this),
             PerplexityVerb.Create(this),
             BenchVerb.Create(this),

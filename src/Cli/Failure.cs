@@ -3,6 +3,7 @@ using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Models;
 using FlashOrleans.Models.Hub;
+using FlashOrleans.Models.Templates;
 using FlashOrleans.Silo;
 
 namespace FlashOrleans.Cli;
@@ -33,7 +34,7 @@ internal static class Failure
     {
         string line = e switch
         {
-            CliException or UsageException or FlashException or ModelFormatException or HubException or FlashSiloException or StepFaultException => e.Message,
+            CliException or UsageException or FlashException or ModelFormatException or HubException or TemplateException or FlashSiloException or StepFaultException => e.Message,
             TurnRejectedException or SessionBusyException or ModelNotFoundException or LayerUnavailableException => e.Message,
             ArgumentException { ParamName: { } name } => e.Message.Replace($" (Parameter '{name}')", "", StringComparison.Ordinal),
             IOException or UnauthorizedAccessException => e.Message,

@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
@@ -70,6 +71,7 @@ public sealed class Importer
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         importer.WriteSideFiles();
+        if (TemplateNote(checkpointFolder) is { } note) notes.Add(note);
         step = "done";
         string hash = writer.Complete();
         return new ImportResult
@@ -243,6 +245,19 @@ public sealed class Importer
         {
             string path = Path.Combine(_checkpoint.Folder, name);
             if (File.Exists(path)) _writer.AddSideFile(name, ReadSmall(path));
+        }
+    }
+
+    /// <summary>What the user should know about the chat template. A tokenizer that cannot be read says so itself when it is used.</summary>
+    private static string? TemplateNote(string folder)
+    {
+        try
+        {
+            return TextCodec.FromFolder(folder)?.TemplateNote;
+        }
+        catch (ModelFormatException)
+        {
+            return null;
         }
     }
 

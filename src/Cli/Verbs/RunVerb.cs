@@ -37,6 +37,7 @@ internal static class RunVerb
             using (var package = FlashPackage.Open(path))
             {
                 var codec = TokenizeVerb.Codec(package);
+                if (codec.TemplateNote is { } note && !parse.GetValue(raw)) app.Screen.Remark(note);
                 settings = new ChatSettings
                 {
                     Sampling = sampling.Over(SamplingFlags.Recommended(package), parse),

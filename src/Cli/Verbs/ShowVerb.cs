@@ -1,6 +1,8 @@
 using System.CommandLine;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Flash;
+using FlashOrleans.Models;
+using FlashOrleans.Models.Text;
 using Spectre.Console;
 
 namespace FlashOrleans.Cli.Verbs;
@@ -37,6 +39,20 @@ internal static class ShowVerb
         return parts;
     }
 
+    /// <summary>Where the template is from, or why it is not used.</summary>
+    private static string ChatTemplateOf(FlashPackage package)
+    {
+        try
+        {
+            var codec = TextCodec.FromFiles(package.SideFile);
+            return codec?.TemplateNote ?? codec?.ChatTemplate?.Name ?? "none";
+        }
+        catch (ModelFormatException e)
+        {
+            return $"none: {e.Message}";
+        }
+    }
+
     private static object Everything(FlashPackage package, List<Part> parts) => new
     {
         package.Name,
@@ -52,6 +68,7 @@ internal static class ShowVerb
         package.Manifest.Predictor,
         Model = package.Config,
         package.Manifest.SideFiles,
+        ChatTemplate = ChatTemplateOf(package),
         package.Manifest.Provenance,
         Files = parts,
     };
@@ -71,6 +88,7 @@ internal static class ShowVerb
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => f.Name == "tokenizer.json") ? "tokenizer" : "token ids only (no tokenizer.json)");
+        Fact("chat template", ChatTemplateOf(package));
         Fact("source", package.Manifest.Provenance.Source);
         Fact("hash", package.Hash);
         screen.Tables.Write(facts);

@@ -1,6 +1,7 @@
 using System.Security.Cryptography;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
+using FlashOrleans.Models.Templates;
 using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Grains;
@@ -63,22 +64,19 @@ internal static class TurnInput
     private static int[] Chat(ChatTurn[] messages, int[] before, ModelInfo model, TextCodec text)
     {
         if (messages.Length == 0) throw Rejected("the input of the turn is empty");
-        ChatTemplate template = text.ChatTemplate ?? throw Rejected($"model {model.Name} has no chat template that is known here: send text");
+        ChatTemplate template = text.ChatTemplate ?? throw Rejected($"model {model.Name} has no chat template that can be used here: send text");
         ChatMessage[] chat = Array.ConvertAll(messages, static m => new ChatMessage(m.Role, m.Content));
-        if (before.Length == 0) return template.EncodeChat(chat, addGenerationPrompt: true);
-
         // An answer may have ended with another stop token than the one that ends a message.
         int end = before.Length;
-        if (before[^1] != template.EndMarker && text.StopTokens.Contains(before[^1])) end--;
-        List<int> history = [.. before.AsSpan(0, end)];
-        for (int i = 0; i < chat.Length; i++)
+        if (end > 0 && before[^1] != template.EndMarker && text.StopTokens.Contains(before[^1])) end--;
+        try
         {
-            bool last = i == chat.Length - 1;
-            history.AddRange(template.EncodeContinuation(System.Runtime.InteropServices.CollectionsMarshal.AsSpan(history), chat[i], addGenerationPrompt: last));
-            // What follows a message's end is added again before the next one.
-            if (!last) history.RemoveRange(history.LastIndexOf(template.EndMarker) + 1, history.Count - history.LastIndexOf(template.EndMarker) - 1);
+            return [.. before.AsSpan(0, end), .. template.EncodeMore(before.AsSpan(0, end), chat)];
         }
-        return [.. history];
+        catch (TemplateException e)
+        {
+            throw Rejected($"the chat template of model {model.Name}: {e.Message}");
+        }
     }
 
     private static TurnRejectedException Rejected(string why) => new(why);

@@ -1,4 +1,5 @@
 using System.Buffers;
+using FlashOrleans.Models.Templates;
 
 namespace FlashOrleans.Models.Text;
 
@@ -17,8 +18,11 @@ internal sealed class AddedTokens
         _plain = View(list.Where(static t => !t.Special).ToArray());
     }
 
-    /// <summary>The first added token at or after <paramref name="from"/>, or null. Start and end include what it strips beside it.</summary>
-    public AddedToken? Find(string text, int from, bool special, out int start, out int end)
+    /// <summary>
+    /// The first added token at or after <paramref name="from"/>, or null. Start and end include what it strips beside it. In a <paramref name="rendered"/> conversation a
+    /// special token counts only where the template wrote it.
+    /// </summary>
+    public AddedToken? Find(string text, int from, bool special, out int start, out int end, TextValue? rendered = null)
     {
         var (tokens, search) = special ? _all : _plain;
         (start, end) = (text.Length, text.Length);
@@ -31,6 +35,7 @@ internal sealed class AddedTokens
             foreach (var token in tokens)
             {
                 if (string.CompareOrdinal(text, at, token.Content, 0, token.Content.Length) != 0) continue;
+                if (token.Special && rendered?.IsTemplate(at, token.Content.Length) == false) continue;
                 (start, end) = (at, at + token.Content.Length);
                 if (token.SingleWord && ((start > 0 && IsWord(text[start - 1])) || (end < text.Length && IsWord(text[end])))) break;
                 if (token.LeftStrip) while (start > from && char.IsWhiteSpace(text[start - 1])) start--;

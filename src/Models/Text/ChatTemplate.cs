@@ -1,5 +1,4 @@
-using System.Text;
-using System.Text.RegularExpressions;
+using FlashOrleans.Models.Templates;
 
 namespace FlashOrleans.Models.Text;
 
@@ -7,151 +6,138 @@ namespace FlashOrleans.Models.Text;
 public sealed record ChatMessage(string Role, string Content);
 
 /// <summary>
-/// Renders conversations as ChatML token ids: <c>&lt;|im_start|&gt;role\ncontent&lt;|im_end|&gt;\n</c>. Roles and contents are encoded with special
-/// tokens off, the markers are put between them as ids: no text can forge a turn. Only templates that do exactly this are recognised
-/// (any spelling of the same loop, with or without a default system message); a template that does more is not
-/// approximated. Immutable; any thread.
+/// Conversations as token ids, by the model's own template. What the template wrote may name special tokens; what came from a message is encoded with
+/// special tokens off, whatever the template does with it (docs/adr/0010-chat-templates.md): no text can forge a turn. Immutable; any
+/// thread. A conversation that the template refuses is a <see cref="TemplateException"/>.
 /// </summary>
-public sealed partial class ChatTemplate
+public sealed class ChatTemplate
 {
+    public const string BuiltIn = "chatml";
     private const string StartName = "<|im_start|>", EndName = "<|im_end|>";
-    private readonly TextCodec _codec;
-    private readonly int _start;
-    private readonly string? _defaultSystem;
+    private const string ChatMl = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+        + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-    private ChatTemplate(TextCodec codec, int start, int end, string? defaultSystem)
+    private readonly TextCodec _codec;
+    private readonly JinjaTemplate _template;
+    private readonly JinjaTemplate? _withTools;
+    private readonly IReadOnlyDictionary<string, string> _specialTokens;
+
+    private ChatTemplate(TextCodec codec, string name, JinjaTemplate template, JinjaTemplate? withTools, IReadOnlyDictionary<string, string> specialTokens)
     {
-        _codec = codec;
-        _start = start;
-        EndMarker = end;
-        _defaultSystem = defaultSystem;
+        (_codec, Name, _template, _withTools, _specialTokens) = (codec, name, template, withTools, specialTokens);
+        EndMarker = FindEndMarker();
     }
 
-    /// <summary>Built-in name of what was recognised.</summary>
-    public string Name => "chatml";
+    /// <summary>The file that the template is from, or <see cref="BuiltIn"/>.</summary>
+    public string Name { get; }
 
-    /// <summary>The token that ends a message.</summary>
+    /// <summary>The special token that ends an answer in a conversation; -1 when the template puts none there.</summary>
     public int EndMarker { get; }
 
     /// <summary>Ids of a whole conversation; <paramref name="addGenerationPrompt"/> opens the assistant's answer.</summary>
     public int[] EncodeChat(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt)
     {
         ArgumentNullException.ThrowIfNull(messages);
-        var ids = new List<int>();
-        if (_defaultSystem is not null && messages is [{ Role: not "system" }, ..]) Add(ids, new("system", _defaultSystem));
-        foreach (var message in messages) Add(ids, message);
-        if (addGenerationPrompt) Open(ids);
-        return ids.ToArray();
+        return _codec.Encode(RenderText(messages, addGenerationPrompt));
     }
+
+    /// <summary><see cref="EncodeMore"/> of one message.</summary>
+    public int[] EncodeContinuation(ReadOnlySpan<int> history, ChatMessage message, bool addGenerationPrompt = true) => EncodeMore(history, [message], addGenerationPrompt);
 
     /// <summary>
-    /// Ids to append to a session's tokens for the next message, after an answer that ended with <see cref="EndMarker"/> or without it (cut off by a length
-    /// limit, cancelled, another stop token). <c>history ‖ EncodeContinuation(history, m)</c> equals <see cref="EncodeChat"/> of the whole conversation
-    /// whenever the answer's tokens are the ones that encoding its text would give; a model may have spelled the same text with other tokens, and
-    /// then the history is right and re-encoding would be wrong. A stop token other than the end marker stays in the history unless the caller drops it first.
-    /// An empty history gives <see cref="EncodeChat"/> of the message.
+    /// Ids to append to a session's tokens for the next messages, after an answer that ended with <see cref="EndMarker"/> or without it (cut off by a length
+    /// limit, cancelled, another stop token). They are what the template prints behind an answer: rendered behind one that stands for all that was said before. The history itself is
+    /// kept as it was computed; where a template prints the past differently once there is more (thoughts dropped, a system message moved), only sending
+    /// the whole conversation gives that. A stop token other than the end marker stays in the history unless the caller drops it first.
+    /// An empty history gives <see cref="EncodeChat"/>.
     /// </summary>
-    public int[] EncodeContinuation(ReadOnlySpan<int> history, ChatMessage message, bool addGenerationPrompt = true)
+    public int[] EncodeMore(ReadOnlySpan<int> history, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = true)
     {
-        ArgumentNullException.ThrowIfNull(message);
-        if (history.IsEmpty) return EncodeChat([message], addGenerationPrompt);
-        var ids = new List<int>();
-        if (history[^1] != EndMarker) ids.Add(EndMarker);
-        _codec.EncodeInto("\n", parseSpecial: false, ids);
-        Add(ids, message);
-        if (addGenerationPrompt) Open(ids);
-        return ids.ToArray();
+        ArgumentNullException.ThrowIfNull(messages);
+        if (history.IsEmpty) return EncodeChat(messages, addGenerationPrompt);
+        int[] ids = BehindAnswer(messages, addGenerationPrompt);
+        return EndMarker >= 0 && history[^1] == EndMarker && EndOf(ids) is var end && end >= 0 ? ids[(end + 1)..] : ids;
     }
 
-    /// <summary>The conversation as the template prints it, markers spelled out: to look at, not to encode.</summary>
+    /// <summary>The conversation as the template prints it, special tokens spelled out: to look at, not to encode.</summary>
     public string Render(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt)
     {
         ArgumentNullException.ThrowIfNull(messages);
-        var text = new StringBuilder();
-        if (_defaultSystem is not null && messages is [{ Role: not "system" }, ..]) Print(new("system", _defaultSystem));
-        foreach (var message in messages) Print(message);
-        if (addGenerationPrompt) text.Append(StartName).Append("assistant\n");
-        return text.ToString();
-
-        void Print(ChatMessage m) => text.Append(StartName).Append(m.Role).Append('\n').Append(m.Content).Append(EndName).Append('\n');
+        return RenderText(messages, addGenerationPrompt).Chars;
     }
 
-    // Role and content are one text between two markers, so merges across the line break come out as when the whole prompt is encoded.
-    private void Add(List<int> ids, ChatMessage message)
+    /// <summary>The same with all that a conversation can have.</summary>
+    public string Render(TemplateInput input)
     {
-        ids.Add(_start);
-        _codec.EncodeInto($"{message.Role}\n{message.Content}", parseSpecial: false, ids);
-        ids.Add(EndMarker);
-        _codec.EncodeInto("\n", parseSpecial: false, ids);
+        ArgumentNullException.ThrowIfNull(input);
+        return (input.Tools is null ? _template : _withTools ?? _template).Render(input, _specialTokens);
     }
 
-    private void Open(List<int> ids)
+    /// <summary>The model's template, or the built-in one when it cannot be parsed and the model knows the built-in one's tokens; then, or when there is none at all, a note says why.</summary>
+    internal static ChatTemplate? Create(TextCodec codec, TemplateFile file, out string? note)
     {
-        ids.Add(_start);
-        _codec.EncodeInto("assistant\n", parseSpecial: false, ids);
-    }
-
-    internal static ChatTemplate? Detect(TextCodec codec, string? template)
-    {
-        if (template is null || template.Length > 10_000) return null;
-        var match = ChatMl().Match(Canonical(template));
-        if (!match.Success || codec.TokenId(StartName) is not { } start || codec.TokenId(EndName) is not { } end) return null;
-        if (!codec.IsSpecial(start) || !codec.IsSpecial(end)) return null;
-        string? system = match.Groups["system"] is { Success: true } g ? g.Value.Replace("\\n", "\n", StringComparison.Ordinal) : null;
-        return system is not null && system.Contains('\\', StringComparison.Ordinal) ? null : new(codec, start, end, system);
-    }
-
-    /// <summary>One spelling for templates that mean the same: white space that Jinja drops (trim_blocks, lstrip_blocks, minus signs) is gone, inside tags all of it;
-    /// strings are in single quotes and joined where they are added; members are in brackets.</summary>
-    private static string Canonical(string template)
-    {
-        string text = template.EndsWith('\n') ? template[..^1] : template;
-        text = BeforeTag().Replace(text, "{$1");
-        text = AfterTag().Replace(text, "$1}");
-        text = IndentBeforeBlock().Replace(text, "{%");
-        text = LineAfterBlock().Replace(text, "%}");
-        text = Tag().Replace(text, static tag =>
+        note = null;
+        if (file.Default is null) return null;
+        try
         {
-            string inside = InTag().Replace(tag.Value, static part => part.Groups["s"] is { Success: true } s
-                ? $"'{s.Value.Replace("'", "\\'", StringComparison.Ordinal)}'"
-                : part.Groups["t"] is { Success: true } t ? $"'{t.Value}'" : "");
-            inside = inside.Replace("message.role", "message['role']", StringComparison.Ordinal)
-                .Replace("message.content", "message['content']", StringComparison.Ordinal)
-                .Replace("messages[0].role", "messages[0]['role']", StringComparison.Ordinal)
-                .Replace('~', '+');
-            return inside.Replace("'+'", "", StringComparison.Ordinal);
-        });
-        return text;
+            return new(codec, file.Name, JinjaTemplate.Parse(file.Default), file.WithTools is null ? null : JinjaTemplate.Parse(file.WithTools), file.SpecialTokens);
+        }
+        catch (TemplateException e)
+        {
+            bool known = codec.TokenId(StartName) is { } start && codec.TokenId(EndName) is { } end && codec.IsSpecial(start) && codec.IsSpecial(end);
+            note = $"the chat template of {file.Name} cannot be used ({e.Message}); "
+                + (known ? $"the built-in template {BuiltIn} is used instead" : $"the built-in template {BuiltIn} does not fit this model's tokens: it only continues text");
+            return known ? new(codec, BuiltIn, JinjaTemplate.Parse(ChatMl), null, file.SpecialTokens) : null;
+        }
     }
 
-    [GeneratedRegex("""\s*\{([%{])-""")]
-    private static partial Regex BeforeTag();
+    private TextValue RenderText(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt)
+    {
+        var list = new List<Value>(messages.Count);
+        long size = 0;
+        foreach (var (role, content) in messages)
+        {
+            list.Add(new MapValue().With("role", ValueReader.Role(role)).With("content", new TextValue(content, foreign: true)));
+            size += role.Length + content.Length;
+        }
+        return _template.RenderText(new ListValue(list), addGenerationPrompt, _specialTokens, size);
+    }
 
-    [GeneratedRegex("""-([%}])\}\s*""")]
-    private static partial Regex AfterTag();
+    /// <summary>What follows an answer when these messages come after it.</summary>
+    private int[] BehindAnswer(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt)
+    {
+        string answer = "\uE000answer\uE001";
+        for (int i = 0; messages.Any(m => m.Content.Contains(answer, StringComparison.Ordinal) || m.Role.Contains(answer, StringComparison.Ordinal)); i++) answer = $"\uE000answer {i}\uE001";
+        var text = RenderText([new("user", "question"), new("assistant", answer), .. messages], addGenerationPrompt);
+        int at = text.Chars.IndexOf(answer, StringComparison.Ordinal);
+        if (at < 0 || text.Chars.IndexOf(answer, at + 1, StringComparison.Ordinal) >= 0)
+            throw new TemplateException("the template does not print an earlier answer once and unchanged: a conversation cannot be continued with it, only sent as a whole");
+        return _codec.Encode(text.From(at + answer.Length));
+    }
 
-    [GeneratedRegex("""%\}\r?\n""")]
-    private static partial Regex LineAfterBlock();
+    /// <summary>Where the end marker is, if nothing but white space stands before it.</summary>
+    private int EndOf(int[] ids)
+    {
+        int end = Array.IndexOf(ids, EndMarker);
+        return end >= 0 && string.IsNullOrWhiteSpace(_codec.Decode(ids.AsSpan(0, end), skipSpecial: false)) ? end : -1;
+    }
 
-    [GeneratedRegex("""(?<=^|\n)[ \t]+\{%""")]
-    private static partial Regex IndentBeforeBlock();
-
-    [GeneratedRegex("""\{[%{].*?[%}]\}""", RegexOptions.Singleline)]
-    private static partial Regex Tag();
-
-    // Double-quoted string, single-quoted string, or white space outside both.
-    [GeneratedRegex(""" "(?<s>[^"\\]*(?:\\.[^"\\]*)*)" | '(?<t>[^'\\]*(?:\\.[^'\\]*)*)' | \s+ """, RegexOptions.IgnorePatternWhitespace)]
-    private static partial Regex InTag();
-
-    [GeneratedRegex("""
-        ^
-        (?:\{%ifnotadd_generation_promptisdefined%\}\{%setadd_generation_prompt=false%\}\{%endif%\})?
-        \{%formessageinmessages%\}
-        (?:\{%if(?:loop\.firstand)messages\[0\]\['role'\]!='system'%\}\{\{'<\|im_start\|>system\\n(?<system>[^'<{}]*)<\|im_end\|>\\n'\}\}\{%endif%\})?
-        \{\{'<\|im_start\|>'\+message\['role'\]\+'\\n'\+message\['content'\]\+'<\|im_end\|>\\n'\}\}
-        \{%endfor%\}
-        \{%ifadd_generation_prompt%\}\{\{'<\|im_start\|>assistant\\n'\}\}\{%endif%\}
-        $
-        """, RegexOptions.IgnorePatternWhitespace)]
-    private static partial Regex ChatMl();
+    /// <summary>The first special token behind an answer; some templates print it only when a message follows.</summary>
+    private int FindEndMarker()
+    {
+        foreach (ChatMessage[] next in new ChatMessage[][] { [], [new("user", "question")] })
+        {
+            try
+            {
+                int[] ids = BehindAnswer(next, addGenerationPrompt: false);
+                int end = Array.FindIndex(ids, _codec.IsSpecial);
+                if (end >= 0 && string.IsNullOrWhiteSpace(_codec.Decode(ids.AsSpan(0, end), skipSpecial: false))) return ids[end];
+            }
+            catch (TemplateException)
+            {
+                // It refuses this conversation; that says nothing about others.
+            }
+        }
+        return -1;
+    }
 }

@@ -47,13 +47,13 @@ internal static class SideFile
             ? token.ValueKind == JsonValueKind.Object ? String(token, "content") : String(root, field)
             : null;
 
-    /// <summary>The chat template: a string, or a list of named ones of which "default" counts.</summary>
-    public static string? Template(JsonElement? config)
+    /// <summary>The chat template: a string, which counts as "default", or a list of named ones.</summary>
+    public static string? Template(JsonElement? config, string name)
     {
         if (config is not { } root || TokenizerFile.Get(root, "chat_template") is not { } template) return null;
-        if (template.ValueKind != JsonValueKind.Array) return String(root, "chat_template");
+        if (template.ValueKind != JsonValueKind.Array) return name == "default" ? String(root, "chat_template") : null;
         foreach (var item in template.EnumerateArray())
-            if (String(item, "name") == "default") return String(item, "template");
+            if (String(item, "name") == name) return String(item, "template");
         return null;
     }
 

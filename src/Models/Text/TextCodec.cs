@@ -2,12 +2,13 @@ using System.Buffers;
 using System.Collections.Concurrent;
 using System.Collections.Frozen;
 using System.Text;
+using FlashOrleans.Models.Templates;
 
 namespace FlashOrleans.Models.Text;
 
 /// <summary>
 /// A model's text side: text to token ids and back, which tokens end an answer, and the chat template. Made from the side files of a package
-/// or checkpoint (<c>tokenizer.json</c>, <c>tokenizer_config.json</c>, <c>generation_config.json</c>); gives the ids that Hugging Face's tokenizers give for
+/// or checkpoint (<c>tokenizer.json</c>, <c>tokenizer_config.json</c>, <c>generation_config.json</c>, <c>chat_template.jinja</c>); gives the ids that Hugging Face's tokenizers give for
 /// byte-level BPE (docs/adr/0006-tokenizer.md). Immutable but for a bounded cache of pieces; any thread. A file that is malformed or of
 /// another kind is one <see cref="ModelFormatException"/> that names it.
 /// </summary>
@@ -26,7 +27,7 @@ public sealed class TextCodec
     private readonly ConcurrentDictionary<string, int[]> _cache = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, int[]>.AlternateLookup<ReadOnlySpan<char>> _cached;
 
-    public TextCodec(byte[] tokenizer, byte[]? tokenizerConfig = null, byte[]? generationConfig = null)
+    public TextCodec(byte[] tokenizer, byte[]? tokenizerConfig = null, byte[]? generationConfig = null, byte[]? chatTemplate = null)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         _file = TokenizerFile.Parse(tokenizer);
@@ -44,10 +45,11 @@ public sealed class TextCodec
         var config = SideFile.Parse("tokenizer_config.json", tokenizerConfig);
         var stops = SideFile.EndTokens("generation_config.json", generationConfig).ToHashSet();
         if (SideFile.Token(config, "eos_token") is { } eos && TokenId(eos) is { } end) stops.Add(end);
-        string? template = SideFile.Template(config);
-        ChatTemplate = ChatTemplate.Detect(this, template);
-        TemplateUnknown = template is not null && ChatTemplate is null;
-        if (ChatTemplate is { } chat) stops.Add(chat.EndMarker);
+        var template = TemplateFile.Read(config, chatTemplate);
+        ChatTemplate = ChatTemplate.Create(this, template, out string? note);
+        TemplateNote = note;
+        TemplateUnknown = template.Default is not null && ChatTemplate is null;
+        if (ChatTemplate is { EndMarker: >= 0 } chat) stops.Add(chat.EndMarker);
         StopTokens = stops.ToFrozenSet();
     }
 
@@ -63,7 +65,7 @@ public sealed class TextCodec
     {
         ArgumentNullException.ThrowIfNull(file);
         return file(TokenizerFile.Name) is { } tokenizer
-            ? new(tokenizer, file("tokenizer_config.json"), file("generation_config.json"))
+            ? new(tokenizer, file("tokenizer_config.json"), file("generation_config.json"), file(TemplateFile.JinjaName))
             : null;
     }
 
@@ -73,11 +75,14 @@ public sealed class TextCodec
     /// <summary>Tokens after which an answer is over.</summary>
     public IReadOnlySet<int> StopTokens { get; }
 
-    /// <summary>How messages become a prompt; null when the model has no template or one this code does not know: complete plain text then.</summary>
+    /// <summary>How messages become a prompt; null when the model has no template or none that can be used here: complete plain text then.</summary>
     public ChatTemplate? ChatTemplate { get; }
 
-    /// <summary>The model brings a template, but not one that <see cref="ChatTemplate"/> knows: say so rather than complete plain text in silence.</summary>
+    /// <summary>The model brings a template, but not one that can be used: say so rather than complete plain text in silence.</summary>
     public bool TemplateUnknown { get; }
+
+    /// <summary>One line for the user when the model's template cannot be parsed: why, and what is used instead. Else null.</summary>
+    public string? TemplateNote { get; }
 
     /// <summary>
     /// The ids of a text. With <paramref name="parseSpecial"/> the names of special tokens in it become those tokens; without, they are plain text: always so
@@ -90,6 +95,14 @@ public sealed class TextCodec
         if (addSpecial) ids.AddRange(_file.Prefix);
         EncodeInto(text, parseSpecial, ids);
         if (addSpecial) ids.AddRange(_file.Suffix);
+        return ids.ToArray();
+    }
+
+    /// <summary>The ids of a rendered conversation: special tokens only where the template itself wrote all of their name.</summary>
+    internal int[] Encode(TextValue rendered)
+    {
+        var ids = new List<int>(rendered.Chars.Length / 3 + 8);
+        EncodeInto(rendered.Chars, parseSpecial: true, ids, rendered);
         return ids.ToArray();
     }
 
@@ -118,12 +131,12 @@ public sealed class TextCodec
     internal ReadOnlySpan<byte> Bytes(int id, bool skipSpecial) =>
         (uint)id < (uint)_bytes.Length && !(skipSpecial && _special.Contains(id)) ? _bytes[id] : default(ReadOnlySpan<byte>);
 
-    internal void EncodeInto(string text, bool parseSpecial, List<int> ids)
+    private void EncodeInto(string text, bool parseSpecial, List<int> ids, TextValue? rendered = null)
     {
         var pieces = new List<Range>();
         for (int at = 0; at < text.Length;)
         {
-            var token = _added.Find(text, at, parseSpecial, out int start, out int end);
+            var token = _added.Find(text, at, parseSpecial, out int start, out int end, rendered);
             if (start > at) EncodePlain(text.AsSpan(at, start - at), pieces, ids);
             if (token is not null) ids.Add(token.Id);
             at = end;
