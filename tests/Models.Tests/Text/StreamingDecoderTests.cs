@@ -6,7 +6,8 @@ namespace FlashOrleans.Models.Tests.Text;
 
 public sealed class StreamingDecoderTests
 {
-    public static TheoryData<string> Names => CodecData.All;
+    // The Unigram cases have no streaming part.
+    public static TheoryData<string> Names => [.. CodecData.Names.Where(static n => n != "sp-unigram")];
 
     [Theory]
     [MemberData(nameof(Names))]
