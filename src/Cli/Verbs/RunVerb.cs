@@ -36,7 +36,7 @@ internal static class RunVerb
             ChatSettings settings;
             using (var package = FlashPackage.Open(path))
             {
-                var codec = TokenizeVerb.Codec(package);
+                var codec = TextSource.CodecOf(package);
                 settings = new ChatSettings
                 {
                     Sampling = sampling.Over(SamplingFlags.Recommended(package), parse),

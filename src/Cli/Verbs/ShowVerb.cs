@@ -1,6 +1,7 @@
 using System.CommandLine;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Text;
 using Spectre.Console;
 
 namespace FlashOrleans.Cli.Verbs;
@@ -70,7 +71,7 @@ internal static class ShowVerb
         Fact("format", $"{package.Manifest.Quant}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
-        Fact("text", package.Manifest.SideFiles.Any(static f => f.Name == "tokenizer.json") ? "tokenizer" : "token ids only (no tokenizer.json)");
+        Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");
         Fact("source", package.Manifest.Provenance.Source);
         Fact("hash", package.Hash);
         screen.Tables.Write(facts);

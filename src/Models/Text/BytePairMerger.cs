@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace FlashOrleans.Models.Text;
 
 /// <summary>One merge: two tokens that become one. Lower ranks go first.</summary>
@@ -82,17 +84,30 @@ internal sealed class BytePairMerger : PieceModel
 
     private void MergeShort(List<int> ids, int begin)
     {
-        while (true)
+        int count = ids.Count - begin;
+        if (count < 2) return;
+        // ranks[i] is that of the pair (i, i + 1).
+        Span<int> tokens = stackalloc int[ShortPiece], ranks = stackalloc int[ShortPiece], merged = stackalloc int[ShortPiece];
+        CollectionsMarshal.AsSpan(ids)[begin..].CopyTo(tokens);
+        for (int i = 0; i + 1 < count; i++) (ranks[i], merged[i]) = Rank(tokens[i], tokens[i + 1]);
+        while (count > 1)
         {
-            (int Rank, int Merged) best = (int.MaxValue, 0);
-            int at = -1;
-            for (int i = begin; i + 1 < ids.Count; i++)
-                if (_merges.TryGetValue(Pair(ids[i], ids[i + 1]), out var merge) && merge.Rank < best.Rank) (best, at) = (merge, i);
-            if (at < 0) return;
-            ids[at] = best.Merged;
-            ids.RemoveAt(at + 1);
+            int at = 0;
+            for (int i = 1; i + 1 < count; i++)
+                if (ranks[i] < ranks[at]) at = i;
+            if (ranks[at] == int.MaxValue) break;
+            tokens[at] = merged[at];
+            count--;
+            for (int i = at + 1; i < count; i++) tokens[i] = tokens[i + 1];
+            for (int i = at; i + 1 < count; i++) (ranks[i], merged[i]) = (ranks[i + 1], merged[i + 1]);
+            if (at > 0) (ranks[at - 1], merged[at - 1]) = Rank(tokens[at - 1], tokens[at]);
+            if (at + 1 < count) (ranks[at], merged[at]) = Rank(tokens[at], tokens[at + 1]);
         }
+        CollectionsMarshal.SetCount(ids, begin + count);
+        tokens[..count].CopyTo(CollectionsMarshal.AsSpan(ids)[begin..]);
     }
+
+    private (int Rank, int Merged) Rank(int left, int right) => _merges.TryGetValue(Pair(left, right), out var merge) ? merge : (int.MaxValue, 0);
 
     private void MergeLong(List<int> ids, int begin)
     {
@@ -136,7 +151,9 @@ internal sealed class BytePairMerger : PieceModel
     /// <summary>Characters that found no neighbour to become a token with are unknown after all.</summary>
     private void SpellExtra(List<int> ids, int begin)
     {
-        if (!ids.Skip(begin).Any(id => id >= _size)) return;
+        bool any = false;
+        for (int i = begin; i < ids.Count; i++) any |= ids[i] >= _size;
+        if (!any) return;
         int[] merged = ids.GetRange(begin, ids.Count - begin).ToArray();
         ids.RemoveRange(begin, merged.Length);
         bool unknownBefore = false;

@@ -250,7 +250,8 @@ internal sealed class PatternReader
         _at++;
         return null;
 
-        static bool IsWord(string n) => n[0] is 'L' or 'M' or 'N' || n == "Pc";
+        // Oniguruma counts the letter-like numbers, Ⅳ, but no fractions.
+        static bool IsWord(string n) => n[0] is 'L' or 'M' || n is "Nd" or "Nl" or "Pc";
     }
 
     private int Single(char c)

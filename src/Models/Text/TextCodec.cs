@@ -1,6 +1,6 @@
 using System.Buffers;
-using System.Collections.Concurrent;
 using System.Collections.Frozen;
+using System.Runtime.InteropServices;
 using System.Text;
 
 namespace FlashOrleans.Models.Text;
@@ -13,17 +13,12 @@ namespace FlashOrleans.Models.Text;
 /// </summary>
 public sealed class TextCodec
 {
-    // Words repeat: the cache makes encoding of prose several times as fast. It is emptied when full, so a hostile text costs speed only.
-    private const int CachedPieces = 8192;
-    private const int CachedPieceLength = 48;
-
     private readonly TokenizerSpec _spec;
     private readonly PreTokenizer _pre;
     private readonly AddedTokens _addedBefore;
     private readonly AddedTokens _addedAfter;
     private readonly FrozenSet<int> _special;
-    private readonly ConcurrentDictionary<string, int[]> _cache = new(StringComparer.Ordinal);
-    private readonly ConcurrentDictionary<string, int[]>.AlternateLookup<ReadOnlySpan<char>> _cached;
+    private readonly PieceCache _cache = new();
 
     public TextCodec(byte[] tokenizer, byte[]? tokenizerConfig = null, byte[]? generationConfig = null)
         : this(TokenizerFile.Parse(tokenizer ?? throw new ArgumentNullException(nameof(tokenizer))))
@@ -45,7 +40,6 @@ public sealed class TextCodec
         _pre = spec.PreTokenizer;
         _addedBefore = new(spec.Added.Where(static t => !t.Normalized));
         _addedAfter = new(spec.Added.Where(static t => t.Normalized).Select(t => t with { Content = spec.Normalizer.Normalize(t.Content) }));
-        _cached = _cache.GetAlternateLookup<ReadOnlySpan<char>>();
         _special = spec.Added.Where(static t => t.Special).Select(static t => t.Id).ToFrozenSet();
         StopTokens = FrozenSet<int>.Empty;
     }
@@ -161,7 +155,7 @@ public sealed class TextCodec
         foreach (var range in pieces)
         {
             var piece = text[range];
-            if (_pre.ByteLevel || piece.Length <= CachedPieceLength)
+            if (_pre.ByteLevel || piece.Length <= PieceCache.LongestPiece)
             {
                 EncodeCached(piece, ids);
                 continue;
@@ -177,16 +171,19 @@ public sealed class TextCodec
 
     private void EncodeCached(ReadOnlySpan<char> piece, List<int> ids)
     {
-        if (_cached.TryGetValue(piece, out int[]? known))
+        if (piece.Length > PieceCache.LongestPiece)
         {
-            ids.AddRange(known);
+            EncodePiece(piece, ids);
+            return;
+        }
+        if (_cache.TryGet(piece, out int[]? known))
+        {
+            ids.AddRange((ReadOnlySpan<int>)known);
             return;
         }
         int before = ids.Count;
         EncodePiece(piece, ids);
-        if (piece.Length > CachedPieceLength) return;
-        if (_cache.Count >= CachedPieces) _cache.Clear();
-        _cached[piece] = ids.GetRange(before, ids.Count - before).ToArray();
+        _cache.Add(piece, CollectionsMarshal.AsSpan(ids)[before..]);
     }
 
     private void EncodePiece(ReadOnlySpan<char> piece, List<int> ids)

@@ -1,4 +1,6 @@
 using System.Text;
+using System.Text.Json;
+using CsCheck;
 using FlashOrleans.Models.Text;
 using FlashOrleans.Tests;
 
@@ -32,6 +34,20 @@ public sealed class MalformedTokenizerTests
         Assert.StartsWith("tokenizer.json: ", error.Message, StringComparison.Ordinal);
         Assert.Contains(says, error.Message, StringComparison.Ordinal);
         Assert.DoesNotContain('\n', error.Message);
+    }
+
+    [Fact]
+    public void Every_malformed_tokenizer_beside_the_repository_is_refused_with_little_memory()
+    {
+        string[] folders = Directory.GetDirectories(TestData.Shared("golden", "bad"), "tokenizer-*");
+        Assert.True(folders.Length >= 11);
+        foreach (string folder in folders)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            if (folder.EndsWith("-ok", StringComparison.Ordinal)) Assert.NotNull(TextCodec.FromFolder(folder));
+            else Assert.DoesNotContain('\n', Assert.Throws<ModelFormatException>(() => TextCodec.FromFolder(folder)).Message);
+            Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 8 << 20);
+        }
     }
 
     [Fact]
@@ -79,6 +95,17 @@ public sealed class MalformedTokenizerTests
     [InlineData("""{"pre_tokenizer":{"type":"Sequence"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "pre_tokenizer.pretokenizers")]
     [InlineData("""{"pre_tokenizer":{"type":"Split"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "no pattern")]
     [InlineData("""{"pre_tokenizer":{"type":"Split","pattern":{"String":"x"},"behavior":"MergedWithFriend"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "MergedWithFriend")]
+    [InlineData("""{"decoder":{"type":"Strip","content":" ","start":1},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "decoder \"Strip\"")]
+    [InlineData("""{"decoder":{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteFallback"}]},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "after Fuse")]
+    [InlineData("""{"normalizer":{"type":"Sequence","normalizers":[{"type":"Precompiled","precompiled_charsmap":""}]},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "\"Precompiled\"")]
+    [InlineData("""{"normalizer":{"type":"Replace","content":"x"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "no pattern")]
+    [InlineData("""{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}}""", "dropout")]
+    [InlineData("""{"model":{"type":"Unigram","vocab":[["a",0]]}}""", "unk_id")]
+    [InlineData("""{"model":{"type":"Unigram","unk_id":1,"vocab":[["a",0]]}}""", "unk_id is 1")]
+    [InlineData("""{"model":{"type":"Unigram","unk_id":0,"vocab":[["a",1e999]]}}""", "vocab[0]")]
+    [InlineData("""{"model":{"type":"Unigram","unk_id":0,"vocab":[["a"]]}}""", "vocab[0]")]
+    [InlineData("""{"post_processor":{"type":"TemplateProcessing","single":[{"Sequence":{}},{"Sequence":{}}]},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "post_processor.single")]
+    [InlineData("""{"pre_tokenizer":{"type":"Metaspace","prepend_scheme":"maybe"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "\"maybe\"")]
     [InlineData("""{"pre_tokenizer":{"type":"BertPreTokenizer"},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", "\"BertPreTokenizer\"")]
     public void What_is_missing_or_of_the_wrong_kind_is_named(string json, string says) => Assert.Contains(says, Refusal(json), StringComparison.Ordinal);
 
@@ -97,23 +124,37 @@ public sealed class MalformedTokenizerTests
     public void Side_files_are_checked_as_well(string? config, string? generation, string says) =>
         Assert.Contains(says, Refusal("""{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}""", config, generation), StringComparison.Ordinal);
 
+    [Theory]
+    [InlineData(@"(a)\1", "\\1")]
+    [InlineData(@"\p{Han}+", "Han")]
+    [InlineData(@"[a-z&&[^x]]", "&&")]
+    [InlineData(@"[[:alpha:]]", "class inside a class")]
+    [InlineData(@"a{2}+", "possessive interval")]
+    [InlineData(@"(?<name>a)", "kind of group")]
+    [InlineData(@"(?i:é)", "beyond ASCII")]
+    [InlineData(@"a**", "repeats")]
+    [InlineData(@"*a", "repeats nothing")]
+    [InlineData(@"a)", ") without")]
+    [InlineData(@"[z-a]", "range")]
+    [InlineData(@"a\", "ends with")]
+    public void A_pattern_that_could_mean_something_else_is_refused(string pattern, string says) =>
+        Assert.Contains(says, Refusal($$$"""{"pre_tokenizer":{"type":"Split","pattern":{"Regex":{{{JsonSerializer.Serialize(pattern)}}}}},"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}"""), StringComparison.Ordinal);
+
+    // CsCheck_Iter=30000 runs more of them.
     [Fact]
-    public void Flipped_bytes_load_or_are_refused_but_never_crash()
-    {
-        byte[] good = File.ReadAllBytes(Path.Combine(CodecData.Folder("falcon"), "tokenizer.json"));
-        var random = new Random(4);
-        for (int i = 0; i < 300; i++)
+    public void Mutations_of_good_files_load_or_are_refused_but_never_crash() =>
+        Gen.Select(Gen.Int[0, CodecData.Names.Length - 1], Gen.Int).Sample(static (file, seed) =>
         {
-            byte[] bytes = [.. good];
-            for (int n = random.Next(1, 4); n > 0; n--) bytes[random.Next(bytes.Length)] = (byte)random.Next(256);
+            byte[] bytes = TokenizerMutations.Make(CodecData.Names[file], new Random(seed));
             try
             {
-                new TextCodec(bytes).Encode("Some text, 1234 and more <|endoftext|>", parseSpecial: true);
+                var codec = new TextCodec(bytes);
+                int[] ids = codec.Encode("Some text, 1234 and\n\n  moré <|endoftext|></s> 中文😀\uD800", parseSpecial: true, addSpecial: true);
+                codec.Decode(ids, skipSpecial: false);
             }
             catch (ModelFormatException)
             {
                 // The other of the two permitted outcomes.
             }
-        }
-    }
+        });
 }
