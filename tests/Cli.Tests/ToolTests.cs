@@ -68,6 +68,47 @@ public sealed class ToolTests(FlashHome home)
     }
 
     [Fact]
+    public async Task Tokenize_answers_every_line_of_a_file_from_a_folder_that_is_no_package()
+    {
+        string folder = TestData.Repo("tests", "data", "tokenizers", "sp-bpe-llama"), file = Path.Combine(home.Folder, "lines.jsonl");
+        var cases = TestData.Json(Path.Combine(folder, "cases.json")).EnumerateArray().Where(static c => c.TryGetProperty("ids_no_special_parsing", out _)).ToArray();
+        await File.WriteAllLinesAsync(file, cases.SelectMany(static c => new[]
+        {
+            $$"""{"text":{{c.GetProperty("text").GetRawText()}},"special":true}""",
+            $$"""{"text":{{c.GetProperty("text").GetRawText()}}}""",
+            $$"""{"ids":{{c.GetProperty("ids").GetRawText().ReplaceLineEndings("")}},"special":true}""",
+        }));
+        var outcome = await Flash.RunAsync(home, "tokenize", folder, "--input", file, "--json");
+        string[] lines = outcome.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        Assert.Equal(cases.Length * 3, lines.Length);
+        for (int i = 0; i < cases.Length; i++)
+        {
+            Assert.Equal(TestData.Ints(cases[i].GetProperty("ids")), TestData.Ints(Line(i * 3, "ids")));
+            Assert.Equal(TestData.Ints(cases[i].GetProperty("ids_no_special_parsing")), TestData.Ints(Line(i * 3 + 1, "ids")));
+            Assert.Equal(cases[i].GetProperty("decoded").GetString(), Line(i * 3 + 2, "text").GetString());
+        }
+
+        JsonElement Line(int number, string name)
+        {
+            using var document = JsonDocument.Parse(lines[number]);
+            return document.RootElement.GetProperty(name).Clone();
+        }
+    }
+
+    [Theory]
+    [InlineData("{\"text\":\"a\"}\nnothing", "line 2 is not valid JSON")]
+    [InlineData("{\"txt\":\"a\"}", "line 1 has neither")]
+    [InlineData("{\"ids\":[1,99999]}", "line 1 has an id outside the vocabulary of 1600")]
+    public async Task A_line_that_cannot_be_answered_is_named(string lines, string says)
+    {
+        string file = Path.Combine(home.Folder, "wrong.jsonl");
+        await File.WriteAllTextAsync(file, lines);
+        var outcome = await Flash.RunAsync(home, "tokenize", TestData.Repo("tests", "data", "tokenizers", "sp-bpe-llama"), "--input", file, "--json");
+        Assert.Equal(1, outcome.Code);
+        Assert.Contains(says, outcome.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Perplexity_scores_all_but_the_first_token_of_whole_windows()
     {
         string file = Path.Combine(home.Folder, "text.txt");

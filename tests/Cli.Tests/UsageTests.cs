@@ -59,6 +59,8 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("pull fox/lantern --quant q5")]
     [InlineData("tokenize emberling")]
     [InlineData("tokenize emberling --text a --decode 1")]
+    [InlineData("tokenize emberling --text a --input x --json")]
+    [InlineData("tokenize emberling --input x")]
     [InlineData("tokenize emberling --decode 1,x")]
     [InlineData("tokenize emberling --decode 4096")]
     [InlineData("logits emberling")]

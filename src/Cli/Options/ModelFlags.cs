@@ -6,11 +6,12 @@ namespace FlashOrleans.Cli.Options;
 /// <summary>NAME and --quant: which package.</summary>
 internal sealed class ModelFlags
 {
-    private readonly Argument<string> _name = Flags.Name();
+    private readonly Argument<string> _name;
     private readonly Option<string> _quant = Quant("Use (and import on first use) the bundled model in this format");
 
-    public ModelFlags(Command command)
+    public ModelFlags(Command command, string? names = null)
     {
+        _name = names is null ? Flags.Name() : Flags.Name(names);
         command.Add(_name);
         command.Add(_quant);
     }
@@ -18,7 +19,9 @@ internal sealed class ModelFlags
     public static Option<string> Quant(string description) =>
         Flags.Choice("--quant", description, "auto", "q4", "q8", "bf16", "f32");
 
-    public string Path(App app, ParseResult parse) => app.Library.Resolve(parse.GetRequiredValue(_name), parse.GetValue(_quant), app.Interrupts.Stop);
+    public string Name(ParseResult parse) => parse.GetRequiredValue(_name);
+
+    public string Path(App app, ParseResult parse) => app.Library.Resolve(Name(parse), parse.GetValue(_quant), app.Interrupts.Stop);
 
     public FlashPackage Open(App app, ParseResult parse) => FlashPackage.Open(Path(app, parse));
 }

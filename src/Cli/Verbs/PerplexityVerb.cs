@@ -44,7 +44,7 @@ internal static class PerplexityVerb
             int window;
             using (var package = FlashPackage.Open(path))
             {
-                ids = TokenizeVerb.Codec(package).Encode(Read(parse.GetValue(file)!), parseSpecial: false);
+                ids = TextSource.CodecOf(package).Encode(Read(parse.GetValue(file)!), parseSpecial: false);
                 window = given.Select(Length).LastOrDefault(static n => n != null) ?? Math.Min(512, package.Config.MaxPositions);
                 if (window > package.Config.MaxPositions) throw new UsageException($"--window {window} is more than the model's {package.Config.MaxPositions} positions");
             }

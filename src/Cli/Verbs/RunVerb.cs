@@ -36,7 +36,7 @@ internal static class RunVerb
             ChatSettings settings;
             using (var package = FlashPackage.Open(path))
             {
-                var codec = TokenizeVerb.Codec(package);
+                var codec = TextSource.CodecOf(package);
                 if (codec.TemplateNote is { } note && !parse.GetValue(raw)) app.Screen.Remark(note);
                 settings = new ChatSettings
                 {

@@ -87,7 +87,7 @@ internal static class ShowVerb
         Fact("format", $"{package.Manifest.Quant}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
-        Fact("text", package.Manifest.SideFiles.Any(static f => f.Name == "tokenizer.json") ? "tokenizer" : "token ids only (no tokenizer.json)");
+        Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");
         Fact("chat template", ChatTemplateOf(package));
         Fact("source", package.Manifest.Provenance.Source);
         Fact("hash", package.Hash);

@@ -16,6 +16,7 @@ public sealed class StreamingDecoder
     private readonly StringBuilder _text = new();
     private readonly byte[] _pending = new byte[4];
     private int _held;
+    private TextPosition _position;
 
     /// <param name="codec">The model's codec.</param>
     /// <param name="skipSpecial">Special tokens have no text.</param>
@@ -41,6 +42,7 @@ public sealed class StreamingDecoder
     {
         if (_held > 0) _text.Append('\uFFFD');
         _held = 0;
+        _position = default;
         return Take();
     }
 
@@ -54,7 +56,7 @@ public sealed class StreamingDecoder
 
     private void Append(int token)
     {
-        foreach (byte value in _codec.Bytes(token, _skipSpecial))
+        foreach (byte value in _codec.Bytes(token, _skipSpecial, ref _position))
         {
             _pending[_held++] = value;
             // At most twice: an ill-formed part gives one U+FFFD and leaves the byte that broke it to start anew.

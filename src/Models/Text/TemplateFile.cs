@@ -40,6 +40,15 @@ public sealed class TemplateFile
         return JinjaTemplate.Parse(source).Render(input, tokens);
     }
 
+    /// <summary>Of a GGUF file: its metadata name the template, and special tokens by their ids.</summary>
+    internal static TemplateFile Of(VocabularySource source)
+    {
+        var tokens = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var (name, id) in (ReadOnlySpan<(string, int?)>)[("bos_token", source.Bos), ("eos_token", source.Eos), ("unk_token", source.Unknown), ("pad_token", source.Padding)])
+            if (id is { } i && (uint)i < (uint)source.Tokens.Count) tokens[name] = source.Tokens[i];
+        return new("tokenizer.chat_template", source.ChatTemplate, null, tokens);
+    }
+
     internal static TemplateFile Read(JsonElement? config, byte[]? jinja)
     {
         var tokens = new Dictionary<string, string>(StringComparer.Ordinal);

@@ -1,6 +1,6 @@
 using System.Buffers;
-using System.Collections.Concurrent;
 using System.Collections.Frozen;
+using System.Runtime.InteropServices;
 using System.Text;
 using FlashOrleans.Models.Templates;
 
@@ -8,49 +8,48 @@ namespace FlashOrleans.Models.Text;
 
 /// <summary>
 /// A model's text side: text to token ids and back, which tokens end an answer, and the chat template. Made from the side files of a package
-/// or checkpoint (<c>tokenizer.json</c>, <c>tokenizer_config.json</c>, <c>generation_config.json</c>, <c>chat_template.jinja</c>); gives the ids that Hugging Face's tokenizers give for
-/// byte-level BPE (docs/adr/0006-tokenizer.md). Immutable but for a bounded cache of pieces; any thread. A file that is malformed or of
-/// another kind is one <see cref="ModelFormatException"/> that names it.
+/// or checkpoint (<c>tokenizer.json</c>, <c>tokenizer_config.json</c>, <c>generation_config.json</c>, <c>chat_template.jinja</c>) or from the vocabulary of a GGUF file
+/// (<c>tokenizer.gguf.json</c>); gives the ids that Hugging Face's tokenizers and llama.cpp give (docs/adr/0006-tokenizer.md). Immutable but for a bounded cache of
+/// pieces; any thread. A file that is malformed or of another kind is one <see cref="ModelFormatException"/> that names it.
 /// </summary>
 public sealed class TextCodec
 {
-    // Words repeat: the cache makes encoding of prose several times as fast. It is emptied when full, so a hostile text costs speed only.
-    private const int CachedPieces = 8192;
-    private const int CachedPieceLength = 48;
-
-    private readonly TokenizerFile _file;
+    private readonly TokenizerSpec _spec;
     private readonly PreTokenizer _pre;
-    private readonly BytePairMerger _merger;
-    private readonly AddedTokens _added;
-    private readonly byte[]?[] _bytes;
+    private readonly AddedTokens _addedBefore;
+    private readonly AddedTokens _addedAfter;
     private readonly FrozenSet<int> _special;
-    private readonly ConcurrentDictionary<string, int[]> _cache = new(StringComparer.Ordinal);
-    private readonly ConcurrentDictionary<string, int[]>.AlternateLookup<ReadOnlySpan<char>> _cached;
+    private readonly PieceCache _cache = new();
 
     public TextCodec(byte[] tokenizer, byte[]? tokenizerConfig = null, byte[]? generationConfig = null, byte[]? chatTemplate = null)
+        : this(TokenizerFile.Parse(tokenizer ?? throw new ArgumentNullException(nameof(tokenizer))))
     {
-        ArgumentNullException.ThrowIfNull(tokenizer);
-        _file = TokenizerFile.Parse(tokenizer);
-        _pre = new(_file.PreTokenizers);
-        if (_pre.ByteLevel != _file.ByteLevelDecoder)
-            throw TokenizerFile.Bad($"the pre-tokenizer is {(_pre.ByteLevel ? "" : "not ")}ByteLevel and the decoder is{(_file.ByteLevelDecoder ? "" : " not")}; both or none must be");
-        _merger = new(_file);
-        _added = new(_file.Added);
-        _cached = _cache.GetAlternateLookup<ReadOnlySpan<char>>();
-        _special = _file.Added.Where(static t => t.Special).Select(static t => t.Id).ToFrozenSet();
-        _bytes = new byte[_file.Size][];
-        foreach (var (entry, id) in _file.Vocabulary) _bytes[id] = BytesOf(entry);
-        foreach (var token in _file.Added) _bytes[token.Id] = BytesOf(token.Content);
-
         var config = SideFile.Parse("tokenizer_config.json", tokenizerConfig);
         var stops = SideFile.EndTokens("generation_config.json", generationConfig).ToHashSet();
         if (SideFile.Token(config, "eos_token") is { } eos && TokenId(eos) is { } end) stops.Add(end);
-        var template = TemplateFile.Read(config, chatTemplate);
-        ChatTemplate = ChatTemplate.Create(this, template, out string? note);
-        TemplateNote = note;
-        TemplateUnknown = template.Default is not null && ChatTemplate is null;
-        if (ChatTemplate is { EndMarker: >= 0 } chat) stops.Add(chat.EndMarker);
-        StopTokens = stops.ToFrozenSet();
+        (ChatTemplate, TemplateNote, TemplateUnknown, StopTokens) = Chat(TemplateFile.Read(config, chatTemplate), stops);
+    }
+
+    /// <summary>From the vocabulary of a GGUF file, or of a package made from one.</summary>
+    public TextCodec(VocabularySource source)
+        : this(GgufVocabulary.Read(source ?? throw new ArgumentNullException(nameof(source)))) =>
+        (ChatTemplate, TemplateNote, TemplateUnknown, StopTokens) = Chat(TemplateFile.Of(source), GgufVocabulary.StopTokens(source));
+
+    private TextCodec(TokenizerSpec spec)
+    {
+        _spec = spec;
+        _pre = spec.PreTokenizer;
+        _addedBefore = new(spec.Added.Where(static t => !t.Normalized));
+        _addedAfter = new(spec.Added.Where(static t => t.Normalized).Select(t => t with { Content = spec.Normalizer.Normalize(t.Content) }));
+        _special = spec.Added.Where(static t => t.Special).Select(static t => t.Id).ToFrozenSet();
+        StopTokens = FrozenSet<int>.Empty;
+    }
+
+    private (ChatTemplate?, string?, bool, IReadOnlySet<int>) Chat(TemplateFile template, HashSet<int> stops)
+    {
+        var chat = ChatTemplate.Create(this, template, out string? note);
+        if (chat is { EndMarker: >= 0 }) stops.Add(chat.EndMarker);
+        return (chat, note, template.Default is not null && chat is null, stops.ToFrozenSet());
     }
 
     /// <summary>Reads the side files of a checkpoint folder; null when it has no tokenizer.json (then only token ids can be used).</summary>
@@ -60,17 +59,19 @@ public sealed class TextCodec
         return FromFiles(Read);
     }
 
-    /// <summary>From whatever holds the side files by name (a package: <c>codec = TextCodec.FromFiles(package.SideFile)</c>); null without a tokenizer.json.</summary>
+    /// <summary>From whatever holds the side files by name (a package: <c>codec = TextCodec.FromFiles(package.SideFile)</c>); null without a tokenizer among them.</summary>
     public static TextCodec? FromFiles(Func<string, byte[]?> file)
     {
         ArgumentNullException.ThrowIfNull(file);
-        return file(TokenizerFile.Name) is { } tokenizer
-            ? new(tokenizer, file("tokenizer_config.json"), file("generation_config.json"), file(TemplateFile.JinjaName))
-            : null;
+        if (file(TokenizerFile.Name) is { } tokenizer) return new(tokenizer, file("tokenizer_config.json"), file("generation_config.json"), file(TemplateFile.JinjaName));
+        return file(VocabularySource.FileName) is { } vocabulary ? new(VocabularySource.Parse(vocabulary)) : null;
     }
 
+    /// <summary>The names of the files that hold a tokenizer: a model with none of them takes token ids only.</summary>
+    public static IReadOnlyList<string> FileNames { get; } = [TokenizerFile.Name, VocabularySource.FileName];
+
     /// <summary>Highest id plus one. The model's own table may be larger (padding); such ids have no text.</summary>
-    public int VocabSize => _file.Size;
+    public int VocabSize => _spec.Text.Size;
 
     /// <summary>Tokens after which an answer is over.</summary>
     public IReadOnlySet<int> StopTokens { get; }
@@ -92,9 +93,9 @@ public sealed class TextCodec
     {
         ArgumentNullException.ThrowIfNull(text);
         var ids = new List<int>(text.Length / 3 + 8);
-        if (addSpecial) ids.AddRange(_file.Prefix);
+        if (addSpecial) ids.AddRange(_spec.Prefix);
         EncodeInto(text, parseSpecial, ids);
-        if (addSpecial) ids.AddRange(_file.Suffix);
+        if (addSpecial) ids.AddRange(_spec.Suffix);
         return ids.ToArray();
     }
 
@@ -113,56 +114,89 @@ public sealed class TextCodec
     public string Decode(ReadOnlySpan<int> ids, bool skipSpecial)
     {
         var bytes = new ArrayBufferWriter<byte>(Math.Max(ids.Length * 4, 16));
-        foreach (int id in ids) bytes.Write(Bytes(id, skipSpecial));
+        var position = new TextPosition();
+        foreach (int id in ids) bytes.Write(Bytes(id, skipSpecial, ref position));
         return Encoding.UTF8.GetString(bytes.WrittenSpan);
     }
 
     /// <summary>Id of a token by its exact spelling in the vocabulary, or null.</summary>
     public int? TokenId(string token)
     {
-        foreach (var added in _file.Added)
+        foreach (var added in _spec.Added)
             if (added.Content == token) return added.Id;
-        return _file.Vocabulary.TryGetValue(token, out int id) ? id : null;
+        return _spec.Vocabulary.TryGetValue(token, out int id) ? id : null;
     }
 
     public bool IsSpecial(int id) => _special.Contains(id);
 
-    /// <summary>The bytes one token contributes to the text.</summary>
-    internal ReadOnlySpan<byte> Bytes(int id, bool skipSpecial) =>
-        (uint)id < (uint)_bytes.Length && !(skipSpecial && _special.Contains(id)) ? _bytes[id] : default(ReadOnlySpan<byte>);
+    /// <summary>The bytes one token contributes to the text at this position of it.</summary>
+    internal ReadOnlySpan<byte> Bytes(int id, bool skipSpecial, ref TextPosition position) =>
+        skipSpecial && _special.Contains(id) ? default : _spec.Text.Next(id, ref position);
 
     private void EncodeInto(string text, bool parseSpecial, List<int> ids, TextValue? rendered = null)
     {
+        text = Valid(text);
         var pieces = new List<Range>();
         for (int at = 0; at < text.Length;)
         {
-            var token = _added.Find(text, at, parseSpecial, out int start, out int end, rendered);
-            if (start > at) EncodePlain(text.AsSpan(at, start - at), pieces, ids);
+            var token = _addedBefore.Find(text, at, parseSpecial, out int start, out int end, rendered);
+            // What is normalised has no place in the rendered text any more: where a message had a part in it, names of special tokens are text.
+            if (start > at) EncodeNormalized(_spec.Normalizer.Normalize(text[at..start]), at == 0, parseSpecial && rendered?.IsTemplate(at, start - at) != false);
             if (token is not null) ids.Add(token.Id);
             at = end;
         }
+
+        void EncodeNormalized(string part, bool first, bool special)
+        {
+            if (!_addedAfter.Any) { EncodePlain(part, first, pieces, ids); return; }
+            for (int at = 0; at < part.Length;)
+            {
+                var token = _addedAfter.Find(part, at, special, out int start, out int end);
+                if (start > at) EncodePlain(part[at..start], first && at == 0, pieces, ids);
+                if (token is not null) ids.Add(token.Id);
+                at = end;
+            }
+        }
     }
 
-    private void EncodePlain(ReadOnlySpan<char> text, List<Range> pieces, List<int> ids)
+    private void EncodePlain(string part, bool first, List<Range> pieces, List<int> ids)
     {
-        if (_file.NormalizeNfc) text = Nfc.Normalize(text);
-        if (_pre.AddPrefixSpace && text[0] != ' ') text = string.Concat(" ", text);
+        if (part.Length == 0) return;
+        var text = _pre.Prepare(part, first).AsSpan();
         pieces.Clear();
         _pre.SplitText(text, pieces);
         foreach (var range in pieces)
         {
             var piece = text[range];
-            if (_cached.TryGetValue(piece, out int[]? known))
+            if (_pre.ByteLevel || piece.Length <= PieceCache.LongestPiece)
             {
-                ids.AddRange(known);
+                EncodeCached(piece, ids);
                 continue;
             }
-            int before = ids.Count;
-            EncodePiece(piece, ids);
-            if (piece.Length > CachedPieceLength) continue;
-            if (_cache.Count >= CachedPieces) _cache.Clear();
-            _cached[piece] = ids.GetRange(before, ids.Count - before).ToArray();
+            for (int at = 0; at < piece.Length;)
+            {
+                int end = _spec.Model.Cut(piece, at);
+                EncodeCached(piece[at..end], ids);
+                at = end;
+            }
         }
+    }
+
+    private void EncodeCached(ReadOnlySpan<char> piece, List<int> ids)
+    {
+        if (piece.Length > PieceCache.LongestPiece)
+        {
+            EncodePiece(piece, ids);
+            return;
+        }
+        if (_cache.TryGet(piece, out int[]? known))
+        {
+            ids.AddRange((ReadOnlySpan<int>)known);
+            return;
+        }
+        int before = ids.Count;
+        EncodePiece(piece, ids);
+        _cache.Add(piece, CollectionsMarshal.AsSpan(ids)[before..]);
     }
 
     private void EncodePiece(ReadOnlySpan<char> piece, List<int> ids)
@@ -170,13 +204,24 @@ public sealed class TextCodec
         if (_pre.ByteLevel) piece = ByteAlphabet.Write(piece);
         if (!_pre.SplitsBytes)
         {
-            _merger.Encode(piece, ids);
+            _spec.Model.Encode(piece, ids);
             return;
         }
         var parts = new List<Range>();
         _pre.SplitBytes(piece, parts);
-        foreach (var part in parts) _merger.Encode(piece[part], ids);
+        foreach (var part in parts) _spec.Model.Encode(piece[part], ids);
     }
 
-    private byte[] BytesOf(string entry) => _pre.ByteLevel ? ByteAlphabet.Read(entry) : Encoding.UTF8.GetBytes(entry);
+    /// <summary>Half a surrogate pair is no character: U+FFFD in its place.</summary>
+    private static string Valid(string text)
+    {
+        int at = text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF');
+        for (; at >= 0 && at < text.Length; at++)
+        {
+            if (!char.IsSurrogate(text[at])) continue;
+            if (!char.IsSurrogatePair(text, at)) return Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(text));
+            at++;
+        }
+        return text;
+    }
 }

@@ -2,39 +2,21 @@ using System.Text.Json;
 
 namespace FlashOrleans.Models.Text;
 
-/// <summary>A token that is cut out of the text before anything else looks at it.</summary>
-internal sealed record AddedToken(int Id, string Content, bool Special, bool SingleWord, bool LeftStrip, bool RightStrip);
-
 /// <summary>
 /// What a <c>tokenizer.json</c> says, checked: every id and every merge is usable as it stands, and what this code does not know is
-/// refused by name instead of being skipped. The parts that are programs (normaliser, pre-tokeniser) stay as JSON for <see cref="PreTokenizer"/>.
+/// refused by name instead of being skipped. The parts that are programs (normaliser, pre-tokeniser, decoder) are read by the classes that run them.
 /// Failure is one <see cref="ModelFormatException"/>; memory stays proportional to the file.
 /// </summary>
-internal sealed class TokenizerFile
+internal static class TokenizerFile
 {
     public const string Name = "tokenizer.json";
 
     // Real vocabularies leave holes of a few hundred ids (padding to a multiple); a table indexed by id must not follow one huge id.
     private const int HolesAllowed = 65_536;
 
-    public required Dictionary<string, int> Vocabulary { get; init; }
-    /// <summary>In order of rank: the two parts and what they become.</summary>
-    public required List<(int Left, int Right, int Merged)> Merges { get; init; }
-    public required List<AddedToken> Added { get; init; }
-    public required bool IgnoreMerges { get; init; }
-    public required int? Unknown { get; init; }
-    public required bool NormalizeNfc { get; init; }
-    public required List<JsonElement> PreTokenizers { get; init; }
-    public required bool ByteLevelDecoder { get; init; }
-    /// <summary>Ids the post-processor puts around one text.</summary>
-    public required int[] Prefix { get; init; }
-    public required int[] Suffix { get; init; }
-    /// <summary>Highest id plus one.</summary>
-    public required int Size { get; init; }
-
     public static ModelFormatException Bad(string what) => new(Name, what);
 
-    public static TokenizerFile Parse(byte[] json)
+    public static TokenizerSpec Parse(byte[] json)
     {
         try
         {
@@ -52,63 +34,105 @@ internal sealed class TokenizerFile
         }
     }
 
-    private static TokenizerFile Read(JsonElement root)
+    private static TokenizerSpec Read(JsonElement root)
     {
         if (root.ValueKind != JsonValueKind.Object) throw Bad($"the file is {Kind(root)}, expected an object");
         if (Get(root, "model") is not { ValueKind: JsonValueKind.Object } model) throw Bad("there is no \"model\" object, so there is no vocabulary");
         // Files of before 2020 lack the type; then the merges tell.
         string type = Text(model, "type") ?? (Get(model, "merges") is not null ? "BPE" : "none");
-        if (type != "BPE") throw Bad($"model type \"{type}\" is not supported; byte-level BPE is");
-        if (Flag(model, "byte_fallback")) throw Bad("BPE with byte_fallback (SentencePiece) is not supported; byte-level BPE is");
-        foreach (string option in (ReadOnlySpan<string>)["continuing_subword_prefix", "end_of_word_suffix"])
-            if (Text(model, option) is { Length: > 0 } value) throw Bad($"model.{option} \"{value}\" is not supported; byte-level BPE has none");
+        if (type is not ("BPE" or "Unigram")) throw Bad($"model type \"{type}\" is not supported; BPE and Unigram are");
 
-        var vocabulary = ReadVocabulary(model, out int highest);
-        var added = ReadAdded(root, ref highest);
-        if (highest >= vocabulary.Count + added.Count + HolesAllowed)
-            throw Bad($"id {highest} leaves a hole of more than {HolesAllowed} ids in a vocabulary of {vocabulary.Count} entries");
-
+        double[] scores = [];
+        var vocabulary = type == "BPE" ? ReadVocabulary(model) : ReadScored(model, out scores);
+        var added = ReadAdded(root);
         var known = new Dictionary<string, int>(vocabulary, StringComparer.Ordinal);
         foreach (var token in added) known.TryAdd(token.Content, token.Id);
-        string? unknown = Text(model, "unk_token");
-        if (unknown is not null && !known.ContainsKey(unknown)) throw Bad($"model.unk_token \"{unknown}\" is not in the vocabulary");
+        int highest = known.Values.Concat(added.Select(static t => t.Id)).Max();
+        if (highest >= Math.Max(vocabulary.Count, scores.Length) + added.Count + HolesAllowed)
+            throw Bad($"id {highest} leaves a hole of more than {HolesAllowed} ids in a vocabulary of {vocabulary.Count} entries");
 
-        var stages = Steps(root, "pre_tokenizer", "pretokenizers").Select(static s => s.Clone()).ToList();
+        var preTokenizer = new PreTokenizer(Steps(root, "pre_tokenizer", "pretokenizers").ToList());
+        var rules = TokenText.ReadRules(Steps(root, "decoder", "decoders"));
+        if (preTokenizer.ByteLevel != rules.ByteLevel)
+            throw Bad($"the pre-tokenizer is {(preTokenizer.ByteLevel ? "" : "not ")}ByteLevel and the decoder is{(rules.ByteLevel ? "" : " not")}; both or none must be");
         var (prefix, suffix) = ReadPostProcessor(root, known);
         return new()
         {
             Vocabulary = vocabulary,
-            Merges = ReadMerges(model, vocabulary),
             Added = added,
-            IgnoreMerges = Flag(model, "ignore_merges"),
-            Unknown = unknown is null ? null : known[unknown],
-            NormalizeNfc = ReadNormalizer(root),
-            PreTokenizers = stages,
-            ByteLevelDecoder = ReadDecoder(root),
+            Normalizer = new(Steps(root, "normalizer", "normalizers")),
+            PreTokenizer = preTokenizer,
+            Model = type == "BPE" ? ReadMerger(model, vocabulary, known) : ReadUnigram(model, vocabulary, scores),
+            Text = new(vocabulary.Select(static e => (e.Value, e.Key)).Concat(added.Select(static t => (t.Id, t.Content))), highest + 1, rules),
             Prefix = prefix,
             Suffix = suffix,
-            Size = highest + 1,
         };
     }
 
-    private static Dictionary<string, int> ReadVocabulary(JsonElement model, out int highest)
+    private static BytePairMerger ReadMerger(JsonElement model, Dictionary<string, int> vocabulary, Dictionary<string, int> known)
+    {
+        foreach (string option in (ReadOnlySpan<string>)["continuing_subword_prefix", "end_of_word_suffix"])
+            if (Text(model, option) is { Length: > 0 } value) throw Bad($"model.{option} \"{value}\" is not supported; byte-level and SentencePiece BPE have none");
+        if (Get(model, "dropout") is { } dropout && !(dropout.ValueKind == JsonValueKind.Number && dropout.TryGetDouble(out double share) && share == 0))
+            throw Bad($"model.dropout is {Show(dropout)}: its ids would be left to chance; set it to null");
+        string? unknown = Text(model, "unk_token");
+        if (unknown is not null && !known.ContainsKey(unknown)) throw Bad($"model.unk_token \"{unknown}\" is not in the vocabulary");
+
+        int[]? bytes = Flag(model, "byte_fallback") ? ByteTokens(vocabulary) : null;
+        bool byteMerges = false;
+        var joints = new HashSet<int>();
+        var merges = ReadMerges(model, vocabulary, (left, right) =>
+        {
+            joints.Add(BytePairMerger.Joint(left[^1], right[0]));
+            byteMerges |= bytes is not null && (PieceModel.ByteValue(left) >= 0 || PieceModel.ByteValue(right) >= 0);
+        });
+        var rest = new UnknownCharacters(unknown is null ? null : known[unknown], Flag(model, "fuse_unk"), bytes);
+        return new(vocabulary, merges, rest, Flag(model, "ignore_merges"), byteMerges ? null : joints);
+    }
+
+    private static UnigramModel ReadUnigram(JsonElement model, Dictionary<string, int> vocabulary, double[] scores)
+    {
+        if (Get(model, "unk_id") is not { } unknown) throw Bad("model.unk_id is missing: a character that is no entry could not be encoded");
+        int id = Id(unknown, "model.unk_id");
+        if (id >= scores.Length) throw Bad($"model.unk_id is {id}, the vocabulary has {scores.Length} entries");
+        return new(vocabulary, scores, id, Flag(model, "byte_fallback") ? ByteTokens(vocabulary) : null);
+    }
+
+    /// <summary>The ids of the 256 byte tokens, -1 for those that are missing.</summary>
+    private static int[] ByteTokens(Dictionary<string, int> vocabulary) =>
+        Enumerable.Range(0, 256).Select(b => vocabulary.TryGetValue($"<0x{b:X2}>", out int id) ? id : -1).ToArray();
+
+    private static Dictionary<string, int> ReadVocabulary(JsonElement model)
     {
         if (Get(model, "vocab") is not { ValueKind: JsonValueKind.Object } vocab) throw Bad("model.vocab is missing or not an object of token → id");
         var ids = new Dictionary<string, int>(StringComparer.Ordinal);
-        highest = -1;
-        foreach (var entry in vocab.EnumerateObject())
+        foreach (var entry in vocab.EnumerateObject()) ids[entry.Name] = Id(entry.Value, $"model.vocab: token \"{entry.Name}\"");
+        return ids.Count > 0 ? ids : throw Bad("model.vocab is empty");
+    }
+
+    /// <summary>Unigram's vocabulary: [entry, score] in the order of the ids.</summary>
+    private static Dictionary<string, int> ReadScored(JsonElement model, out double[] scores)
+    {
+        if (Get(model, "vocab") is not { ValueKind: JsonValueKind.Array } vocab) throw Bad("model.vocab is missing or not an array of [token, score]");
+        var ids = new Dictionary<string, int>(StringComparer.Ordinal);
+        scores = new double[vocab.GetArrayLength()];
+        int next = 0;
+        foreach (var entry in vocab.EnumerateArray())
         {
-            int id = Id(entry.Value, $"model.vocab: token \"{entry.Name}\"");
-            ids[entry.Name] = id;
-            highest = Math.Max(highest, id);
+            if (entry.ValueKind != JsonValueKind.Array || entry.GetArrayLength() != 2 || entry[0].ValueKind != JsonValueKind.String
+                || entry[1].ValueKind != JsonValueKind.Number || !entry[1].TryGetDouble(out scores[next]) || !double.IsFinite(scores[next]))
+                throw Bad($"model.vocab[{next}] is {Show(entry)}, expected [token, score]");
+            string token = entry[0].GetString()!;
+            if (token.Length > UnigramModel.LongestEntry) throw Bad($"model.vocab[{next}] has {token.Length} characters; at most {UnigramModel.LongestEntry} are supported");
+            ids[token] = next++;
         }
         return ids.Count > 0 ? ids : throw Bad("model.vocab is empty");
     }
 
-    private static List<(int, int, int)> ReadMerges(JsonElement model, Dictionary<string, int> vocabulary)
+    private static List<Merge> ReadMerges(JsonElement model, Dictionary<string, int> vocabulary, Action<string, string> each)
     {
         if (Get(model, "merges") is not { ValueKind: JsonValueKind.Array } merges) throw Bad("model.merges is missing or not an array");
-        var result = new List<(int, int, int)>(merges.GetArrayLength());
+        var result = new List<Merge>(merges.GetArrayLength());
         foreach (var merge in merges.EnumerateArray())
         {
             string left, right;
@@ -124,15 +148,17 @@ internal sealed class TokenizerFile
                 if (parts.Length != 2) throw Bad($"model.merges[{result.Count}] is {Show(merge)}, expected two tokens");
                 (left, right) = (parts[0], parts[1]);
             }
+            if (left.Length == 0 || right.Length == 0) throw Bad($"model.merges[{result.Count}] is {Show(merge)}, expected two tokens");
             if (!vocabulary.TryGetValue(left, out int l)) throw Bad($"model.merges[{result.Count}] names \"{left}\", which is not in the vocabulary");
             if (!vocabulary.TryGetValue(right, out int r)) throw Bad($"model.merges[{result.Count}] names \"{right}\", which is not in the vocabulary");
             if (!vocabulary.TryGetValue(left + right, out int merged)) throw Bad($"model.merges[{result.Count}] makes \"{left + right}\", which is not in the vocabulary");
-            result.Add((l, r, merged));
+            result.Add(new(l, r, merged, result.Count));
+            each(left, right);
         }
         return result;
     }
 
-    private static List<AddedToken> ReadAdded(JsonElement root, ref int highest)
+    private static List<AddedToken> ReadAdded(JsonElement root)
     {
         var result = new List<AddedToken>();
         if (Get(root, "added_tokens") is not { } list) return result;
@@ -142,54 +168,42 @@ internal sealed class TokenizerFile
             if (token.ValueKind != JsonValueKind.Object || Text(token, "content") is not { } content)
                 throw Bad($"added_tokens[{result.Count}] is {Show(token)}, expected an object with id and content");
             int id = Id(Get(token, "id"), $"added token \"{content}\"");
-            highest = Math.Max(highest, id);
-            result.Add(new(id, content, Flag(token, "special"), Flag(token, "single_word"), Flag(token, "lstrip"), Flag(token, "rstrip")));
+            bool special = Flag(token, "special");
+            bool normalized = Get(token, "normalized") is null ? !special : Flag(token, "normalized");
+            result.Add(new(id, content, special, Flag(token, "single_word"), Flag(token, "lstrip"), Flag(token, "rstrip"), normalized));
         }
         return result;
-    }
-
-    private static bool ReadNormalizer(JsonElement root)
-    {
-        bool nfc = false;
-        foreach (var step in Steps(root, "normalizer", "normalizers"))
-        {
-            string type = Text(step, "type") ?? "none";
-            if (type != "NFC") throw Bad($"normalizer \"{type}\" is not supported; NFC or none is");
-            nfc = true;
-        }
-        return nfc;
-    }
-
-    private static bool ReadDecoder(JsonElement root)
-    {
-        bool byteLevel = false;
-        foreach (var step in Steps(root, "decoder", "decoders"))
-        {
-            string type = Text(step, "type") ?? "none";
-            if (type != "ByteLevel") throw Bad($"decoder \"{type}\" is not supported; ByteLevel is");
-            byteLevel = true;
-        }
-        return byteLevel;
     }
 
     private static (int[] Prefix, int[] Suffix) ReadPostProcessor(JsonElement root, Dictionary<string, int> known)
     {
         List<int> prefix = [], suffix = [];
+        bool found = false;
         foreach (var step in Steps(root, "post_processor", "processors"))
         {
             string type = Text(step, "type") ?? "none";
             if (type == "ByteLevel") continue; // only moves offsets
             if (type != "TemplateProcessing") throw Bad($"post_processor \"{type}\" is not supported; TemplateProcessing or ByteLevel is");
             if (Get(step, "single") is not { ValueKind: JsonValueKind.Array } single) throw Bad("post_processor.single is missing or not an array");
+            if (found) throw Bad("post_processor has two TemplateProcessing steps, which is not supported");
+            found = true;
             var side = prefix;
             foreach (var part in single.EnumerateArray())
             {
-                if (part.ValueKind == JsonValueKind.Object && part.TryGetProperty("Sequence", out _)) side = suffix;
-                else if (Get(part, "SpecialToken") is { } special && Text(special, "id") is { } name && known.TryGetValue(name, out int id)) side.Add(id);
+                if (side == prefix && Get(part, "Sequence") is not null) side = suffix;
+                else if (Get(part, "SpecialToken") is { } special && Text(special, "id") is { } name && Template(step, name, known) is { Count: > 0 } ids) side.AddRange(ids);
                 else throw Bad($"post_processor.single holds {Show(part)}, expected Sequence or a SpecialToken of the vocabulary");
             }
         }
         return (prefix.ToArray(), suffix.ToArray());
+    }
+
+    /// <summary>The ids that a name in a template stands for: the template's own list, else the vocabulary's.</summary>
+    private static List<int> Template(JsonElement step, string name, Dictionary<string, int> known)
+    {
+        if (Get(step, "special_tokens") is not { } list || Get(list, name) is not { } token) return known.TryGetValue(name, out int id) ? [id] : [];
+        if (Get(token, "ids") is not { ValueKind: JsonValueKind.Array } ids) throw Bad($"post_processor.special_tokens: \"{name}\" has no array of ids");
+        return ids.EnumerateArray().Select(i => Id(i, $"post_processor.special_tokens: \"{name}\"")).ToList();
     }
 
     /// <summary>A part that may be absent, one step, or a Sequence of steps.</summary>

@@ -7,7 +7,7 @@ namespace FlashOrleans.Models.Tests.Text;
 /// <summary>The tokenizers of tests/data/tokenizers and of the bundled model, loaded once.</summary>
 internal static class CodecData
 {
-    public static readonly string[] Names = ["gpt2-bytelevel", "llama3-bytelevel", "qwen2-bytelevel", "falcon"];
+    public static readonly string[] Names = ["gpt2-bytelevel", "llama3-bytelevel", "qwen2-bytelevel", "falcon", "sp-bpe-llama", "sp-bpe-gemma", "sp-unigram"];
 
     public static TheoryData<string> All => [.. Names];
 
