@@ -48,11 +48,13 @@ public static class PackageLayout
         Demand(config.Architecture.Length is > 0 and <= 64, "the architecture's name must have 1 to 64 characters");
         Demand(config.BosToken is not { } bos || (uint)bos < (uint)config.VocabSize, $"token {config.BosToken} (begin) is outside the vocabulary of {config.VocabSize}");
         foreach (int eos in config.EosTokens) Demand((uint)eos < (uint)config.VocabSize, $"token {eos} (end) is outside the vocabulary of {config.VocabSize}");
-        if (!WeightLayout.IsQuantized(format)) return;
-        string name = FormatName(format);
-        Demand(config.HiddenSize % WeightLayout.Block == 0, $"{name} needs a hidden size in blocks of {WeightLayout.Block}, not {config.HiddenSize}: import with --quant bf16 or f32");
-        Demand(config.Heads * config.HeadDim % WeightLayout.Block == 0,
-            $"{name} needs heads times head size in blocks of {WeightLayout.Block}, not {config.Heads * config.HeadDim}: import with --quant bf16 or f32");
+        int multiple = WeightLayout.Multiple(format);
+        Demand(config.HiddenSize % multiple == 0, Misfit("a hidden size", config.HiddenSize));
+        Demand(config.Heads * config.HeadDim % multiple == 0, Misfit("heads times head size", config.Heads * config.HeadDim));
+
+        // The nearest formats that take such rows: of form K's rows often the forms with smaller blocks.
+        string Misfit(string what, int cols) =>
+            $"{FormatName(format)} needs {what} in blocks of {multiple}, not {cols}: import with --quant {(multiple > WeightLayout.Block && cols % WeightLayout.Block == 0 ? "q4, q8, " : "")}bf16 or f32";
     }
 
     public static string FormatName(WeightFormat format) => format switch
@@ -61,6 +63,8 @@ public static class PackageLayout
         WeightFormat.BF16 => "bf16",
         WeightFormat.Q8 => "q8",
         WeightFormat.Q4 => "q4",
+        WeightFormat.Q4B => "q4b",
+        WeightFormat.Q4K => "q4k",
         _ => throw new FlashException($"quantisation {(int)format} is none this version knows"),
     };
 
