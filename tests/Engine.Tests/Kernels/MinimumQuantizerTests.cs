@@ -105,11 +105,14 @@ public sealed class MinimumQuantizerTests
     }
 
     [Theory]
-    [InlineData(WeightFormat.Q4B, "")]
-    [InlineData(WeightFormat.Q4K, "")]
+    [InlineData(WeightFormat.Q4B, "59c9bd0310e74eb1561bc01628f3ccb1")]
+    [InlineData(WeightFormat.Q4K, "951f93d4ca120f7ea0da13ecc07028d7")]
     public void The_same_weights_give_the_same_bytes_on_every_machine(WeightFormat format, string hash)
     {
-        byte[] stored = [.. Enumerable.Range(0, 60).SelectMany(seed => Numbers.Store(format, Row(seed)))];
+        // Sums of integers: no function of the platform's library takes part.
+        Random random = new(11);
+        byte[] stored = [.. Enumerable.Range(0, 60).SelectMany(r => Numbers.Store(format, [.. Enumerable.Range(0, 256).Select(_ =>
+            (random.Next(-900, 1000) + random.Next(-900, 1000) + random.Next(-900, 1000)) / 8192f / (1 + r % 5))]))];
         Assert.Equal(hash, Convert.ToHexStringLower(XxHash128.Hash(stored)));
     }
 
