@@ -10,7 +10,7 @@ public class KernelBenchmarks
 {
     private Workload _work = null!;
 
-    [Params(WeightFormat.Q4, WeightFormat.Q8, WeightFormat.BF16)]
+    [Params(WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q4K, WeightFormat.Q8, WeightFormat.BF16)]
     public WeightFormat Format { get; set; }
 
     [ParamsSource(nameof(Available))]

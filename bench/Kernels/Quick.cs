@@ -10,9 +10,9 @@ internal static class Quick
 {
     public static void Run()
     {
-        foreach (WeightFormat format in new[] { WeightFormat.Q4, WeightFormat.Q8, WeightFormat.BF16 })
+        foreach (WeightFormat format in new[] { WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q4K, WeightFormat.Q8, WeightFormat.BF16 })
         {
-            int rows = format == WeightFormat.Q4 ? 32768 : format == WeightFormat.Q8 ? 16384 : 8192;
+            int rows = format switch { WeightFormat.BF16 => 8192, WeightFormat.Q8 => 16384, _ => 32768 };
             using Workload memory = new("scalar", format, rows, 1);
             double read = Fastest(() => memory.ReadAll());
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format}: {memory.PanelBytes / 1e6:F0} MB, plain read {memory.PanelBytes / read / 1e9:F1} GB/s"));

@@ -57,7 +57,7 @@ public sealed partial record Manifest
     public int FormatVersion { get; init; } = CurrentVersion;
     public required string Name { get; init; }
     public required ModelConfig Model { get; init; }
-    /// <summary>"f32", "bf16", "q8" or "q4": the format of every matrix.</summary>
+    /// <summary>"f32", "bf16", "q8", "q4", "q4b" or "q4k": the format of every matrix.</summary>
     public required string Quant { get; init; }
     /// <summary>Sections start at multiples of this.</summary>
     public required int Alignment { get; init; }

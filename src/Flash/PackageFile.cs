@@ -106,7 +106,7 @@ public sealed unsafe class PackageFile : IDisposable
         return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, 0, b.UsedBytes, new UnitCheck(offset, bytes, _bundleHashes[0]), new UnitCheck(restOffset, restBytes, _bundleHashes[1]));
     }
 
-    /// <summary>The rows of a section ("embed") as units: one panel of 16 rows each for q8 and q4, one row each for f32 and bf16. Reads the section's checksums: loader threads.</summary>
+    /// <summary>The rows of a section ("embed") as units: one panel of 16 rows each for quantised formats, one row each for f32 and bf16. Reads the section's checksums: loader threads.</summary>
     public UnitRegion SectionUnits(string section)
     {
         using FileScan scan = new(new MemoryLedger());

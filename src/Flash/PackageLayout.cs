@@ -91,8 +91,10 @@ public static class PackageLayout
 
     private static void Divides(string matrix, WeightFormat format, int cols, string what)
     {
-        if (WeightLayout.IsQuantized(format) && cols % WeightLayout.Block != 0)
-            throw new FlashException($"{FormatName(format)} needs a {what} in blocks of {WeightLayout.Block}, not {cols} ({matrix}): import with --quant bf16 or f32");
+        int multiple = WeightLayout.Multiple(format);
+        // The nearest formats that take such rows: of form K's rows often the forms with smaller blocks.
+        if (cols % multiple != 0)
+            throw new FlashException($"{FormatName(format)} needs a {what} in blocks of {multiple}, not {cols} ({matrix}): import with --quant {(multiple > WeightLayout.Block && cols % WeightLayout.Block == 0 ? "q4, q8, " : "")}bf16 or f32");
     }
 
     private static void Validate(RopeConfig? rope, int headDim)
@@ -114,6 +116,8 @@ public static class PackageLayout
         WeightFormat.BF16 => "bf16",
         WeightFormat.Q8 => "q8",
         WeightFormat.Q4 => "q4",
+        WeightFormat.Q4B => "q4b",
+        WeightFormat.Q4K => "q4k",
         _ => throw new FlashException($"quantisation {(int)format} is none this version knows"),
     };
 

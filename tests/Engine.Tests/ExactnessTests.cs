@@ -9,7 +9,7 @@ namespace FlashOrleans.Engine.Tests;
 /// </summary>
 public sealed class ExactnessTests
 {
-    private static readonly WeightFormat[] Formats = [WeightFormat.F32, WeightFormat.BF16, WeightFormat.Q8, WeightFormat.Q4];
+    private static readonly WeightFormat[] Formats = [WeightFormat.F32, WeightFormat.BF16, WeightFormat.Q8, WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q4K];
 
     /// <param name="Companions">Other sessions that decode all the while.</param>
     /// <param name="Cramped">Room for two partial sums only, less than a layer has blocks.</param>
@@ -43,6 +43,10 @@ public sealed class ExactnessTests
         return data;
     }
 
+    /// <summary>Rows of q4k are super-blocks of 256: there the same model is wider and flatter.</summary>
+    internal static ModelConfig Shape(string name, WeightFormat format) =>
+        format == WeightFormat.Q4K ? Shape(name) with { HiddenSize = 256, HeadDim = 64, Layers = 2 } : Shape(name);
+
     internal static ModelConfig Shape(string name) => name switch
     {
         "opt" => TinyPackage.Opt(),
@@ -54,7 +58,7 @@ public sealed class ExactnessTests
     [Theory, MemberData(nameof(Shapes))]
     public void Tokens_and_logits_are_the_same_bits_for_every_mode_window_prefetch_kernel_thread_count_chunk_and_company(string shape, WeightFormat format)
     {
-        using var tiny = TinyPackage.Create(Shape(shape), format);
+        using var tiny = TinyPackage.Create(Shape(shape, format), format);
         int[] prompt = Prompt(90, tiny.Package.Config.VocabSize, seed: 5);
         var expected = Transcript(tiny.Package, new(FeedForwardMode.Dense, 1, false, "scalar", 1, prompt.Length), prompt, 6);
         var variants = Gen.Select(
@@ -111,10 +115,10 @@ public sealed class ExactnessTests
         }
     }
 
-    [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.F32), InlineData("llama", WeightFormat.Q4)]
+    [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.F32), InlineData("llama", WeightFormat.Q4), InlineData("llama", WeightFormat.Q4K)]
     public void A_session_gets_the_same_bits_beside_others_as_alone(string shape, WeightFormat format)
     {
-        using var tiny = TinyPackage.Create(Shape(shape), format);
+        using var tiny = TinyPackage.Create(Shape(shape, format), format);
         int vocabulary = tiny.Package.Config.VocabSize;
         var prompts = Enumerable.Range(0, 5).Select(i => Prompt(3 + 17 * i, vocabulary, seed: 100 + i)).ToArray();
         var alone = prompts.Select(p => Transcript(tiny.Package, new(FeedForwardMode.Exact, 0.25, true, "auto", 2, 64), p, 12)).ToArray();
@@ -130,10 +134,10 @@ public sealed class ExactnessTests
         Assert.True(tally.TakenByOthers > 0, "one thread did everything");
     }
 
-    [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.Q4), InlineData("llama", WeightFormat.F32)]
+    [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.Q4), InlineData("llama", WeightFormat.F32), InlineData("opt", WeightFormat.Q4B)]
     public void Exact_computes_only_active_neurons_and_reads_less_than_dense(string shape, WeightFormat format)
     {
-        using var tiny = TinyPackage.Create(Shape(shape), format);
+        using var tiny = TinyPackage.Create(Shape(shape, format), format);
         int[] prompt = Prompt(10, tiny.Package.Config.VocabSize, seed: 7);
         long exactBytes = 0, denseBytes = 0;
         foreach (var mode in new[] { FeedForwardMode.Exact, FeedForwardMode.Dense })

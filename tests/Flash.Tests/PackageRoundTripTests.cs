@@ -11,7 +11,8 @@ public sealed unsafe class PackageRoundTripTests
         {
             foreach (bool gated in new[] { true, false })
             {
-                shapes.Add(format, gated, false);
+                // Narrow rows do not fill a super-block.
+                if (format != WeightFormat.Q4K) shapes.Add(format, gated, false);
                 shapes.Add(format, gated, true);
             }
         }
@@ -99,7 +100,7 @@ public sealed unsafe class PackageRoundTripTests
         using FlashPackage package = FlashPackage.Open(folder["tiny.flash"]);
         using PackageFile edge = package.OpenEdge();
         UnitRegion units = edge.SectionUnits("embed");
-        bool panels = format is WeightFormat.Q8 or WeightFormat.Q4;
+        bool panels = format is not (WeightFormat.F32 or WeightFormat.BF16);
         Assert.Equal(panels ? 3 : 37, units.Count);
         byte[] all = PackageTiny.Bytes(1, "edge", "embed", edge.Section("embed").Bytes);
         for (int unit = 0; unit < units.Count; unit++) Assert.Equal(all.AsSpan(unit * units.Stride, units.PartBytes).ToArray(), Read(units, unit));
@@ -111,9 +112,10 @@ public sealed unsafe class PackageRoundTripTests
         using TemporaryFolder folder = new();
         foreach (WeightFormat format in Enum.GetValues<WeightFormat>())
         {
-            PackageTiny.Write(folder["tiny.flash"], PackageTiny.Ungated, format);
+            ModelConfig config = Shape(gated: false, wide: format == WeightFormat.Q4K);
+            PackageTiny.Write(folder["tiny.flash"], config, format);
             using FlashPackage package = FlashPackage.Open(folder["tiny.flash"]);
-            Assert.Equal(PackageLayout.EstimateBytes(PackageTiny.Ungated, format, 512), package.Manifest.Files.Sum(static f => f.Bytes));
+            Assert.Equal(PackageLayout.EstimateBytes(config, format, 512), package.Manifest.Files.Sum(static f => f.Bytes));
         }
     }
 

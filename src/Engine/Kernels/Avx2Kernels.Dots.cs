@@ -22,7 +22,9 @@ internal sealed unsafe partial class Avx2Kernels
                 WeightFormat.F32 => Dot4<StoredF32>(rows[i], rows[i1], rows[i2], rows[i3], (float*)xs[i], (float*)xs[i1], (float*)xs[i2], (float*)xs[i3], cols),
                 WeightFormat.BF16 => Dot4<StoredBF16>(rows[i], rows[i1], rows[i2], rows[i3], (float*)xs[i], (float*)xs[i1], (float*)xs[i2], (float*)xs[i3], cols),
                 WeightFormat.Q8 => Q8Dot4(rows[i], rows[i1], rows[i2], rows[i3], xs[i], xs[i1], xs[i2], xs[i3], cols, next),
-                WeightFormat.Q4 => Q4Dot4(rows[i], rows[i1], rows[i2], rows[i3], xs[i], xs[i1], xs[i2], xs[i3], cols, next),
+                WeightFormat.Q4 => Q4Dot4<FormA>(rows[i], rows[i1], rows[i2], rows[i3], xs[i], xs[i1], xs[i2], xs[i3], cols, next),
+                WeightFormat.Q4B => Q4Dot4<FormB>(rows[i], rows[i1], rows[i2], rows[i3], xs[i], xs[i1], xs[i2], xs[i3], cols, next),
+                WeightFormat.Q4K => Q4Dot4<FormK>(rows[i], rows[i1], rows[i2], rows[i3], xs[i], xs[i1], xs[i2], xs[i3], cols, next),
                 _ => throw new ArgumentOutOfRangeException(nameof(format)),
             };
             StoreFour(four, result + i, n - i);
@@ -44,17 +46,26 @@ internal sealed unsafe partial class Avx2Kernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static Vector128<float> Q4Dot4(byte* r0, byte* r1, byte* r2, byte* r3, byte* x0, byte* x1, byte* x2, byte* x3, int cols, byte** next)
+    private static Vector128<float> Q4Dot4<TForm>(byte* r0, byte* r1, byte* r2, byte* r3, byte* x0, byte* x1, byte* x2, byte* x3, int cols, byte** next) where TForm : struct, IFourBit
     {
         Vector128<float> acc = default;
-        int blocks = cols / WeightLayout.Block, block = 0, scales = cols / 2;
-        for (; block + 8 <= blocks; block += 8)
+        int blocks = cols / WeightLayout.Block, block = 0, parameters = cols / 2;
+        for (; block + 8 <= blocks; block += 8, parameters += 8 * WeightLayout.ParameterBytes(TForm.Format))
         {
             if (next != null) Ask(next, block * 16, 128);
-            acc = Chain(Q4Eight(r0, x0, block), Q4Eight(r1, x1, block), Q4Eight(r2, x2, block), Q4Eight(r3, x3, block),
-                Scales(r0 + scales, x0 + cols, block), Scales(r1 + scales, x1 + cols, block), Scales(r2 + scales, x2 + cols, block), Scales(r3 + scales, x3 + cols, block), acc);
+            byte* p0 = r0 + parameters, p1 = r1 + parameters, p2 = r2 + parameters, p3 = r3 + parameters;
+            Vector256<float> heads = TForm.Heads(p0, p1, p2, p3);
+            Vector256<float> f0 = Q4Eight<TForm>(r0, x0, block), f1 = Q4Eight<TForm>(r1, x1, block), f2 = Q4Eight<TForm>(r2, x2, block), f3 = Q4Eight<TForm>(r3, x3, block);
+            Vector256<float> k0 = ScaleX(x0 + cols, block), k1 = ScaleX(x1 + cols, block), k2 = ScaleX(x2 + cols, block), k3 = ScaleX(x3 + cols, block);
+            Vector256<float> s0 = TForm.BlockScales(p0, heads, 0) * k0, s1 = TForm.BlockScales(p1, heads, 1) * k1;
+            Vector256<float> s2 = TForm.BlockScales(p2, heads, 2) * k2, s3 = TForm.BlockScales(p3, heads, 3) * k3;
+            if (!TForm.HasMinimum) acc = Chain(f0, f1, f2, f3, s0, s1, s2, s3, acc);
+            else
+                acc = Chain(f0, f1, f2, f3, s0, s1, s2, s3,
+                    SumX(x0 + cols, blocks + block), SumX(x1 + cols, blocks + block), SumX(x2 + cols, blocks + block), SumX(x3 + cols, blocks + block),
+                    TForm.BlockMinima(p0, heads, 0) * k0, TForm.BlockMinima(p1, heads, 1) * k1, TForm.BlockMinima(p2, heads, 2) * k2, TForm.BlockMinima(p3, heads, 3) * k3, acc);
         }
-        return block == blocks ? acc : DotRest(WeightFormat.Q4, r0, r1, r2, r3, x0, x1, x2, x3, cols, block, acc);
+        return block == blocks ? acc : DotRest(TForm.Format, r0, r1, r2, r3, x0, x1, x2, x3, cols, block, acc);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -67,12 +78,12 @@ internal sealed unsafe partial class Avx2Kernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Q4Eight(byte* row, byte* x, int block)
+    private static Vector256<float> Q4Eight<TForm>(byte* row, byte* x, int block) where TForm : struct, IFourBit
     {
         row += block * 16;
         x += block * 32;
-        return Tree(Q4One(row, x), Q4One(row + 16, x + 32), Q4One(row + 32, x + 64), Q4One(row + 48, x + 96),
-            Q4One(row + 64, x + 128), Q4One(row + 80, x + 160), Q4One(row + 96, x + 192), Q4One(row + 112, x + 224));
+        return Tree(Q4One<TForm>(row, x), Q4One<TForm>(row + 16, x + 32), Q4One<TForm>(row + 32, x + 64), Q4One<TForm>(row + 48, x + 96),
+            Q4One<TForm>(row + 64, x + 128), Q4One<TForm>(row + 80, x + 160), Q4One<TForm>(row + 96, x + 192), Q4One<TForm>(row + 112, x + 224));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -95,14 +106,15 @@ internal sealed unsafe partial class Avx2Kernels
         return Q8Step(Avx2.Abs(w), w, Vector256.Load((sbyte*)x));
     }
 
-    /// <summary>One block of a q4 row in 8 partial sums; x times 8 is taken off while the products are in int16.</summary>
+    /// <summary>One block of a q4 row in 8 partial sums; form A's x times 8 is taken off while the products are in int16.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Q4One(byte* row, byte* x)
+    private static Vector256<int> Q4One<TForm>(byte* row, byte* x) where TForm : struct, IFourBit
     {
         Vector128<byte> pairs = Vector128.Load(row);
         Vector256<byte> w = Vector256.Create(pairs, (pairs.AsUInt16() >> 4).AsByte()) & Vector256.Create((byte)15);
         Vector256<sbyte> v = Vector256.Load((sbyte*)x);
-        return Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(w, v) - Avx2.MultiplyAddAdjacent(Vector256.Create((byte)8), v), Vector256<short>.One);
+        Vector256<short> products = Avx2.MultiplyAddAdjacent(w, v);
+        return Avx2.MultiplyAddAdjacent(TForm.HasMinimum ? products : products - Avx2.MultiplyAddAdjacent(Vector256.Create((byte)8), v), Vector256<short>.One);
     }
 
     /// <summary>The sums of eight blocks, in order.</summary>
@@ -119,6 +131,12 @@ internal sealed unsafe partial class Avx2Kernels
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> Scales(byte* w, byte* x, int block) => StoredF16.Eight(w, block) * Vector256.Load((float*)x + block);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> ScaleX(byte* xScales, int block) => Vector256.Load((float*)xScales + block);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> SumX(byte* xScales, int at) => Avx.ConvertToVector256Single(Vector256.Load((int*)xScales + at));
+
     /// <summary>Eight blocks, ascending, lanes = pairs.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<float> Chain(Vector256<float> f0, Vector256<float> f1, Vector256<float> f2, Vector256<float> f3,
@@ -134,6 +152,26 @@ internal sealed unsafe partial class Avx2Kernels
         acc = Fma.MultiplyAdd(f1.GetUpper(), s1.GetUpper(), acc);
         acc = Fma.MultiplyAdd(f2.GetUpper(), s2.GetUpper(), acc);
         return Fma.MultiplyAdd(f3.GetUpper(), s3.GetUpper(), acc);
+    }
+
+    /// <summary>The same with minima: after each block's product (f, s) that of its activation sum and minimum (g, m).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector128<float> Chain(Vector256<float> f0, Vector256<float> f1, Vector256<float> f2, Vector256<float> f3,
+        Vector256<float> s0, Vector256<float> s1, Vector256<float> s2, Vector256<float> s3, Vector256<float> g0, Vector256<float> g1, Vector256<float> g2, Vector256<float> g3,
+        Vector256<float> m0, Vector256<float> m1, Vector256<float> m2, Vector256<float> m3, Vector128<float> acc)
+    {
+        Transpose(ref f0, ref f1, ref f2, ref f3);
+        Transpose(ref s0, ref s1, ref s2, ref s3);
+        Transpose(ref g0, ref g1, ref g2, ref g3);
+        Transpose(ref m0, ref m1, ref m2, ref m3);
+        acc = Fma.MultiplyAdd(g0.GetLower(), m0.GetLower(), Fma.MultiplyAdd(f0.GetLower(), s0.GetLower(), acc));
+        acc = Fma.MultiplyAdd(g1.GetLower(), m1.GetLower(), Fma.MultiplyAdd(f1.GetLower(), s1.GetLower(), acc));
+        acc = Fma.MultiplyAdd(g2.GetLower(), m2.GetLower(), Fma.MultiplyAdd(f2.GetLower(), s2.GetLower(), acc));
+        acc = Fma.MultiplyAdd(g3.GetLower(), m3.GetLower(), Fma.MultiplyAdd(f3.GetLower(), s3.GetLower(), acc));
+        acc = Fma.MultiplyAdd(g0.GetUpper(), m0.GetUpper(), Fma.MultiplyAdd(f0.GetUpper(), s0.GetUpper(), acc));
+        acc = Fma.MultiplyAdd(g1.GetUpper(), m1.GetUpper(), Fma.MultiplyAdd(f1.GetUpper(), s1.GetUpper(), acc));
+        acc = Fma.MultiplyAdd(g2.GetUpper(), m2.GetUpper(), Fma.MultiplyAdd(f2.GetUpper(), s2.GetUpper(), acc));
+        return Fma.MultiplyAdd(g3.GetUpper(), m3.GetUpper(), Fma.MultiplyAdd(f3.GetUpper(), s3.GetUpper(), acc));
     }
 
     /// <summary>From pairs of blocks to blocks of pairs: vector b holds block b of the four pairs below, block b + 4 above.</summary>
@@ -158,11 +196,16 @@ internal sealed unsafe partial class Avx2Kernels
 
     private static float DotRest(WeightFormat format, byte* row, byte* x, int cols, int block, float acc)
     {
-        ushort* scales = (ushort*)(row + (format == WeightFormat.Q8 ? cols : cols / 2));
-        for (; block < cols / WeightLayout.Block; block++)
+        byte* parameters = row + WeightLayout.IntegerBytes(format, cols);
+        bool hasMinimum = WeightLayout.HasMinimum(format);
+        int blocks = cols / WeightLayout.Block;
+        for (; block < blocks; block++)
         {
-            int sum = Total(format == WeightFormat.Q8 ? Q8One(row + block * 32, x + block * 32) : Q4One(row + block * 16, x + block * 32));
-            acc = MathF.FusedMultiplyAdd(sum, FloatMath.FromHalf(scales[block]) * ((float*)(x + cols))[block], acc);
+            int sum = Total(format == WeightFormat.Q8 ? Q8One(row + block * 32, x + block * 32)
+                : hasMinimum ? Q4One<FormB>(row + block * 16, x + block * 32) : Q4One<FormA>(row + block * 16, x + block * 32));
+            float scaleX = ((float*)(x + cols))[block];
+            acc = MathF.FusedMultiplyAdd(sum, ScalarKernels.Scale(format, parameters, block) * scaleX, acc);
+            if (hasMinimum) acc = MathF.FusedMultiplyAdd(((int*)(x + cols))[blocks + block], ScalarKernels.Minimum(format, parameters, block) * scaleX, acc);
         }
         return acc;
     }

@@ -14,6 +14,7 @@ internal sealed unsafe partial class Avx2Kernels
     public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
+        float* scratch = stackalloc float[FourBit.ScratchFloats];
         for (int p = from; p < to; p++)
         {
             byte* panel = panels + (long)p * panelBytes;
@@ -26,24 +27,27 @@ internal sealed unsafe partial class Avx2Kernels
                 for (int half = 0; half < valid; half += 8)
                 {
                     int t = 0;
-                    for (; t + 4 <= tokens; t += 4) Tile<Tile4>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride);
+                    for (; t + 4 <= tokens; t += 4) Tile<Tile4>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
                     if (t + 2 <= tokens)
                     {
-                        Tile<Tile2>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride);
+                        Tile<Tile2>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
                         t += 2;
                     }
-                    if (t < tokens) Tile<Tile1>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride);
+                    if (t < tokens) Tile<Tile1>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
                 }
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Tile<TTile>(WeightFormat format, byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Tile<TTile>(WeightFormat format, byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+        where TTile : struct, ITile
     {
         switch (format)
         {
             case WeightFormat.Q8: Q8Tile<TTile>(panel, half, valid, cols, x, xStride, y, yStride); break;
-            case WeightFormat.Q4: Q4Tile<TTile>(panel, half, valid, cols, x, xStride, y, yStride); break;
+            case WeightFormat.Q4: Q4Tile<TTile, FormA>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
+            case WeightFormat.Q4B: Q4Tile<TTile, FormB>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
+            case WeightFormat.Q4K: Q4Tile<TTile, FormK>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
             default: throw new ArgumentOutOfRangeException(nameof(format));
         }
     }
@@ -52,16 +56,17 @@ internal sealed unsafe partial class Avx2Kernels
     /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q4Tile<TTile>(byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Q4Tile<TTile, TForm>(byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+        where TTile : struct, ITile where TForm : struct, IFourBit
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
-        byte* scales = panel + cols * 8 + half * 2;
-        int next = WeightLayout.PanelBytes(WeightFormat.Q4, cols);
+        byte* parameters = panel + cols * 8 + half * WeightLayout.ParameterGroup(TForm.Format);
+        int next = WeightLayout.PanelBytes(TForm.Format, cols);
         panel += half * 4;
         Vector256<byte> nibble = Vector256.Create((byte)15);
         Vector256<float> f0 = default, f1 = default, f2 = default, f3 = default;
         int blocks = cols / WeightLayout.Block;
-        for (int block = 0; block < blocks; block++, panel += 256, scales += 32)
+        for (int block = 0; block < blocks; block++, panel += 256)
         {
             Vector256<short> s0 = default, s1 = default, s2 = default, s3 = default;
             nint column = block * WeightLayout.Block;
@@ -75,11 +80,12 @@ internal sealed unsafe partial class Avx2Kernels
                 if (TTile.Tokens > 2) s2 += Avx2.MultiplyAddAdjacent(low, Four(x2 + column)) + Avx2.MultiplyAddAdjacent(high, Four(x2 + column + 16));
                 if (TTile.Tokens > 3) s3 += Avx2.MultiplyAddAdjacent(low, Four(x3 + column)) + Avx2.MultiplyAddAdjacent(high, Four(x3 + column + 16));
             }
-            Vector256<float> scale = StoredF16.Eight(scales, 0);
-            f0 = Q4Block(s0, scale, x + cols, block, blocks, f0);
-            if (TTile.Tokens > 1) f1 = Q4Block(s1, scale, x1 + cols, block, blocks, f1);
-            if (TTile.Tokens > 2) f2 = Q4Block(s2, scale, x2 + cols, block, blocks, f2);
-            if (TTile.Tokens > 3) f3 = Q4Block(s3, scale, x3 + cols, block, blocks, f3);
+            TForm.Begin8(parameters, block, scratch);
+            Vector256<float> scale = TForm.Scale8(parameters, block, scratch), minimum = TForm.Minimum8(parameters, block, scratch);
+            f0 = Q4Block<TForm>(s0, scale, minimum, x + cols, block, blocks, f0);
+            if (TTile.Tokens > 1) f1 = Q4Block<TForm>(s1, scale, minimum, x1 + cols, block, blocks, f1);
+            if (TTile.Tokens > 2) f2 = Q4Block<TForm>(s2, scale, minimum, x2 + cols, block, blocks, f2);
+            if (TTile.Tokens > 3) f3 = Q4Block<TForm>(s3, scale, minimum, x3 + cols, block, blocks, f3);
         }
         StoreRows(f0, y, valid);
         if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
@@ -87,12 +93,15 @@ internal sealed unsafe partial class Avx2Kernels
         if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
     }
 
-    /// <summary>Eight rows: the nibbles' offset of 8 leaves through the block's activation sum, still in integers.</summary>
+    /// <summary>Eight rows: form A's offset of 8 leaves through the block's activation sum, still in integers; a minimum is added by the same sum, in float.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Q4Block(Vector256<short> sums, Vector256<float> scale, byte* xScales, int block, int blocks, Vector256<float> acc)
+    private static Vector256<float> Q4Block<TForm>(Vector256<short> sums, Vector256<float> scale, Vector256<float> minimum, byte* xScales, int block, int blocks, Vector256<float> acc)
+        where TForm : struct, IFourBit
     {
-        Vector256<int> wide = Avx2.MultiplyAddAdjacent(sums, Vector256<short>.One) - Vector256.Create(((int*)xScales)[blocks + block] << 3);
-        return Mad(Avx.ConvertToVector256Single(wide), scale * Vector256.Create(((float*)xScales)[block]), acc);
+        Vector256<int> wide = Avx2.MultiplyAddAdjacent(sums, Vector256<short>.One), sumX = Vector256.Create(((int*)xScales)[blocks + block]);
+        Vector256<float> scaleX = Vector256.Create(((float*)xScales)[block]);
+        if (!TForm.HasMinimum) return Mad(Avx.ConvertToVector256Single(wide - (sumX << 3)), scale * scaleX, acc);
+        return Mad(Avx.ConvertToVector256Single(sumX), minimum * scaleX, Mad(Avx.ConvertToVector256Single(wide), scale * scaleX, acc));
     }
 
     /// <summary>|w| times x with w's sign: two products sum to at most 2 * 127 * 127 in int16, so every step is widened.</summary>

@@ -9,7 +9,7 @@ namespace FlashOrleans.Engine;
 internal sealed unsafe partial class Avx512Kernels
 {
     // Rows whose coefficients (a * scale) are prepared at once, and the columns they are prepared for: 16 * 32 floats of stack.
-    private const int ChunkRows = 16, ChunkBlocks = 32;
+    private const int ChunkRows = Avx2Kernels.ChunkRows, ChunkBlocks = Avx2Kernels.ChunkBlocks;
 
     public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
     {
@@ -18,6 +18,8 @@ internal sealed unsafe partial class Avx512Kernels
             case WeightFormat.F32: FloatAxpys<StoredF32>(a, rows, n, cols, acc); break;
             case WeightFormat.BF16: FloatAxpys<StoredBF16>(a, rows, n, cols, acc); break;
             case WeightFormat.Q8 or WeightFormat.Q4: QuantizedAxpys(format, a, rows, n, cols, acc); break;
+            case WeightFormat.Q4B: MinimumAxpys<FormB>(a, rows, n, cols, acc); break;
+            case WeightFormat.Q4K: MinimumAxpys<FormK>(a, rows, n, cols, acc); break;
             default: throw new ArgumentOutOfRangeException(nameof(format));
         }
     }
@@ -142,6 +144,76 @@ internal sealed unsafe partial class Avx512Kernels
             Vector512<int> w = Bytes(rows[i] + offset);
             t0 = Mad(Vector512.Create(c[0]), Avx512F.PermuteVar16x32(values, w), t0);
             t1 = Mad(Vector512.Create(c[0]), Avx512F.PermuteVar16x32(values, w >> 4), t1);
+        }
+        t0.Store(acc); t1.Store(acc + 16);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MinimumAxpys<TForm>(float* a, byte** rows, int n, int cols, float* acc) where TForm : struct, IFourBit
+    {
+        float* scales = stackalloc float[2 * ChunkRows * ChunkBlocks], minima = scales + ChunkRows * ChunkBlocks;
+        int blocks = cols / WeightLayout.Block, each = WeightLayout.ParameterBytes(TForm.Format), parameters = cols / 2;
+        for (int first = 0; first < n; first += ChunkRows)
+        {
+            int count = Math.Min(ChunkRows, n - first), ahead = Math.Min(ChunkRows, n - first - count);
+            for (int from = 0; from < blocks; from += ChunkBlocks)
+            {
+                int to = Math.Min(from + ChunkBlocks, blocks);
+                for (int i = 0; i < ahead; i++) Avx2Kernels.Ask(rows[first + count + i], from * 16, to * 16, parameters + from * each);
+                for (int i = 0; i < count; i++)
+                    Avx2Kernels.Parameters<TForm>(rows[first + i] + parameters + from * each, to - from, scales + i * ChunkBlocks, minima + i * ChunkBlocks);
+                for (int block = from; block < to; block += block + 4 <= to ? 4 : 1)
+                {
+                    float* s = scales + block - from, m = minima + block - from, tile = acc + block * WeightLayout.Block;
+                    if (block + 4 <= to) MinimumColumns128(a + first, s, m, rows + first, count, block * 16, tile);
+                    else MinimumColumns32(a + first, s, m, rows + first, count, block * 16, tile);
+                }
+            }
+        }
+    }
+
+    /// <summary>A block has sixteen different weights: one fma makes them all, fma(scale, 0..15, minimum), and a permute looks up each nibble's.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MinimumColumns128(float* a, float* scales, float* minima, byte** rows, int n, int offset, float* acc)
+    {
+        Vector512<float> steps = Vector512.Create(0f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        Vector512<float> t0 = Vector512.Load(acc), t1 = Vector512.Load(acc + 16), t2 = Vector512.Load(acc + 32), t3 = Vector512.Load(acc + 48);
+        Vector512<float> t4 = Vector512.Load(acc + 64), t5 = Vector512.Load(acc + 80), t6 = Vector512.Load(acc + 96), t7 = Vector512.Load(acc + 112);
+        for (int i = 0; i < n; i++, scales += ChunkBlocks, minima += ChunkBlocks)
+        {
+            byte* row = rows[i] + offset;
+            Vector512<float> c = Vector512.Create(a[i]), values = Mad(Vector512.Create(scales[0]), steps, Vector512.Create(minima[0]));
+            Vector512<int> w = Bytes(row);
+            t0 = Mad(c, Avx512F.PermuteVar16x32(values, w), t0);
+            t1 = Mad(c, Avx512F.PermuteVar16x32(values, w >> 4), t1);
+            values = Mad(Vector512.Create(scales[1]), steps, Vector512.Create(minima[1]));
+            w = Bytes(row + 16);
+            t2 = Mad(c, Avx512F.PermuteVar16x32(values, w), t2);
+            t3 = Mad(c, Avx512F.PermuteVar16x32(values, w >> 4), t3);
+            values = Mad(Vector512.Create(scales[2]), steps, Vector512.Create(minima[2]));
+            w = Bytes(row + 32);
+            t4 = Mad(c, Avx512F.PermuteVar16x32(values, w), t4);
+            t5 = Mad(c, Avx512F.PermuteVar16x32(values, w >> 4), t5);
+            values = Mad(Vector512.Create(scales[3]), steps, Vector512.Create(minima[3]));
+            w = Bytes(row + 48);
+            t6 = Mad(c, Avx512F.PermuteVar16x32(values, w), t6);
+            t7 = Mad(c, Avx512F.PermuteVar16x32(values, w >> 4), t7);
+        }
+        t0.Store(acc); t1.Store(acc + 16); t2.Store(acc + 32); t3.Store(acc + 48);
+        t4.Store(acc + 64); t5.Store(acc + 80); t6.Store(acc + 96); t7.Store(acc + 112);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void MinimumColumns32(float* a, float* scales, float* minima, byte** rows, int n, int offset, float* acc)
+    {
+        Vector512<float> steps = Vector512.Create(0f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        Vector512<float> t0 = Vector512.Load(acc), t1 = Vector512.Load(acc + 16);
+        for (int i = 0; i < n; i++, scales += ChunkBlocks, minima += ChunkBlocks)
+        {
+            Vector512<float> c = Vector512.Create(a[i]), values = Mad(Vector512.Create(scales[0]), steps, Vector512.Create(minima[0]));
+            Vector512<int> w = Bytes(rows[i] + offset);
+            t0 = Mad(c, Avx512F.PermuteVar16x32(values, w), t0);
+            t1 = Mad(c, Avx512F.PermuteVar16x32(values, w >> 4), t1);
         }
         t0.Store(acc); t1.Store(acc + 16);
     }

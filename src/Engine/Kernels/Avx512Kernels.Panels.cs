@@ -14,6 +14,7 @@ internal sealed unsafe partial class Avx512Kernels
     public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
+        float* scratch = stackalloc float[FourBit.ScratchFloats];
         for (int p = from; p < to; p++)
         {
             byte* panel = panels + (long)p * panelBytes;
@@ -24,37 +25,40 @@ internal sealed unsafe partial class Avx512Kernels
                 case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
                 case WeightFormat.BF16: FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
                 case WeightFormat.Q8: Q8Panel(panel, valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.Q4: Q4Panel(panel, valid, cols, x, xStride, tokens, y + first, yStride); break;
+                case WeightFormat.Q4: Q4Panel<FormA>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.Q4B: Q4Panel<FormB>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.Q4K: Q4Panel<FormK>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
                 default: throw new ArgumentOutOfRangeException(nameof(format));
             }
         }
     }
 
-    private static void Q4Panel(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    private static void Q4Panel<TForm>(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, float* scratch) where TForm : struct, IFourBit
     {
         int t = 0;
-        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
         if (t + 2 <= tokens)
         {
-            Q4Tile<Tile2>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+            Q4Tile<Tile2, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
             t += 2;
         }
-        if (t < tokens) Q4Tile<Tile1>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        if (t < tokens) Q4Tile<Tile1, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
     }
 
     /// <summary>
     /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q4Tile<TTile>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Q4Tile<TTile, TForm>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+        where TTile : struct, ITile where TForm : struct, IFourBit
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
-        ushort* scales = (ushort*)(panel + cols * 8);
-        int next = WeightLayout.PanelBytes(WeightFormat.Q4, cols);
+        byte* parameters = panel + cols * 8;
+        int next = WeightLayout.PanelBytes(TForm.Format, cols);
         Vector512<byte> nibble = Vector512.Create((byte)15);
         Vector512<float> f0 = default, f1 = default, f2 = default, f3 = default;
         int blocks = cols / WeightLayout.Block;
-        for (int block = 0; block < blocks; block++, panel += 256, scales += 16)
+        for (int block = 0; block < blocks; block++, panel += 256)
         {
             Vector512<short> s0 = default, s1 = default, s2 = default, s3 = default;
             nint column = block * WeightLayout.Block;
@@ -68,11 +72,12 @@ internal sealed unsafe partial class Avx512Kernels
                 if (TTile.Tokens > 2) s2 += Avx512BW.MultiplyAddAdjacent(low, Four(x2 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x2 + column + 16));
                 if (TTile.Tokens > 3) s3 += Avx512BW.MultiplyAddAdjacent(low, Four(x3 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x3 + column + 16));
             }
-            Vector512<float> scale = StoredF16.Sixteen((byte*)scales, 0);
-            f0 = Q4Block(s0, scale, x + cols, block, blocks, f0);
-            if (TTile.Tokens > 1) f1 = Q4Block(s1, scale, x1 + cols, block, blocks, f1);
-            if (TTile.Tokens > 2) f2 = Q4Block(s2, scale, x2 + cols, block, blocks, f2);
-            if (TTile.Tokens > 3) f3 = Q4Block(s3, scale, x3 + cols, block, blocks, f3);
+            TForm.Begin16(parameters, block, scratch);
+            Vector512<float> scale = TForm.Scale16(parameters, block, scratch), minimum = TForm.Minimum16(parameters, block, scratch);
+            f0 = Q4Block<TForm>(s0, scale, minimum, x + cols, block, blocks, f0);
+            if (TTile.Tokens > 1) f1 = Q4Block<TForm>(s1, scale, minimum, x1 + cols, block, blocks, f1);
+            if (TTile.Tokens > 2) f2 = Q4Block<TForm>(s2, scale, minimum, x2 + cols, block, blocks, f2);
+            if (TTile.Tokens > 3) f3 = Q4Block<TForm>(s3, scale, minimum, x3 + cols, block, blocks, f3);
         }
         StoreRows(f0, y, valid);
         if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
@@ -80,12 +85,15 @@ internal sealed unsafe partial class Avx512Kernels
         if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
     }
 
-    /// <summary>Sixteen rows: the nibbles' offset of 8 leaves through the block's activation sum, still in integers.</summary>
+    /// <summary>Sixteen rows: form A's offset of 8 leaves through the block's activation sum, still in integers; a minimum is added by the same sum, in float.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Q4Block(Vector512<short> sums, Vector512<float> scale, byte* xScales, int block, int blocks, Vector512<float> acc)
+    private static Vector512<float> Q4Block<TForm>(Vector512<short> sums, Vector512<float> scale, Vector512<float> minimum, byte* xScales, int block, int blocks, Vector512<float> acc)
+        where TForm : struct, IFourBit
     {
-        Vector512<int> wide = Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One) - Vector512.Create(((int*)xScales)[blocks + block] << 3);
-        return Mad(Avx512F.ConvertToVector512Single(wide), scale * Vector512.Create(((float*)xScales)[block]), acc);
+        Vector512<int> wide = Avx512BW.MultiplyAddAdjacent(sums, Vector512<short>.One), sumX = Vector512.Create(((int*)xScales)[blocks + block]);
+        Vector512<float> scaleX = Vector512.Create(((float*)xScales)[block]);
+        if (!TForm.HasMinimum) return Mad(Avx512F.ConvertToVector512Single(wide - (sumX << 3)), scale * scaleX, acc);
+        return Mad(Avx512F.ConvertToVector512Single(sumX), minimum * scaleX, Mad(Avx512F.ConvertToVector512Single(wide), scale * scaleX, acc));
     }
 
     private static void Q8Panel(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)

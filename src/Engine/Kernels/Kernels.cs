@@ -5,8 +5,9 @@ namespace FlashOrleans.Engine;
 /// <summary>
 /// The arithmetic of the engine, one instance per instruction set, all giving the same bits (design rule "one arithmetic"):
 /// integers stay integers to the end of a block of 32, then <c>acc = fma((float)sum, scaleW * scaleX, acc)</c>, blocks ascending, one accumulator per
-/// (row, token); float sums use 16 virtual lanes (k mod 16, <c>lane = fma(a, b, lane)</c>) folded l+8, l+4, l+2, l+1; axpy works lane = column, rows ascending.
-/// No state, no allocation, any thread. Pointers need no alignment. Inputs called <c>x</c> are quantised rows (<see cref="QuantizeRow"/>) for q8 and q4 weights,
+/// (row, token); where a block has a float minimum (q4b, q4k), that is followed by <c>acc = fma((float)xsum, minimumW * scaleX, acc)</c>, xsum the block's integer sum of the quantised
+/// activations; q4k's scaleW = d * sc and minimumW = -dmin * mn are exact in float. Float sums use 16 virtual lanes (k mod 16, <c>lane = fma(a, b, lane)</c>) folded l+8, l+4, l+2, l+1; axpy works lane = column, rows ascending.
+/// No state, no allocation, any thread. Pointers need no alignment. Inputs called <c>x</c> are quantised rows (<see cref="QuantizeRow"/>) for quantised weights,
 /// plain float rows for f32 and bf16.
 /// </summary>
 internal abstract unsafe partial class Kernels
@@ -25,7 +26,10 @@ internal abstract unsafe partial class Kernels
     /// <summary>result[i] = row_i · x_i for n (row, activation) pairs of bundle rows.</summary>
     public abstract void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result);
 
-    /// <summary>acc[d] = fma(c, w_i[d], acc[d]) for i = 0..n-1 in that order, where c = a_i * scale of w's block for q8 and q4 (w then the integer, q4's minus 8), c = a_i for f32 and bf16.</summary>
+    /// <summary>
+    /// acc[d] = fma(c, w_i[d], acc[d]) for i = 0..n-1 in that order, where c = a_i * scale of w's block for q8 and q4 (w then the integer, q4's minus 8), else c = a_i; the w of q4b and q4k
+    /// is the dequantised weight, fl(scale * q + minimum): q * scale is exact, so one fma makes it, off the chain of acc, and 16 of them per block are a table to look nibbles up in.
+    /// </summary>
     public abstract void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc);
 
     /// <summary>Weights as floats: row r of a panel.</summary>

@@ -7,8 +7,9 @@ namespace FlashOrleans.Engine;
 /// length and alignment. It is also what runs on a machine without AVX2. No state, no allocation, any thread.
 /// <code>
 /// quantised product : sum of one block of 32 in integers, then acc = fma((float)sum, scaleW * scaleX, acc), blocks ascending, acc from +0
+///                     with a minimum (q4b, q4k), after each block's: acc = fma((float)(sum of the block's activations), minimumW * scaleX, acc)
 /// float product     : 16 virtual lanes, lane[k % 16] = fma(a[k], b[k], lane[k % 16]), folded l+8, l+4, l+2, l+1
-/// axpy              : acc[d] = fma(c, w[d], acc[d]), rows ascending
+/// axpy              : acc[d] = fma(c, w[d], acc[d]), rows ascending; q8, q4: c = a * scale, w the integer; with a minimum: c = a, w = scale * q + minimum
 /// </code>
 /// </summary>
 internal sealed unsafe partial class ScalarKernels : Kernels
@@ -57,13 +58,23 @@ internal sealed unsafe partial class ScalarKernels : Kernels
     /// <summary>Serves every variant: one embedding row per token is too little work to vectorise.</summary>
     internal static void UnpackPanelRow(WeightFormat format, byte* panel, int row, int cols, float* y)
     {
-        for (int k = 0; k < cols; k++)
-            y[k] = format switch
+        if (!WeightLayout.IsQuantized(format))
+        {
+            byte* stored = panel + row * WeightLayout.RowBytes(format, cols);
+            for (int k = 0; k < cols; k++) y[k] = format == WeightFormat.F32 ? ((float*)stored)[k] : FloatMath.FromBFloat16(((ushort*)stored)[k]);
+            return;
+        }
+        byte* parameters = panel + WeightLayout.PanelRows * WeightLayout.IntegerBytes(format, cols);
+        bool hasMinimum = WeightLayout.HasMinimum(format);
+        for (int block = 0; block < cols / WeightLayout.Block; block++)
+        {
+            float scale = Scale(format, parameters, block, WeightLayout.PanelRows, row), minimum = hasMinimum ? Minimum(format, parameters, block, WeightLayout.PanelRows, row) : 0f;
+            for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++)
             {
-                WeightFormat.F32 => ((float*)(panel + row * WeightLayout.RowBytes(format, cols)))[k],
-                WeightFormat.BF16 => FloatMath.FromBFloat16(((ushort*)(panel + row * WeightLayout.RowBytes(format, cols)))[k]),
-                _ => PanelInteger(format, panel, row, k) * PanelScale(format, panel, row, k, cols),
-            };
+                float product = PanelInteger(format, panel, row, k) * scale;
+                y[k] = hasMinimum ? product + minimum : product;
+            }
+        }
     }
 
     public override void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result)
@@ -74,24 +85,42 @@ internal sealed unsafe partial class ScalarKernels : Kernels
     public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
     {
         for (int i = 0; i < n; i++)
-            for (int k = 0; k < cols; k++)
-                acc[k] = format switch
-                {
-                    WeightFormat.F32 => MathF.FusedMultiplyAdd(a[i], ((float*)rows[i])[k], acc[k]),
-                    WeightFormat.BF16 => MathF.FusedMultiplyAdd(a[i], FloatMath.FromBFloat16(((ushort*)rows[i])[k]), acc[k]),
-                    _ => MathF.FusedMultiplyAdd(a[i] * RowScale(format, rows[i], k / WeightLayout.Block, cols), RowInteger(format, rows[i], k), acc[k]),
-                };
+            if (WeightLayout.IsQuantized(format)) QuantizedAxpy(format, a[i], rows[i], cols, acc);
+            else
+                for (int k = 0; k < cols; k++)
+                    acc[k] = MathF.FusedMultiplyAdd(a[i], format == WeightFormat.F32 ? ((float*)rows[i])[k] : FloatMath.FromBFloat16(((ushort*)rows[i])[k]), acc[k]);
+    }
+
+    private static void QuantizedAxpy(WeightFormat format, float a, byte* row, int cols, float* acc)
+    {
+        byte* parameters = row + WeightLayout.IntegerBytes(format, cols);
+        for (int block = 0; block < cols / WeightLayout.Block; block++)
+        {
+            float scale = Scale(format, parameters, block);
+            if (WeightLayout.HasMinimum(format))
+            {
+                // The product is exact (at most 11 + 6 + 4 bits): fma(scale, q, minimum) is the same bits.
+                float minimum = Minimum(format, parameters, block);
+                for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) acc[k] = MathF.FusedMultiplyAdd(a, scale * RowInteger(format, row, k) + minimum, acc[k]);
+            }
+            else
+            {
+                float c = a * scale;
+                for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) acc[k] = MathF.FusedMultiplyAdd(c, RowInteger(format, row, k), acc[k]);
+            }
+        }
     }
 
     private static float PanelDot(WeightFormat format, byte* panel, int row, int cols, byte* x)
     {
         if (!WeightLayout.IsQuantized(format)) return RowDot(format, panel + row * WeightLayout.RowBytes(format, cols), x, cols);
+        byte* parameters = panel + WeightLayout.PanelRows * WeightLayout.IntegerBytes(format, cols);
         float acc = 0f;
         for (int block = 0; block < cols / WeightLayout.Block; block++)
         {
             int sum = 0;
             for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) sum += PanelInteger(format, panel, row, k) * ((sbyte*)x)[k];
-            acc = MathF.FusedMultiplyAdd(sum, PanelScale(format, panel, row, block * WeightLayout.Block, cols) * ((float*)(x + cols))[block], acc);
+            acc = AddBlock(format, sum, parameters, block, WeightLayout.PanelRows, row, x, cols, acc);
         }
         return acc;
     }
@@ -99,14 +128,25 @@ internal sealed unsafe partial class ScalarKernels : Kernels
     private static float RowDot(WeightFormat format, byte* row, byte* x, int cols)
     {
         if (!WeightLayout.IsQuantized(format)) return FloatDot(format, row, (float*)x, cols);
+        byte* parameters = row + WeightLayout.IntegerBytes(format, cols);
         float acc = 0f;
         for (int block = 0; block < cols / WeightLayout.Block; block++)
         {
             int sum = 0;
             for (int k = block * WeightLayout.Block; k < (block + 1) * WeightLayout.Block; k++) sum += RowInteger(format, row, k) * ((sbyte*)x)[k];
-            acc = MathF.FusedMultiplyAdd(sum, RowScale(format, row, block, cols) * ((float*)(x + cols))[block], acc);
+            acc = AddBlock(format, sum, parameters, block, 1, 0, x, cols, acc);
         }
         return acc;
+    }
+
+    /// <summary>One block of a quantised product: its integer sum, then, where weights have a minimum, the activations' integer sum.</summary>
+    private static float AddBlock(WeightFormat format, int sum, byte* parameters, int block, int rows, int row, byte* x, int cols, float acc)
+    {
+        float scaleX = ((float*)(x + cols))[block];
+        acc = MathF.FusedMultiplyAdd(sum, Scale(format, parameters, block, rows, row) * scaleX, acc);
+        if (!WeightLayout.HasMinimum(format)) return acc;
+        int sumX = ((int*)(x + cols))[cols / WeightLayout.Block + block];
+        return MathF.FusedMultiplyAdd(sumX, Minimum(format, parameters, block, rows, row) * scaleX, acc);
     }
 
     private static float FloatDot(WeightFormat format, byte* row, float* x, int cols)
@@ -129,25 +169,38 @@ internal sealed unsafe partial class ScalarKernels : Kernels
         return lanes[0];
     }
 
-    /// <summary>q8: the int8; q4: the nibble minus 8.</summary>
+    /// <summary>q8: the int8; q4: the nibble minus 8; with a minimum: the nibble.</summary>
     private static int RowInteger(WeightFormat format, byte* row, int k)
     {
         if (format == WeightFormat.Q8) return ((sbyte*)row)[k];
         byte pair = row[k / 32 * 16 + k % 16];
-        return (k % 32 < 16 ? pair & 15 : pair >> 4) - 8;
+        return (k % 32 < 16 ? pair & 15 : pair >> 4) - Offset(format);
     }
-
-    private static float RowScale(WeightFormat format, byte* row, int block, int cols) =>
-        FloatMath.FromHalf(((ushort*)(row + (format == WeightFormat.Q8 ? cols : cols / 2)))[block]);
 
     private static int PanelInteger(WeightFormat format, byte* panel, int row, int k)
     {
         int block = k / 32, step = k % 32 / 4, column = k % 4;
         if (format == WeightFormat.Q8) return ((sbyte*)panel)[block * 512 + step * 64 + row * 4 + column];
         byte pair = panel[block * 256 + step % 4 * 64 + row * 4 + column];
-        return (step < 4 ? pair & 15 : pair >> 4) - 8;
+        return (step < 4 ? pair & 15 : pair >> 4) - Offset(format);
     }
 
-    private static float PanelScale(WeightFormat format, byte* panel, int row, int k, int cols) =>
-        FloatMath.FromHalf(((ushort*)(panel + (format == WeightFormat.Q8 ? cols * 16 : cols * 8)))[k / 32 * 16 + row]);
+    private static int Offset(WeightFormat format) => format == WeightFormat.Q4 ? 8 : 0;
+
+    /// <summary>The scale of a block; <paramref name="rows"/> rows are interleaved (16 in a panel).</summary>
+    internal static float Scale(WeightFormat format, byte* parameters, int block, int rows = 1, int row = 0)
+    {
+        if (format != WeightFormat.Q4K) return FloatMath.FromHalf(((ushort*)parameters)[(block * rows + row) * (format == WeightFormat.Q4B ? 2 : 1)]);
+        uint* words = (uint*)parameters + block / 8 * 4 * rows + row;
+        return FloatMath.FromHalf((ushort)words[0]) * SixBits.Scale(words[rows], words[3 * rows], block % 8);
+    }
+
+    /// <summary>The minimum of a block of q4b or q4k.</summary>
+    internal static float Minimum(WeightFormat format, byte* parameters, int block, int rows = 1, int row = 0)
+    {
+        if (format == WeightFormat.Q4B) return FloatMath.FromHalf(((ushort*)parameters)[(block * rows + row) * 2 + 1]);
+        uint* words = (uint*)parameters + block / 8 * 4 * rows + row;
+        // q4k subtracts dmin * mn: the sign goes to dmin first, so that every variant makes the same zeros.
+        return FloatMath.FromHalf((ushort)(words[0] >> 16 ^ 0x8000)) * SixBits.Minimum(words[2 * rows], words[3 * rows], block % 8);
+    }
 }

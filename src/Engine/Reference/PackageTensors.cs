@@ -70,10 +70,9 @@ public sealed class PackageTensors(FlashPackage package)
             panel.Slice(r * row.Length, row.Length).CopyTo(row);
             return;
         }
-        // Both formats: groups of 4 bytes, 16 rows of them in turn; then the scales, 16 rows in turn.
-        int body = format == WeightFormat.Q8 ? cols : cols / 2;
+        // Integers in groups of 4 bytes, 16 rows of them in turn; then the parameters likewise, f16 scales in groups of 2.
+        int body = WeightLayout.IntegerBytes(format, cols), end = body + cols / WeightLayout.Block * WeightLayout.ParameterBytes(format), each = WeightLayout.ParameterGroup(format);
         for (int k = 0; k < body; k += 4) panel.Slice(k * WeightLayout.PanelRows + r * 4, 4).CopyTo(row[k..]);
-        for (int block = 0; block < cols / WeightLayout.Block; block++)
-            panel.Slice((body + block * 2) * WeightLayout.PanelRows + r * 2, 2).CopyTo(row[(body + block * 2)..]);
+        for (int k = body; k < end; k += each) panel.Slice(k * WeightLayout.PanelRows + r * each, each).CopyTo(row[k..]);
     }
 }

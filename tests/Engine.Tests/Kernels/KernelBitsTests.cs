@@ -14,8 +14,16 @@ public sealed unsafe class KernelBitsTests
         return cases;
     }
 
-    private static IEnumerable<int> Lengths(WeightFormat format) =>
-        WeightLayout.IsQuantized(format) ? [.. Enumerable.Range(1, 18).Select(static b => b * 32), 1088, 4096] : [.. Enumerable.Range(1, 80), 127, 128, 129, 200, 4096];
+    private static IEnumerable<int> Lengths(WeightFormat format) => WeightLayout.Multiple(format) switch
+    {
+        1 => [.. Enumerable.Range(1, 80), 127, 128, 129, 200, 4096],
+        WeightLayout.Block => [.. Enumerable.Range(1, 18).Select(static b => b * 32), 1056, 1088, 4096],
+        int multiple => [.. Enumerable.Range(1, 9).Select(b => b * multiple), 4096],
+    };
+
+    /// <summary>Columns that the format takes, from a number of blocks (f32, bf16: of <paramref name="odd"/> columns).</summary>
+    private static int Columns(WeightFormat format, int blocks, int odd) =>
+        WeightLayout.Multiple(format) switch { 1 => blocks * odd, WeightLayout.Block => blocks * 32, int multiple => (blocks + 3) / 4 * multiple };
 
     private static readonly Gen<(Kind Kind, int Offset, int Seed)> s_variety = Gen.Select(Made.AnyKind, Gen.Int[0, 63], Gen.Int[0, 1 << 20]);
 
@@ -30,13 +38,14 @@ public sealed unsafe class KernelBitsTests
     [MemberData(nameof(Cases))]
     public void Panels_are_the_bits_of_scalar_for_any_rows_tokens_alignment_and_numbers(string name, WeightFormat format) =>
         Gen.Select(s_variety, Gen.Int[1, 50], Gen.Int[1, 9], Gen.Int[1, 9]).Sample((v, rows, tokens, blocks) =>
-            ComparePanels(name, format, rows, WeightLayout.IsQuantized(format) ? blocks * 32 : blocks * 19, tokens, v.Kind, v.Offset, v.Seed), iter: 150);
+            ComparePanels(name, format, rows, Columns(format, blocks, 19), tokens, v.Kind, v.Offset, v.Seed), iter: 150);
 
     [Theory]
     [MemberData(nameof(Cases))]
     public void A_range_of_panels_writes_its_rows_only(string name, WeightFormat format)
     {
-        const int rows = 70, cols = 96, tokens = 5;
+        const int rows = 70, tokens = 5;
+        int cols = Columns(format, 3, 32);
         using Native panels = Native.Of<byte>(Made.Panels(format, rows, cols, Kind.Ordinary, 3), 0), x = Activations(format, cols, tokens, Kind.Ordinary, 4, 0, out nint stride);
         using Native whole = new(rows * tokens * 4, 0), parts = new(rows * tokens * 4, 0);
         Kernels.Choose("scalar").Panels(format, panels.Pointer, 0, 5, rows, cols, x.Pointer, stride, tokens, whole.Floats, rows);
@@ -74,7 +83,7 @@ public sealed unsafe class KernelBitsTests
     [MemberData(nameof(Cases))]
     public void Dots_are_the_bits_of_scalar_for_any_count_alignment_and_numbers(string name, WeightFormat format) =>
         Gen.Select(s_variety, Gen.Int[0, 19], Gen.Int[1, 40]).Sample((v, n, blocks) =>
-            CompareDots(name, format, n, WeightLayout.IsQuantized(format) ? blocks * 32 : blocks * 7, v.Kind, v.Offset, v.Seed), iter: 200);
+            CompareDots(name, format, n, Columns(format, blocks, 7), v.Kind, v.Offset, v.Seed), iter: 200);
 
     private static void CompareDots(string name, WeightFormat format, int n, int cols, Kind kind, int offset, int seed)
     {
@@ -104,7 +113,7 @@ public sealed unsafe class KernelBitsTests
     [MemberData(nameof(Cases))]
     public void Axpys_are_the_bits_of_scalar_for_any_count_alignment_and_numbers(string name, WeightFormat format) =>
         Gen.Select(s_variety, Gen.Int[0, 40], Gen.Int[1, 40]).Sample((v, n, blocks) =>
-            CompareAxpys(name, format, n, WeightLayout.IsQuantized(format) ? blocks * 32 : blocks * 7, v.Kind, v.Offset, v.Seed), iter: 200);
+            CompareAxpys(name, format, n, Columns(format, blocks, 7), v.Kind, v.Offset, v.Seed), iter: 200);
 
     private static void CompareAxpys(string name, WeightFormat format, int n, int cols, Kind kind, int offset, int seed)
     {
@@ -123,7 +132,7 @@ public sealed unsafe class KernelBitsTests
     [MemberData(nameof(Cases))]
     public void Skipping_zeros_is_bit_neutral(string name, WeightFormat format) => Gen.Select(s_variety, Gen.Int[1, 40], Gen.Int[1, 12]).Sample((v, n, blocks) =>
     {
-        int cols = blocks * 32;
+        int cols = Columns(format, blocks, 32);
         float[] a = Made.Floats(n, Kind.Ordinary, v.Seed);
         for (int i = 0; i < n; i++)
             if ((v.Seed >> i % 16 & 3) != 0) a[i] = i % 5 == 0 ? -0f : 0f;
@@ -152,7 +161,7 @@ public sealed unsafe class KernelBitsTests
     [MemberData(nameof(Cases))]
     public void A_panel_row_is_the_row_that_was_packed(string name, WeightFormat format)
     {
-        const int cols = 224;
+        int cols = Columns(format, 7, 32);
         byte[] panel = Made.Panels(format, 16, cols, Kind.Ordinary, 11);
         float[] y = new float[cols];
         for (int r = 0; r < 16; r++)

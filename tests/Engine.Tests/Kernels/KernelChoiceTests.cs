@@ -38,10 +38,11 @@ public sealed unsafe class KernelChoiceTests
             using Native y = new(cols * tokens * 4, 0), quantized = new(Kernels.QuantizedBytes(cols) * tokens, 0), half = new(cols * 2, 0);
             foreach (WeightFormat format in Enum.GetValues<WeightFormat>())
             {
-                using Native panel = Native.Of<byte>(Made.Panels(format, rows, cols, Kind.Ordinary, 3), 0), row = Native.Of<byte>(Made.Row(format, cols, Kind.Ordinary, 4), 0);
+                int width = cols / WeightLayout.Multiple(format) * WeightLayout.Multiple(format);
+                using Native panel = Native.Of<byte>(Made.Panels(format, rows, width, Kind.Ordinary, 3), 0), row = Native.Of<byte>(Made.Row(format, width, Kind.Ordinary, 4), 0);
                 bool integers = WeightLayout.IsQuantized(format);
                 byte* x = integers ? quantized.Pointer : floats.Pointer, r = row.Pointer;
-                nint stride = integers ? Kernels.QuantizedBytes(cols) : cols * 4;
+                nint stride = integers ? Kernels.QuantizedBytes(width) : cols * 4;
                 Round();
                 long before = GC.GetAllocatedBytesForCurrentThread();
                 Round();
@@ -50,11 +51,11 @@ public sealed unsafe class KernelChoiceTests
                 void Round()
                 {
                     byte* x0 = x, r0 = r;
-                    for (int t = 0; t < tokens; t++) kernels.QuantizeRow(floats.Floats + t * cols, cols, quantized.Pointer + t * Kernels.QuantizedBytes(cols));
-                    kernels.Panels(format, panel.Pointer, 0, 1, rows, cols, x, stride, tokens, y.Floats, cols);
-                    kernels.PanelRow(format, panel.Pointer, 3, cols, y.Floats);
-                    kernels.Dots(format, &r0, &x0, 1, cols, y.Floats);
-                    kernels.Axpys(format, w.Floats, &r0, 1, cols, y.Floats);
+                    for (int t = 0; t < tokens; t++) kernels.QuantizeRow(floats.Floats + t * cols, width, quantized.Pointer + t * Kernels.QuantizedBytes(width));
+                    kernels.Panels(format, panel.Pointer, 0, 1, rows, width, x, stride, tokens, y.Floats, cols);
+                    kernels.PanelRow(format, panel.Pointer, 3, width, y.Floats);
+                    kernels.Dots(format, &r0, &x0, 1, width, y.Floats);
+                    kernels.Axpys(format, w.Floats, &r0, 1, width, y.Floats);
                     kernels.Scores(w.Floats, floats.Pointer, 80 * 4, false, 9, 80, 1, y.Floats);
                     kernels.WeightedSum(w.Floats, floats.Pointer, 80 * 4, true, 9, 80, y.Floats);
                     kernels.RmsNorm(floats.Floats, w.Floats, cols - 3, 1e-5f, y.Floats);

@@ -90,25 +90,29 @@ internal static unsafe class Made
                 for (int k = 0; k < cols; k++) narrow[k] = FloatMath.ToBFloat16(values[k]);
                 return row;
         }
-        int integers = format == WeightFormat.Q8 ? cols : cols / 2;
+        int integers = WeightLayout.IntegerBytes(format, cols);
         random.NextBytes(row);
         for (int i = 0; i < integers; i++)
             row[i] = kind switch
             {
-                Kind.Extreme when format == WeightFormat.Q8 => (byte)(sbyte)(random.Next(2) == 0 ? 127 : -127),
+                Kind.Extreme when format == WeightFormat.Q8 => (byte)(sbyte)(random.Next(2) == 0 ? 127 : -128),
                 Kind.Extreme => random.Next(2) == 0 ? (byte)0 : (byte)0xFF,
-                Kind.Zero => format == WeightFormat.Q8 ? (byte)0 : (byte)0x88,
-                _ when format == WeightFormat.Q8 && row[i] == 0x80 => 0x81,
+                Kind.Zero => format == WeightFormat.Q4 ? (byte)0x88 : (byte)0,
                 _ => row[i],
             };
-        Span<ushort> scales = MemoryMarshal.Cast<byte, ushort>(row.AsSpan(integers));
-        for (int b = 0; b < scales.Length; b++)
-            scales[b] = BitConverter.HalfToUInt16Bits((Half)(kind switch
-            {
-                Kind.Tiny => (random.NextDouble() - 0.5) * 1e-5,
-                Kind.Huge => (random.NextDouble() - 0.5) * 130000,
-                _ => (random.NextDouble() - 0.5) * 0.1,
-            }));
+        int end = integers + cols / WeightLayout.Block * WeightLayout.ParameterBytes(format);
+        Span<ushort> halves = MemoryMarshal.Cast<byte, ushort>(row.AsSpan(integers, end - integers));
+        for (int h = 0; h < halves.Length; h++)
+            // q4k: d and dmin only; the 6-bit numbers are any (of the extreme kind all 0 or all 63).
+            if (format != WeightFormat.Q4K || h % 8 < 2)
+                halves[h] = BitConverter.HalfToUInt16Bits((Half)(kind switch
+                {
+                    Kind.Tiny => (random.NextDouble() - 0.5) * 1e-5,
+                    Kind.Huge => (random.NextDouble() - 0.5) * 130000,
+                    _ => (random.NextDouble() - 0.5) * 0.1,
+                }));
+            else if (kind == Kind.Extreme) halves[h] = h % 4 < 2 ? (ushort)0xFFFF : (ushort)0;
+        row.AsSpan(end).Clear();
         return row;
     }
 

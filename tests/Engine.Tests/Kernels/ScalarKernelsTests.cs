@@ -24,7 +24,8 @@ public sealed unsafe class ScalarKernelsTests
     [MemberData(nameof(Formats))]
     public void Panels_and_dots_multiply_rows_by_activations(WeightFormat format)
     {
-        const int rows = 21, cols = 352, tokens = 3;
+        const int rows = 21, tokens = 3;
+        int cols = format == WeightFormat.Q4K ? 512 : 352;
         using Native panels = Native.Of<byte>(Made.Panels(format, rows, cols, Kind.Ordinary, 1), 0);
         using Native y = new(rows * tokens * 4, 0);
         byte[][] activations = [.. Enumerable.Range(0, tokens).Select(t => Made.Activation(format, cols, Kind.Ordinary, 50 + t))];
@@ -54,7 +55,8 @@ public sealed unsafe class ScalarKernelsTests
     [MemberData(nameof(Formats))]
     public void Axpys_add_scaled_rows(WeightFormat format)
     {
-        const int cols = 96, n = 5;
+        const int n = 5;
+        int cols = format == WeightFormat.Q4K ? 256 : 96;
         float[] a = Made.Floats(n, Kind.Ordinary, 2), start = Made.Floats(cols, Kind.Ordinary, 3);
         Native[] rows = [.. Enumerable.Range(0, n).Select(i => Native.Of<byte>(Made.Row(format, cols, Kind.Ordinary, 20 + i), 0))];
         byte** r = stackalloc byte*[n];
