@@ -32,6 +32,7 @@ public sealed class Layer
         Neurons = Config.NeuronsOf(index);
         BlockNeurons = Experts?.Size ?? Numerics.NeuronBlock;
         Window = Config.WindowOf(index);
+        RopeByLength = Config.RopeByLength;
         // Nobody may await it: a failed load is also reported to every wave.
         _ = _loaded.Task.ContinueWith(static t => t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
     }
@@ -54,6 +55,8 @@ public sealed class Layer
     /// <summary>Neurons whose down rows make one sum: an expert's, else <see cref="Numerics.NeuronBlock"/>.</summary>
     internal int BlockNeurons { get; }
     internal int Blocks => (Neurons + BlockNeurons - 1) / BlockNeurons;
+    /// <summary>Angles depend on the sequence's length: they are computed for each row.</summary>
+    internal bool RopeByLength { get; }
     /// <summary>Positions that attention sees, a row's own included.</summary>
     internal int Window { get; }
     internal ILayerRouter Router { get; }

@@ -49,7 +49,7 @@ internal sealed unsafe partial class LayerStep
         long qkv = Take((long)capacity * c.QkvRows * 4), a = Take((long)capacity * wide * 4);
         long q = Take((long)capacity * Kernels.QuantizedBytes(c.HiddenSize)), aq = Take((long)capacity * Kernels.QuantizedBytes(wide));
         long g = Take((long)capacity * selected * 4), partials = Take(d * _partialBuffers);
-        long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
+        long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(layer.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();
         _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);
@@ -115,7 +115,7 @@ internal sealed unsafe partial class LayerStep
         }
         if (_layer.Rope is { } rope)
         {
-            if (c.RopeByLength)
+            if (_layer.RopeByLength)
             {
                 float* angles = _angles + (long)row * c.HeadDim;
                 rope.Angles(position, slot.Slot.Length, angles);

@@ -107,7 +107,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         _layer.Count.Waves++;
         _layer.Count.Slots += _slotCount;
         _layer.Count.Rows += _rows;
-        if (!_layer.Config.RopeByLength) _layer.Rope?.Ensure(MaxEnd());
+        if (!_layer.RopeByLength) _layer.Rope?.Ensure(MaxEnd());
         if (_layer.IsFirst)
         {
             if (!StartEmbedding()) return Park();

@@ -39,6 +39,14 @@ public static class RopeFrequencies
     public static bool SameRegime(RopeConfig? rope, int length, int other) =>
         rope?.Scaling != RopeScaling.LongRope || length > rope.OriginalPositions == other > rope.OriginalPositions;
 
+    /// <summary>The least length that is rotated as this one is: what a step carries, so that tokens of one rotation can share steps.</summary>
+    public static int Canonical(RopeConfig? rope, int length) => rope switch
+    {
+        { Scaling: RopeScaling.LongRope } => length > rope.OriginalPositions ? rope.OriginalPositions + 1 : 1,
+        { Scaling: RopeScaling.Dynamic } => length > rope.OriginalPositions ? length : 1,
+        _ => 0,
+    };
+
     /// <summary>Long wavelengths are stretched, short ones stay, between them a straight line.</summary>
     private static double Llama3(RopeConfig rope, double f)
     {

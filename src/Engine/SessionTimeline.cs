@@ -67,9 +67,9 @@ public sealed class SessionTimeline
     /// <summary>More tokens come: they are for the new length; where that is another regime, so are all before them, and the chain says so to the layers.</summary>
     private void Lengthen(int count)
     {
-        int total = _tokens.Count + count;
+        int total = RopeFrequencies.Canonical(_rope, _tokens.Count + count);
         for (int i = 0; i < count; i++) _lengths.Add(total);
-        if (total == 0 || RopeFrequencies.SameRegime(_rope, _lengths[0], total)) return;
+        if (_lengths.Count == 0 || RopeFrequencies.SameRegime(_rope, _lengths[0], total)) return;
         for (int i = 0; i < _tokens.Count; i++)
         {
             _lengths[i] = total;

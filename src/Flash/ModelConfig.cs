@@ -196,5 +196,5 @@ public sealed record ModelConfig
     public bool HasSelector(int layer) => IsSparse && ExpertsOf(layer) == null;
 
     /// <summary>The rotation depends on how long the sequence is, not on the position alone.</summary>
-    [JsonIgnore] public bool RopeByLength => Rope?.Scaling is RopeScaling.Dynamic or RopeScaling.LongRope;
+    [JsonIgnore] public bool RopeByLength => Rope is { Scaling: RopeScaling.Dynamic } || (Rope is { Scaling: RopeScaling.LongRope } r && !r.ShortFactors.SequenceEqual(r.LongFactors));
 }

@@ -1,27 +1,33 @@
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Gguf;
+using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
 /// <summary>
-/// A Hugging Face folder, opened: its configuration, and its tensors under the names of a package (<see cref="Family"/>), each checked for presence, type
+/// A Hugging Face folder or a GGUF file, opened: its configuration, and its tensors under the names of a package (<see cref="Family"/>), each checked for presence, type
 /// and shape before anything is read. Reads rows on demand: fused tensors (q, k, v) appear as one, and <c>ffn.down</c> is turned neuron-major,
 /// a strip of columns at a time. Memory is what the caller asks for. Any thread, one caller at a time.
 /// </summary>
 public sealed class Checkpoint : IDisposable
 {
-    private readonly WeightFiles _weights;
+    private readonly WeightSource _weights;
     private readonly Dictionary<string, TensorMap> _tensors;
 
-    private Checkpoint(string folder, ModelConfig config, WeightFiles weights, Dictionary<string, TensorMap> tensors)
+    private Checkpoint(string path, ModelConfig config, WeightSource weights, Dictionary<string, TensorMap> tensors)
     {
-        Folder = folder;
+        Path = path;
         Config = config;
         _weights = weights;
         _tensors = tensors;
     }
 
-    public string Folder { get; }
-    public ModelConfig Config { get; }
+    /// <summary>The folder, or the GGUF file.</summary>
+    public string Path { get; }
+    public bool IsGguf => _weights is GgufWeights;
+    /// <summary>The vocabulary that a GGUF file brings, or null.</summary>
+    internal VocabularySource? Vocabulary => (_weights as GgufWeights)?.Vocabulary;
+    public ModelConfig Config { get; private set; }
     /// <summary>Paths of the weight files.</summary>
     public IReadOnlyList<string> Files => _weights.Paths;
     /// <summary>Bytes of the weight files.</summary>
@@ -29,27 +35,100 @@ public sealed class Checkpoint : IDisposable
     /// <summary>Names under which tensors can be read.</summary>
     public IReadOnlyCollection<string> Tensors => _tensors.Keys;
 
-    public static Checkpoint Open(string folder, string configFile = "config.json")
+    /// <summary>A folder with config.json and safetensors files, or a GGUF file (any part of a split one).</summary>
+    public static Checkpoint Open(string path, string configFile = "config.json")
     {
-        ArgumentException.ThrowIfNullOrEmpty(folder);
-        if (File.Exists(folder))
-            throw new ModelFormatException(folder, "is a file; a checkpoint is a folder with config.json and model.safetensors");
-        if (!Directory.Exists(folder)) throw new ModelFormatException(folder, "no such folder");
-        (ModelConfig config, Family family) = ConfigReader.ReadWithFamily(folder, configFile);
-        WeightFiles weights = WeightFiles.Open(folder);
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        if (File.Exists(path)) return OpenGguf(path);
+        if (!Directory.Exists(path)) throw new ModelFormatException(path, "no such folder or file");
+        (ModelConfig config, Family family) = ConfigReader.ReadWithFamily(path, configFile);
+        return Open(path, config, family.Names(config), WeightFiles.Open(path), "config.json says");
+    }
+
+    private static Checkpoint OpenGguf(string path)
+    {
+        if (!GgufFile.IsGguf(path)) throw new ModelFormatException(path, "is no GGUF file; a checkpoint is a GGUF file, or a folder with config.json and model.safetensors");
+        GgufFile file = GgufFile.Open(path);
+        var weights = new GgufWeights(file);
         try
         {
-            TensorNames names = family.Names(config);
-            string prefix = names.Prefixes.FirstOrDefault(p => weights.Has(p + names.Embedding + ".weight")) ?? names.Prefixes[0];
-            (IReadOnlyList<TensorMap> maps, IReadOnlyList<SourceShape> shapes) = TensorMaps.For(config, names, prefix);
-            foreach (SourceShape shape in shapes) Check(weights, shape);
-            return new Checkpoint(folder, config, weights, maps.ToDictionary(m => m.Name, StringComparer.Ordinal));
+            (ModelConfig config, TensorNames names) = GgufConfig.Read(file);
+            return Open(path, config, names, weights, "the metadata say");
         }
         catch
         {
             weights.Dispose();
             throw;
         }
+    }
+
+    private static Checkpoint Open(string path, ModelConfig config, TensorNames names, WeightSource weights, string authority)
+    {
+        try
+        {
+            string prefix = names.Prefixes.FirstOrDefault(p => weights.Has(p + names.Embedding + ".weight")) ?? names.Prefixes[0];
+            (IReadOnlyList<TensorMap> maps, IReadOnlyList<SourceShape> shapes) = TensorMaps.For(config, names, prefix);
+            foreach (SourceShape shape in shapes)
+            {
+                if (!weights.Has(shape.Name)) throw new ModelFormatException(weights.Name, $"tensor {shape.Name} is missing");
+                if (!weights.Shape(shape.Name).SequenceEqual(shape.Shape))
+                    throw new ModelFormatException(weights.PathOf(shape.Name), $"tensor {shape.Name} is [{string.Join(", ", weights.Shape(shape.Name))}], {authority} [{string.Join(", ", shape.Shape)}]");
+                weights.DemandWeights(shape.Name);
+            }
+            return new Checkpoint(path, config, weights, maps.ToDictionary(m => m.Name, StringComparer.Ordinal));
+        }
+        catch
+        {
+            weights.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>The package's formats that are nearest to how the rows of a tensor are stored, and whether all of them come without loss. Rows that are columns there are not.</summary>
+    internal IReadOnlyList<(WeightFormat Format, bool Lossless)> Nearest(string name, int first, int count)
+    {
+        var found = new List<(WeightFormat, bool)>();
+        int at = 0;
+        foreach (Run run in Map(name).Runs)
+        {
+            if (at < first + count && at + run.Count > first)
+            {
+                (WeightFormat format, bool lossless) = _weights.Nearest(run.Source);
+                found.Add((format, lossless && !run.Transposed));
+            }
+            at += run.Count;
+        }
+        return found;
+    }
+
+    /// <summary>Rows in the package's format as the checkpoint stores them: only where <see cref="Nearest"/> says that all of them are lossless in it.</summary>
+    internal void ReadStored(string name, int first, int count, WeightFormat format, byte[] to, int stride, int offset)
+    {
+        TensorMap map = Map(name);
+        int rowBytes = WeightLayout.RowBytes(format, map.Cols), at = 0;
+        foreach (Run run in map.Runs)
+        {
+            for (int k = Math.Max(first - at, 0); k < run.Count && at + k < first + count; k++)
+                _weights.ReadStored(run.Source, run.First + (long)k * run.Step, format, to.AsSpan((at + k - first) * stride + offset, rowBytes));
+            at += run.Count;
+        }
+    }
+
+    /// <summary>Another activation than the configuration names: "relu", "silu", "fatrelu:0.01".</summary>
+    internal void Override(string activation)
+    {
+        string[] parts = activation.Split(':');
+        float threshold = 0.01f;
+        Activation? kind = (parts[0], parts.Length) switch
+        {
+            ("relu", 1) => Activation.Relu,
+            ("silu", 1) => Activation.Silu,
+            ("fatrelu", 1) => Activation.FatRelu,
+            ("fatrelu", 2) when float.TryParse(parts[1], System.Globalization.CultureInfo.InvariantCulture, out threshold) && float.IsFinite(threshold) && threshold >= 0 => Activation.FatRelu,
+            _ => null,
+        };
+        if (kind is not { } known) throw new ModelFormatException($"activation \"{activation}\" is none that can be chosen; there are relu, silu and fatrelu:THRESHOLD");
+        Config = Config with { Activation = known, ActivationParameter = known == Activation.FatRelu ? threshold : 0 };
     }
 
     public bool Has(string name) => _tensors.ContainsKey(name);
@@ -90,11 +169,10 @@ public sealed class Checkpoint : IDisposable
         {
             if (run.Source != read)
             {
-                (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
-                all = new float[tensor.Elements];
-                int cols = (int)tensor.Shape[^1];
-                file.ReadRows(tensor, 0, all.Length / cols, all);
-                CheckFinite(file, run.Source, 0, all.Length, all);
+                IReadOnlyList<long> shape = _weights.Shape(run.Source);
+                all = new float[shape.Aggregate(1L, static (a, b) => a * b)];
+                _weights.ReadRows(run.Source, 0, all.Length / (int)shape[^1], all);
+                CheckFinite(run.Source, 0, all.Length, all);
                 read = run.Source;
             }
             for (int k = 0; k < run.Count; k++) destination[k] = all[run.First + k * run.Step];
@@ -124,29 +202,27 @@ public sealed class Checkpoint : IDisposable
 
     private void ReadRowsOf(Run run, int cols, int first, int count, Span<float> destination)
     {
-        (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
         int row = run.First + first * run.Step;
-        if (run.Step == 1) file.ReadRows(tensor, row, count, destination);
+        if (run.Step == 1) _weights.ReadRows(run.Source, row, count, destination);
         else
         {
-            for (int k = 0; k < count; k++) file.ReadRows(tensor, row + k * run.Step, 1, destination.Slice(k * cols, cols));
+            for (int k = 0; k < count; k++) _weights.ReadRows(run.Source, row + k * run.Step, 1, destination.Slice(k * cols, cols));
         }
-        CheckFinite(file, run.Source, row, cols, destination);
+        CheckFinite(run.Source, row, cols, destination);
     }
 
     /// <summary>Rows of ours are columns of the file's: reads strips of 16 file rows and scatters them, so that each cache line is written whole.</summary>
     private void ReadColumns(Run run, int cols, int first, int count, Span<float> destination)
     {
         const int Strip = 16;
-        (SafetensorsFile file, TensorInfo tensor) = _weights.Find(run.Source);
         int column = run.First + first * run.Step, width = (count - 1) * run.Step + 1;
         float[] strip = new float[Strip * width];
         for (int r = 0; r < cols; r += Strip)
         {
             int n = Math.Min(Strip, cols - r);
             Span<float> block = strip.AsSpan(0, n * width);
-            file.ReadBlock(tensor, run.Base + r, n, column, width, block);
-            CheckFinite(file, tensor.Name, run.Base + r, width, block);
+            _weights.ReadBlock(run.Source, run.Base + r, n, column, width, block);
+            CheckFinite(run.Source, run.Base + r, width, block);
             for (int j = 0; j < count; j++)
             {
                 Span<float> row = destination.Slice(j * cols + r, n);
@@ -156,20 +232,10 @@ public sealed class Checkpoint : IDisposable
     }
 
     /// <summary>One NaN or infinity makes every logit NaN: better said here than sampled from.</summary>
-    private static void CheckFinite(SafetensorsFile file, string tensor, int firstRow, int cols, ReadOnlySpan<float> numbers)
+    private void CheckFinite(string tensor, int firstRow, int cols, ReadOnlySpan<float> numbers)
     {
         for (int i = 0; i < numbers.Length; i++)
             if (!float.IsFinite(numbers[i]))
-                throw new ModelFormatException(file.Path, $"tensor {tensor} holds {numbers[i]} in row {firstRow + i / cols}; the checkpoint is damaged or diverged in training");
-    }
-
-    private static void Check(WeightFiles weights, SourceShape shape)
-    {
-        if (!weights.Has(shape.Name)) throw new ModelFormatException(weights.Name, $"tensor {shape.Name} is missing");
-        (SafetensorsFile file, TensorInfo tensor) = weights.Find(shape.Name);
-        if (!tensor.Shape.SequenceEqual(shape.Shape))
-            throw new ModelFormatException(file.Path, $"tensor {shape.Name} is {tensor.ShapeText}, config.json says [{string.Join(", ", shape.Shape)}]");
-        if (!SafetensorsFile.IsFloat(tensor.Type))
-            throw new ModelFormatException(file.Path, $"tensor {shape.Name} has type {tensor.Type}; weights are F32, F16 or BF16");
+                throw new ModelFormatException(_weights.PathOf(tensor), $"tensor {tensor} holds {numbers[i]} in row {firstRow + i / cols}; the checkpoint is damaged or diverged in training");
     }
 }

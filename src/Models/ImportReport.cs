@@ -7,8 +7,10 @@ public sealed record ImportOptions
 {
     /// <summary>Name of the package; null takes it from the package's folder.</summary>
     public string? Name { get; init; }
-    /// <summary>auto, f32, bf16, q8 or q4. Auto is q8 where rows come in blocks of 32, else f32.</summary>
+    /// <summary>auto, keep, f32, bf16, q8, q4, q4b or q4k (<see cref="ImportFormats"/>).</summary>
     public string Quant { get; init; } = "auto";
+    /// <summary>relu, silu or fatrelu:THRESHOLD where the configuration names another activation than the model was trained with; null: as it says.</summary>
+    public string? Activation { get; init; }
 }
 
 /// <summary>How far an import is: what it is at, and bytes written of those to write.</summary>
@@ -28,7 +30,9 @@ public sealed record ImportResult
     /// <summary>The package's hash.</summary>
     public required string Hash { get; init; }
     public required ModelConfig Config { get; init; }
-    public required WeightFormat Format { get; init; }
+    public required WeightFormats Formats { get; init; }
+    /// <summary>Format of most matrices.</summary>
+    public WeightFormat Format => Formats.Most;
     /// <summary>Bytes of the checkpoint's weight files.</summary>
     public required long SourceBytes { get; init; }
     /// <summary>Bytes of the package's files.</summary>

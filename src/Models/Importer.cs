@@ -7,7 +7,7 @@ using FlashOrleans.Models.Text;
 namespace FlashOrleans.Models;
 
 /// <summary>
-/// A Hugging Face folder → a flash package. Rows are read, stored in the package's format and written in blocks of a few MiB, so that memory does not depend
+/// A Hugging Face folder or a GGUF file → a flash package. Rows are read, stored in the package's format and written in blocks of a few MiB, so that memory does not depend
 /// on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns. The thread that calls <see cref="Import"/> does it
 /// all (never a grain turn); other processors help with quantising. An error or a cancellation leaves nothing behind: a checkpoint at fault is a
 /// <see cref="ModelFormatException"/>, a disk at fault a <see cref="FlashException"/>.
@@ -35,13 +35,13 @@ public sealed class Importer
         _config = checkpoint.Config;
         _writer = writer;
         _formats = formats;
-        _store = new RowStore(checkpoint.Folder);
+        _store = new RowStore(checkpoint.Path);
         _step = step;
         _cancel = cancel;
     }
 
-    /// <summary>Imports a checkpoint folder into the package folder <paramref name="packagePath"/> (…/name.flash), replacing one that is there.</summary>
-    public static ImportResult Import(string checkpointFolder, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
+    /// <summary>Imports a checkpoint folder or a GGUF file into the package folder <paramref name="packagePath"/> (…/name.flash), replacing one that is there.</summary>
+    public static ImportResult Import(string source, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(packagePath);
         ThreadRole.AssertNotGrainTurn("importing a model");
@@ -50,11 +50,12 @@ public sealed class Importer
         if (File.Exists(packagePath) || (Directory.Exists(packagePath) && !File.Exists(Path.Combine(packagePath, PackageLayout.ManifestPath))))
             throw new ModelFormatException(packagePath, "exists and is not a package; choose another name");
         options ??= new ImportOptions();
-        using Checkpoint checkpoint = Checkpoint.Open(checkpointFolder);
+        using Checkpoint checkpoint = Checkpoint.Open(source);
+        if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
-        WeightFormats formats = Choose(checkpoint, options.Quant, notes);
-        if (!File.Exists(Path.Combine(checkpointFolder, "tokenizer.json")))
-            notes.Add("the checkpoint has no tokenizer.json: the model can only be used with token ids");
+        WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
+        List<(string Name, byte[] Bytes)> sideFiles = SideFiles(checkpoint);
+        notes.AddRange(TextNotes(sideFiles));
 
         string step = "reading";
         string name = options.Name ?? Path.GetFileNameWithoutExtension(packagePath);
@@ -70,8 +71,7 @@ public sealed class Importer
         var importer = new Importer(checkpoint, writer, formats, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
-        importer.WriteSideFiles();
-        if (TemplateNote(checkpointFolder) is { } note) notes.Add(note);
+        foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
         step = "done";
         string hash = writer.Complete();
         return new ImportResult
@@ -80,37 +80,12 @@ public sealed class Importer
             Name = name,
             Hash = hash,
             Config = checkpoint.Config,
-            Format = formats.Most,
+            Formats = formats,
             SourceBytes = checkpoint.Bytes,
             Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
             Errors = importer._store.Errors,
             Notes = notes,
         };
-    }
-
-    private static WeightFormats Choose(Checkpoint checkpoint, string quant, List<string> notes)
-    {
-        ModelConfig c = checkpoint.Config;
-        bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
-        WeightFormat format;
-        if (quant == "auto")
-        {
-            format = blocks ? WeightFormat.Q8 : WeightFormat.F32;
-            if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
-        }
-        else if (!PackageLayout.TryParseFormat(quant, out format))
-        {
-            throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, f32, bf16, q8 and q4");
-        }
-        try
-        {
-            PackageLayout.Validate(c, format);
-        }
-        catch (FlashException e)
-        {
-            throw new ModelFormatException(checkpoint.Folder, e.Message, e);
-        }
-        return format;
     }
 
     private void WriteEdge()
@@ -180,13 +155,13 @@ public sealed class Importer
         int blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(format, cols);
         float[] block = new float[blockRows * cols];
         byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(format, cols)];
+        bool kept = ImportFormats.IsKept(_checkpoint.Nearest(prefix + tensor, from, rows), format);
         using SectionWriter to = _writer.BeginSection(section, format, rows, cols);
         for (int first = 0; first < rows; first += blockRows)
         {
             _cancel.ThrowIfCancellationRequested();
             int count = Math.Min(blockRows, rows - first);
-            _checkpoint.ReadRows(prefix + tensor, from + first, count, block.AsSpan(0, count * cols));
-            _store.Store(format, section, first, block, count, cols, stored, rowBytes, 0);
+            Fill(kept, format, section, prefix + tensor, from + first, count, cols, block, stored, rowBytes, 0);
             WritePanels(to, format, stored, count, rowBytes, 0, cols, panel);
         }
     }
@@ -217,12 +192,24 @@ public sealed class Importer
             foreach ((string kind, WeightFormat format, int at) in kinds)
             {
                 _cancel.ThrowIfCancellationRequested();
-                _checkpoint.ReadRows(prefix + kind, first, count, block.AsSpan(0, count * d));
-                _store.Store(format, kind, first, block, count, d, stored, bundleBytes, at);
+                Fill(ImportFormats.IsKept(_checkpoint.Nearest(prefix + kind, 0, n), format), format, kind, prefix + kind, first, count, d, block, stored, bundleBytes, at);
             }
             for (int i = 0; i < count; i++) bundles.WriteNeuron(stored.AsSpan(i * bundleBytes, bundleBytes));
             if (selector != null) WritePanels(selector, decides, stored, count, bundleBytes, offset, d, panel);
         }
+    }
+
+    /// <summary>Rows of a tensor in the package's format: as they are stored where that is the same, else through floats.</summary>
+    private void Fill(bool kept, WeightFormat format, string kind, string tensor, int first, int count, int cols, float[] block, byte[] stored, int stride, int offset)
+    {
+        if (kept)
+        {
+            _checkpoint.ReadStored(tensor, first, count, format, stored, stride, offset);
+            _store.Kept(kind);
+            return;
+        }
+        _checkpoint.ReadRows(tensor, first, count, block.AsSpan(0, count * cols));
+        _store.Store(format, kind, first, block, count, cols, stored, stride, offset);
     }
 
     /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
@@ -239,26 +226,26 @@ public sealed class Importer
         }
     }
 
-    private void WriteSideFiles()
+    private static List<(string, byte[])> SideFiles(Checkpoint checkpoint)
     {
-        foreach (string name in s_sideFiles)
-        {
-            string path = Path.Combine(_checkpoint.Folder, name);
-            if (File.Exists(path)) _writer.AddSideFile(name, ReadSmall(path));
-        }
+        if (checkpoint.IsGguf) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
+        return [.. s_sideFiles.Select(name => (Name: name, Path: Path.Combine(checkpoint.Path, name))).Where(f => File.Exists(f.Path)).Select(f => (f.Name, ReadSmall(f.Path)))];
     }
 
-    /// <summary>What the user should know about the chat template. A tokenizer that cannot be read says so itself when it is used.</summary>
-    private static string? TemplateNote(string folder)
+    /// <summary>What the user should know about the model's text side: it has none, this version cannot read it, or another chat template is used.</summary>
+    private static IEnumerable<string> TextNotes(List<(string Name, byte[] Bytes)> files)
     {
+        TextCodec? codec;
         try
         {
-            return TextCodec.FromFolder(folder)?.TemplateNote;
+            codec = TextCodec.FromFiles(name => files.FirstOrDefault(f => f.Name == name).Bytes);
         }
-        catch (ModelFormatException)
+        catch (ModelFormatException e)
         {
-            return null;
+            return [$"the tokenizer cannot be used ({e.Message}): the model can only be used with token ids"];
         }
+        if (codec is null) return ["the checkpoint has no tokenizer: the model can only be used with token ids"];
+        return codec.TemplateNote is { } note ? [note] : [];
     }
 
     /// <summary>Rows of a block: whole panels, about <see cref="BlockNumbers"/> numbers.</summary>
@@ -270,7 +257,7 @@ public sealed class Importer
 
     private static Provenance Source(Checkpoint checkpoint, Action<string> progress, CancellationToken cancel)
     {
-        IEnumerable<string> paths = s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Folder, f)).Where(File.Exists).Concat(checkpoint.Files);
+        IEnumerable<string> paths = (checkpoint.IsGguf ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files);
         var files = new List<SourceFile>();
         byte[] buffer = new byte[1 << 20];
         foreach (string path in paths)
@@ -289,7 +276,7 @@ public sealed class Importer
             }
         }
         // The folder's name, not its path: a package may travel.
-        string source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Folder)));
+        string source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Path)));
         return new Provenance { Source = source, Files = files, Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}" };
     }
 

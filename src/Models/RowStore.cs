@@ -47,6 +47,9 @@ internal sealed class RowStore(string blame)
         Account(kind, count);
     }
 
+    /// <summary>Rows that went over as they were stored.</summary>
+    public void Kept(string kind) => _kinds.TryAdd(kind, default);
+
     /// <summary>Per kind, in the order of first appearance.</summary>
     public IReadOnlyList<QuantizationError> Errors =>
         [.. _kinds.Select(k => new QuantizationError(k.Key, Ratio(k.Value.Error, k.Value.Energy), k.Value.Worst))];

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using FlashOrleans.Flash;
 
 namespace FlashOrleans.Models;
 
@@ -6,7 +7,7 @@ namespace FlashOrleans.Models;
 /// The safetensors files of a folder as one set of tensors: <c>model.safetensors</c>, or the shards that <c>model.safetensors.index.json</c> names. A shard
 /// must be a plain file name: no index reaches outside its folder. Other weight formats are named and refused, never read.
 /// </summary>
-internal sealed class WeightFiles : IDisposable
+internal sealed class WeightFiles : WeightSource
 {
     private const string Single = "model.safetensors";
     private const string Index = "model.safetensors.index.json";
@@ -15,13 +16,29 @@ internal sealed class WeightFiles : IDisposable
 
     private WeightFiles(string name) => Name = name;
 
-    /// <summary>The file, or the index, that says which tensors there are: for error messages.</summary>
-    public string Name { get; }
-    public IReadOnlyList<string> Paths => [.. _files.Select(f => f.Path)];
-    public long Bytes => _files.Sum(f => f.Length);
+    public override string Name { get; }
+    public override IReadOnlyList<string> Paths => [.. _files.Select(f => f.Path)];
+    public override long Bytes => _files.Sum(f => f.Length);
 
-    public bool Has(string tensor) => _tensors.ContainsKey(tensor);
-    public (SafetensorsFile File, TensorInfo Tensor) Find(string tensor) => _tensors[tensor];
+    public override bool Has(string tensor) => _tensors.ContainsKey(tensor);
+    public override IReadOnlyList<long> Shape(string tensor) => _tensors[tensor].Tensor.Shape;
+    public override string PathOf(string tensor) => _tensors[tensor].File.Path;
+
+    public override void DemandWeights(string tensor)
+    {
+        (SafetensorsFile file, TensorInfo info) = _tensors[tensor];
+        if (!SafetensorsFile.IsFloat(info.Type)) throw new ModelFormatException(file.Path, $"tensor {tensor} has type {info.Type}; weights are F32, F16 or BF16");
+    }
+
+    public override void ReadRows(string tensor, long firstRow, int count, Span<float> destination) => _tensors[tensor].File.ReadRows(_tensors[tensor].Tensor, firstRow, count, destination);
+
+    public override void ReadBlock(string tensor, long firstRow, int rows, long firstCol, int cols, Span<float> destination) =>
+        _tensors[tensor].File.ReadBlock(_tensors[tensor].Tensor, firstRow, rows, firstCol, cols, destination);
+
+    /// <summary>Half precision has no format of its own: bfloat16 takes as much room and loses three bits.</summary>
+    public override (WeightFormat Format, bool Lossless) Nearest(string tensor) => (_tensors[tensor].Tensor.Type == "F32" ? WeightFormat.F32 : WeightFormat.BF16, false);
+
+    public override void ReadStored(string tensor, long row, WeightFormat format, Span<byte> destination) => throw new InvalidOperationException("safetensors rows are read as floats");
 
     public static WeightFiles Open(string folder)
     {
@@ -41,7 +58,7 @@ internal sealed class WeightFiles : IDisposable
         }
     }
 
-    public void Dispose()
+    public override void Dispose()
     {
         foreach (SafetensorsFile file in _files) file.Dispose();
     }
@@ -88,7 +105,7 @@ internal sealed class WeightFiles : IDisposable
         string found = other switch
         {
             null => "",
-            _ when other.EndsWith(".gguf", StringComparison.Ordinal) => $"; {other} is a GGUF file, which this version does not import",
+            _ when other.EndsWith(".gguf", StringComparison.Ordinal) => $"; {other} is a GGUF file: import that file itself",
             _ when other.EndsWith(".safetensors", StringComparison.Ordinal) => $"; {other} is not named so and no index names it",
             _ => $"; {other} is a pickle or another format that could run code, so it is not read: convert the checkpoint with save_pretrained(safe_serialization=True)",
         };

@@ -169,7 +169,7 @@ internal sealed class TensorMaps
             if (_c.Gated) Rows(o + "ffn.gate", s + _n.Gate + ".weight", n, d, _n.InputsFirst);
             Rows(o + "ffn.up", s + _n.Up + ".weight", n, d, _n.InputsFirst);
         }
-        Rows(o + "ffn.down", s + _n.Down + ".weight", n, d, transposed: !_n.InputsFirst);
+        Rows(o + "ffn.down", s + _n.Down + ".weight", n, d, transposed: !_n.InputsFirst && !_n.DownByNeuron);
         if (!_c.FfnBias) return;
         if (_c.Gated) Vector(o + "ffn.gate.bias", s + _n.Gate + ".bias", n);
         Vector(o + "ffn.up.bias", s + _n.Up + ".bias", n);
@@ -195,6 +195,18 @@ internal sealed class TensorMaps
             }
             _maps.Add(new TensorMap(o + "ffn.down", e.Count * e.Size, d, [new Run(down, 0, e.Count * e.Size)]));
             _maps.Add(new TensorMap(o + "ffn.down.bias", e.Count, d, [new Run(down + "_bias", 0, e.Count)]));
+            return;
+        }
+        if (_n.StackedExperts is { } stacked)
+        {
+            foreach (string part in new[] { "gate", "up", "down" })
+            {
+                string source = s + string.Format(CultureInfo.InvariantCulture, stacked, part) + ".weight";
+                bool down = part == "down";
+                Shape(source, down ? [e.Count, d, e.Size] : [e.Count, e.Size, d]);
+                _maps.Add(new TensorMap(o + "ffn." + part, e.Count * e.Size, d,
+                    down ? [.. Enumerable.Range(0, e.Count).Select(x => new Run(source, 0, e.Size, Transposed: true, Base: x * d))] : [new Run(source, 0, e.Count * e.Size)]));
+            }
             return;
         }
         foreach ((string name, string part, bool transposed) in new[] { ("ffn.gate", _n.ExpertGate, false), ("ffn.up", _n.ExpertUp, false), ("ffn.down", _n.ExpertDown, true) })

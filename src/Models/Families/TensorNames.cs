@@ -57,6 +57,8 @@ internal sealed record TensorNames
     public string Down { get; init; } = "mlp.down_proj";
     /// <summary>One matrix, gate rows first.</summary>
     public string? GateUp { get; init; }
+    /// <summary>The down matrix is stored a row for each neuron (PowerInfer).</summary>
+    public bool DownByNeuron { get; init; }
     /// <summary>Matrices are stored [inputs, outputs].</summary>
     public bool InputsFirst { get; init; }
 
@@ -66,9 +68,33 @@ internal sealed record TensorNames
     public string ExpertGate { get; init; } = "";
     public string ExpertUp { get; init; } = "";
     public string ExpertDown { get; init; } = "";
+    /// <summary>GGUF: one tensor each for gate, up and down, experts outermost; {0} is which.</summary>
+    public string? StackedExperts { get; init; }
     /// <summary>gpt-oss: gate_up_proj [experts, d, 2 n] with gate and up in turn, down_proj [experts, n, d], and their biases.</summary>
     public string? FusedExperts { get; init; }
 
     public static TensorNames Llama { get; } = new();
     public static TensorNames Classic { get; } = new();
+    /// <summary>Names of a GGUF file.</summary>
+    public static TensorNames Gguf { get; } = new()
+    {
+        Prefixes = [""],
+        Embedding = "token_embd",
+        FinalNorm = "output_norm",
+        Head = "output",
+        Layer = "blk",
+        AttnNorm = "attn_norm",
+        FfnNorm = "ffn_norm",
+        Q = "attn_q",
+        K = "attn_k",
+        V = "attn_v",
+        QNorm = "attn_q_norm",
+        KNorm = "attn_k_norm",
+        O = "attn_output",
+        Gate = "ffn_gate",
+        Up = "ffn_up",
+        Down = "ffn_down",
+        Router = "ffn_gate_inp",
+        StackedExperts = "ffn_{0}_exps",
+    };
 }

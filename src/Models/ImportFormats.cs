@@ -1,0 +1,99 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Models;
+
+/// <summary>
+/// Which format each matrix of a package gets. One for all, or `keep`: for each matrix the format that is nearest to how the checkpoint stores it. Rows along
+/// the model's width go over without loss where a format holds them (q8_0, q4_0, q4_1, q4_K); <c>ffn.down</c> is stored the other way round, so that it has to be
+/// quantised anew: in 8 bits, which adds half a percent, where 4 bits would add seven (docs/adr/0011-keep.md).
+/// </summary>
+internal static class ImportFormats
+{
+    private static readonly string[] s_edge = ["embed", "project_in", "project_out", "head"];
+    private static readonly string[] s_layer = ["attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate"];
+
+    public static WeightFormats Choose(Checkpoint checkpoint, string quant, List<string> notes)
+    {
+        ModelConfig c = checkpoint.Config;
+        WeightFormats formats;
+        if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Keep(checkpoint);
+        else if (quant == "auto")
+        {
+            bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
+            formats = blocks ? WeightFormat.Q8 : WeightFormat.F32;
+            if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
+        }
+        else if (PackageLayout.TryParseFormat(quant, out WeightFormat one)) formats = one;
+        else throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, keep, f32, bf16, q8, q4, q4b and q4k");
+        try
+        {
+            PackageLayout.Validate(c, formats);
+        }
+        catch (FlashException e)
+        {
+            throw new ModelFormatException(checkpoint.Path, e.Message, e);
+        }
+        return formats;
+    }
+
+    /// <summary>All rows of a tensor are stored as this format stores them.</summary>
+    public static bool IsKept(IReadOnlyList<(WeightFormat Format, bool Lossless)> rows, WeightFormat format) => rows.All(r => r.Lossless && r.Format == format);
+
+    private static WeightFormats Keep(Checkpoint checkpoint)
+    {
+        ModelConfig c = checkpoint.Config;
+        var all = new Dictionary<string, WeightFormat>(StringComparer.Ordinal);
+        foreach (string matrix in s_edge)
+            if (checkpoint.Has(matrix)) all[matrix] = Of(checkpoint, matrix, 0, int.MaxValue);
+        for (int i = 0; i < c.Layers; i++)
+        {
+            int values = c.KvHeads * c.HeadDim;
+            foreach (string matrix in s_layer)
+            {
+                string tensor = $"layers.{i}.{(matrix == "attn.v" ? "attn.qkv" : matrix)}";
+                if (!checkpoint.Has(tensor)) continue;
+                all[$"layers.{i}.{matrix}"] = matrix switch
+                {
+                    "attn.qkv" => Of(checkpoint, tensor, 0, c.QkvRows - values),
+                    "attn.v" => Of(checkpoint, tensor, c.QkvRows - values, values),
+                    "ffn.down" => Anew(Of(checkpoint, tensor, 0, int.MaxValue), c.HiddenSize),
+                    _ => Of(checkpoint, tensor, 0, int.MaxValue),
+                };
+            }
+        }
+        return Shortest(all, c.Layers);
+    }
+
+    /// <summary>One format for all rows: theirs where they agree, else 8 bits.</summary>
+    private static WeightFormat Of(Checkpoint checkpoint, string tensor, int first, int count)
+    {
+        (int rows, int cols) = checkpoint.Shape(tensor);
+        WeightFormat[] found = [.. checkpoint.Nearest(tensor, first, Math.Min(count, rows - first)).Select(static n => n.Format).Distinct()];
+        WeightFormat format = found.Length == 1 ? found[0] : WeightFormat.Q8;
+        return cols % WeightLayout.Multiple(format) == 0 ? format : WeightFormat.BF16;
+    }
+
+    /// <summary>Rows that must be quantised anew.</summary>
+    private static WeightFormat Anew(WeightFormat format, int cols) => !WeightLayout.IsQuantized(format) ? format : cols % WeightLayout.Block == 0 ? WeightFormat.Q8 : WeightFormat.BF16;
+
+    /// <summary>The same assignment in few words: the commonest format, kinds that differ, layers that differ from their kind.</summary>
+    private static WeightFormats Shortest(Dictionary<string, WeightFormat> all, int layers)
+    {
+        WeightFormat most = Commonest(all.Values);
+        var exceptions = new Dictionary<string, WeightFormat>(StringComparer.Ordinal);
+        foreach (string matrix in s_edge)
+            if (all.TryGetValue(matrix, out WeightFormat format) && format != most) exceptions[matrix] = format;
+        foreach (string matrix in s_layer)
+        {
+            (string Key, WeightFormat Format)[] each = [.. Enumerable.Range(0, layers).Select(i => $"layers.{i}.{matrix}").Where(all.ContainsKey).Select(k => (k, all[k]))];
+            if (each.Length == 0) continue;
+            WeightFormat kind = Commonest(each.Select(static e => e.Format));
+            if (kind != most) exceptions[matrix] = kind;
+            foreach ((string key, WeightFormat format) in each)
+                if (format != kind) exceptions[key] = format;
+        }
+        return new WeightFormats(most, exceptions);
+    }
+
+    private static WeightFormat Commonest(IEnumerable<WeightFormat> formats) => formats.GroupBy(static f => f).OrderByDescending(static g => g.Count()).ThenBy(static g => g.Key).First().Key;
+}
