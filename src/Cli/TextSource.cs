@@ -25,6 +25,10 @@ internal sealed record TextSource(string Name, TextCodec Codec, int VocabSize)
     /// <summary>The tokenizer of what is no package. A kind of file that holds one is added here.</summary>
     private static TextCodec? Bare(string path)
     {
+        if (File.Exists(path))
+        {
+            return TextCodec.FromGguf(path) ?? throw new CliException($"{path} holds no tokenizer");
+        }
         if (!Directory.Exists(path) || File.Exists(Path.Combine(path, PackageLayout.ManifestPath))) return null;
         return TextCodec.FromFolder(path) ?? throw new CliException($"{path} is a folder without {string.Join(" or ", TextCodec.FileNames)}");
     }

@@ -29,6 +29,14 @@ public static class PackageLayout
         return bytes;
     }
 
+    /// <summary>Bytes of a package that are read as they are needed: the neuron bundles, and the embedding unless it is the head as well.</summary>
+    public static long StreamedBytes(ModelConfig config, WeightFormats formats)
+    {
+        long bytes = config.TiedHead ? 0 : WeightLayout.MatrixBytes(formats.Of("embed"), config.VocabSize, config.EmbeddingWidth);
+        for (int i = 0; i < config.Layers; i++) bytes += BundleLayout.For(config, formats, i).Bytes;
+        return bytes;
+    }
+
     /// <summary>Refuses shapes that are impossible, absurdly large (sizes below never overflow after this), or not divisible as the format needs.</summary>
     public static void Validate(ModelConfig config, WeightFormats formats)
     {

@@ -22,6 +22,21 @@ public readonly record struct ImportProgress(string Step, long Done, long Total)
 /// <param name="WorstRow">Of the row that lost most.</param>
 public sealed record QuantizationError(string Kind, double Mean, double WorstRow);
 
+/// <summary>An import that was only thought through.</summary>
+public sealed record ImportPlan
+{
+    public required ModelConfig Config { get; init; }
+    public required WeightFormats Formats { get; init; }
+    public required long SourceBytes { get; init; }
+    /// <summary>Bytes of the package's files.</summary>
+    public required long Bytes { get; init; }
+    /// <summary>Bytes of them that a running model keeps in memory.</summary>
+    public required long ResidentBytes { get; init; }
+    /// <summary>Bytes of them that are read as they are needed: neurons, and embedding rows where the head is another matrix.</summary>
+    public required long StreamedBytes { get; init; }
+    public required IReadOnlyList<string> Notes { get; init; }
+}
+
 /// <summary>A finished import.</summary>
 public sealed record ImportResult
 {

@@ -88,6 +88,28 @@ public sealed class Importer
         };
     }
 
+    /// <summary>What an import would write, without writing.</summary>
+    public static ImportPlan Plan(string source, ImportOptions? options = null)
+    {
+        options ??= new ImportOptions();
+        using Checkpoint checkpoint = Checkpoint.Open(source);
+        if (options.Activation is { } activation) checkpoint.Override(activation);
+        var notes = new List<string>();
+        WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
+        notes.AddRange(TextNotes(SideFiles(checkpoint)));
+        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
+        return new ImportPlan
+        {
+            Config = checkpoint.Config,
+            Formats = formats,
+            SourceBytes = checkpoint.Bytes,
+            Bytes = bytes,
+            StreamedBytes = streamed,
+            ResidentBytes = bytes - streamed,
+            Notes = notes,
+        };
+    }
+
     private void WriteEdge()
     {
         _step("embedding");

@@ -17,7 +17,12 @@ internal sealed class ModelFlags
     }
 
     public static Option<string> Quant(string description) =>
-        Flags.Choice("--quant", description, "auto", "q4", "q8", "bf16", "f32");
+        Flags.Choice("--quant", description, "auto", "q4", "q4b", "q4k", "q8", "bf16", "f32");
+
+    /// <summary>For imports: also `keep`.</summary>
+    public static Option<string> QuantOfImport() =>
+        Flags.Choice("--quant", "Format of the matrices. keep: as near to the source's as there is, without loss for q8_0, q4_0, q4_1 and q4_K. auto: keep for GGUF files, else q8 where rows come in blocks of 32, else f32",
+            "auto", "keep", "q4", "q4b", "q4k", "q8", "bf16", "f32");
 
     public string Name(ParseResult parse) => parse.GetRequiredValue(_name);
 

@@ -11,32 +11,73 @@ internal static class ImportVerb
 {
     public static Command Create(App app)
     {
-        var path = new Argument<string>("PATH") { Description = "Folder with config.json and safetensors files (Llama and OPT families; f32, f16 or bf16)" };
-        var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: the folder's)");
-        var quant = ModelFlags.Quant("Format of the matrices; auto is q8 where rows come in blocks of 32, else f32");
+        var path = new Argument<string>("PATH") { Description = "Folder with config.json and safetensors files, or a .gguf file (any part of a split one)" };
+        var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: that of the folder or file)");
+        var quant = ModelFlags.QuantOfImport();
+        var activation = Flags.Text("--activation", "KIND", "relu, silu or fatrelu:THRESHOLD, where the configuration names another one than the model was trained with");
+        var dry = new Option<bool>("--dry-run") { Description = "Say what would be written, and write nothing" };
         var json = Flags.Json();
-        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4") { path, name, quant, json };
+        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run")
+        {
+            path, name, quant, activation, dry, json,
+        };
         verb.SetAction(parse =>
         {
-            string folder = Path.GetFullPath(parse.GetRequiredValue(path));
-            string target = parse.GetValue(name) ?? Path.GetFileName(Path.TrimEndingDirectorySeparator(folder));
+            string source = Path.GetFullPath(parse.GetRequiredValue(path));
+            string target = parse.GetValue(name) ?? (File.Exists(source) ? Path.GetFileNameWithoutExtension(source) : Path.GetFileName(Path.TrimEndingDirectorySeparator(source)));
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name; give one with --name (letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension})");
-            if (!Directory.Exists(folder)) throw new CliException($"{folder}: there is no such folder; give the folder that holds config.json and the safetensors files");
-            var result = Importer.Import(folder, app.Store.Target(target), new ImportOptions { Name = target, Quant = parse.GetValue(quant)! }, new ImportLine(target, app.Screen), app.Interrupts.Stop);
+            if (!Path.Exists(source)) throw new CliException($"{source}: there is no such folder or file; give the folder that holds config.json and the safetensors files, or a .gguf file");
+            var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Activation = parse.GetValue(activation) };
+            if (parse.GetValue(dry))
+            {
+                Show(app.Screen, Importer.Plan(source, options), parse.GetValue(json));
+                return;
+            }
+            var result = Importer.Import(source, app.Store.Target(target), options, new ImportLine(target, app.Screen), app.Interrupts.Stop);
             app.Screen.EndLine();
             if (parse.GetValue(json))
             {
-                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = PackageLayout.FormatName(result.Format), result.SourceBytes, result.Bytes, result.Errors, result.Notes });
+                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.SourceBytes, result.Bytes, result.Errors, result.Notes });
                 return;
             }
             foreach (string note in result.Notes) app.Screen.Remark(note);
-            app.Screen.Out.WriteLine($"{result.Name}: {PackageLayout.FormatName(result.Format)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}");
+            app.Screen.Out.WriteLine($"{result.Name}: {Text(result.Formats)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}");
+            app.Screen.Out.WriteLine(Mode(result.Config));
             if (result.Errors.Count == 0) return;
             var table = new Table { Border = TableBorder.None }.AddColumns("MATRIX", "ERROR", "WORST ROW");
             foreach (var e in result.Errors) table.AddRow(Markup.Escape(e.Kind), Units.Number(100 * e.Mean, "0.000") + " %", Units.Number(100 * e.WorstRow, "0.000") + " %");
             app.Screen.Tables.Write(table);
         });
         return verb;
+    }
+
+    /// <summary>"q4b (embed q8, ffn.down q8)"; many layers that differ are counted.</summary>
+    public static string Text(WeightFormats formats)
+    {
+        string[] kinds = [.. formats.Exceptions.Where(static e => !e.Key.StartsWith("layers.", StringComparison.Ordinal)).Select(static e => $"{e.Key} {PackageLayout.FormatName(e.Value)}")];
+        int layers = formats.Exceptions.Count - kinds.Length;
+        if (layers > 0) kinds = [.. kinds, $"{layers} matrices of single layers otherwise"];
+        return PackageLayout.FormatName(formats.Most) + (kinds.Length == 0 ? "" : $" ({string.Join(", ", kinds)})");
+    }
+
+    /// <summary>Which feed-forward mode the model will run in, and why.</summary>
+    public static string Mode(ModelConfig c) => c switch
+    {
+        { Experts: { } e } => $"mode dense: {e.Active} of {e.Count} experts are read for each token",
+        { IsSparse: true } => $"mode exact: activation {c.Activation} gives exact zeros, which are not read",
+        _ => $"mode dense: activation {c.Activation} gives no exact zeros, so every neuron is read",
+    };
+
+    private static void Show(Screen screen, ImportPlan plan, bool json)
+    {
+        if (json)
+        {
+            screen.Json(new { plan.Config.Architecture, Quant = Text(plan.Formats), Mode = Mode(plan.Config), plan.SourceBytes, plan.Bytes, plan.ResidentBytes, plan.StreamedBytes, plan.Notes });
+            return;
+        }
+        foreach (string note in plan.Notes) screen.Remark(note);
+        screen.Out.WriteLine($"{plan.Config.Architecture}: {Text(plan.Formats)}, {Units.Bytes(plan.SourceBytes)} would become {Units.Bytes(plan.Bytes)}: {Units.Bytes(plan.ResidentBytes)} resident, {Units.Bytes(plan.StreamedBytes)} read as they are needed");
+        screen.Out.WriteLine(Mode(plan.Config));
     }
 }

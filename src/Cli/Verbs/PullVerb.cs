@@ -18,7 +18,7 @@ internal static class PullVerb
     {
         var model = new Argument<string>("NAME") { Description = "owner/model, hf.co/owner/model, owner/model:Q4_K_M, owner/model:file.gguf, or the address of a .gguf file" };
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: the model's, without its owner)");
-        var quant = ModelFlags.Quant("Format of the matrices, as for import");
+        var quant = ModelFlags.QuantOfImport();
         var keep = new Option<bool>("--keep") { Description = "Keep the downloaded files after importing them" };
         var json = Flags.Json();
         var verb = new Verb("pull", "Download a model from the Hugging Face hub and import it", Details, "flash pull SparseLLM/ReluLLaMA-7B --name relu --quant q4", "flash pull facebook/opt-125m --keep")
@@ -41,7 +41,6 @@ internal static class PullVerb
         CancellationToken stop = app.Interrupts.Stop;
         using var pull = new HubPull(HubOptions.FromEnvironment(), new PullLine(reference.ToString(), app.Screen));
         PullPlan plan = await pull.PlanAsync(reference, Path.Combine(app.Store.Home, "downloads"), stop);
-        PulledModel.Demand(plan);
         using PullFolder folder = await DownloadAsync(app, pull, plan, quant);
         app.Screen.EndLine();
         if (plan.Unverified.Count > 0) app.Screen.Remark($"not verified, its server gives no checksum: {string.Join(", ", plan.Unverified)}");
@@ -63,7 +62,7 @@ internal static class PullVerb
                 result.Name,
                 result.Path,
                 result.Hash,
-                Quant = PackageLayout.FormatName(result.Format),
+                Quant = ImportVerb.Text(result.Formats),
                 Source = reference.ToString(),
                 Files = plan.Paths,
                 DownloadBytes = plan.Bytes,
@@ -76,7 +75,7 @@ internal static class PullVerb
         }
         foreach (string note in result.Notes) app.Screen.Remark(note);
         if (keep) app.Screen.Remark($"the download stays in {folder.Path}");
-        app.Screen.Out.WriteLine($"{result.Name}: {PackageLayout.FormatName(result.Format)}, {Units.Bytes(plan.Bytes)} of {reference} became {Units.Bytes(result.Bytes)} in {result.Path}");
+        app.Screen.Out.WriteLine($"{result.Name}: {ImportVerb.Text(result.Formats)}, {Units.Bytes(plan.Bytes)} of {reference} became {Units.Bytes(result.Bytes)} in {result.Path}");
     }
 
     private static async Task<PullFolder> DownloadAsync(App app, HubPull pull, PullPlan plan, string quant)

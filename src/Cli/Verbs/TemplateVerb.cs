@@ -51,6 +51,7 @@ internal static class TemplateVerb
     {
         try
         {
+            if (TemplateFile.FromGguf(name) is { } gguf) return Render(name, gguf, input, over);
             if (File.Exists(name)) return JinjaTemplate.Parse(File.ReadAllText(name)).Render(input, over);
             bool folder = Directory.Exists(name) && !File.Exists(Path.Combine(name, PackageLayout.ManifestPath));
             if (folder) return FromFiles(name, file => Path.Combine(name, file) is var path && File.Exists(path) ? File.ReadAllBytes(path) : null, input, over);
@@ -63,9 +64,11 @@ internal static class TemplateVerb
         }
     }
 
-    private static string FromFiles(string name, Func<string, byte[]?> file, TemplateInput input, Dictionary<string, string> over)
+    private static string FromFiles(string name, Func<string, byte[]?> file, TemplateInput input, Dictionary<string, string> over) =>
+        Render(name, TemplateFile.FromFiles(file), input, over);
+
+    private static string Render(string name, TemplateFile template, TemplateInput input, Dictionary<string, string> over)
     {
-        var template = TemplateFile.FromFiles(file);
         return template.Default is null
             ? throw new CliException($"{name} has no chat template (no {TemplateFile.JinjaName}, none in {TemplateFile.ConfigName})")
             : template.Render(input, over);

@@ -3,15 +3,6 @@ namespace FlashOrleans.Models.Hub;
 /// <summary>Where a finished download meets the importer: the only place that knows what can be imported of what can be pulled.</summary>
 public static class PulledModel
 {
-    /// <summary>Asked before anything is downloaded.</summary>
-    public static void Demand(PullPlan plan)
-    {
-        ArgumentNullException.ThrowIfNull(plan);
-        // GGUF: gone as soon as Importer takes a .gguf file; plan.Checkpoint is its path.
-        if (plan.IsGguf)
-            throw new HubException($"{plan.Reference}: {Path.GetFileName(plan.Checkpoint)} is a GGUF file, which this version does not import; pull a repository with safetensors");
-    }
-
     /// <summary>Asked when everything but the weights is there: what no import could use is not downloaded.</summary>
     internal static void CheckConfig(PullPlan plan)
     {
@@ -29,7 +20,7 @@ public static class PulledModel
 
     public static ImportResult Import(PullPlan plan, string packagePath, ImportOptions options, IProgress<ImportProgress>? progress, CancellationToken cancel)
     {
-        Demand(plan);
+        ArgumentNullException.ThrowIfNull(plan);
         return Importer.Import(plan.Checkpoint, packagePath, options, progress, cancel);
     }
 
@@ -39,6 +30,9 @@ public static class PulledModel
         ArgumentNullException.ThrowIfNull(plan);
         double share = quant switch
         {
+            // Of a quantised source the down matrices take twice the room.
+            "auto" or "keep" when plan.IsGguf => 1.6,
+            _ when plan.IsGguf => 8,
             "q4" => 0.45,
             "bf16" => 1.35,
             "f32" => 2.7,

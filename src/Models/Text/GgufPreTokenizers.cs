@@ -48,7 +48,7 @@ internal static class GgufPreTokenizers
         // What llama.cpp does with a file that does not say better.
         Add(new([@"[\p{P}$+<=>^~|]+", PreTokenizer.Gpt2Pattern, @"\p{N}+", "[0-9][0-9][0-9]"]), "default");
         Add(new([PreTokenizer.Gpt2Pattern]), "gpt-2", "gpt2", "phi-2", "mpt", "jais", "exaone4");
-        Add(new([PreTokenizer.Gpt2Pattern], Nfc: true), "olmo", "dolma");
+        Add(new([PreTokenizer.Gpt2Pattern], Nfc: true), "olmo");
         Add(new([@"\p{N}", PreTokenizer.Gpt2Pattern]), "smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b");
         Add(new([@"\p{N}", PreTokenizer.Gpt2Pattern], Nfc: true), "command-r");
         Add(new([Llama3], IgnoreMerges: true, AddBos: true), "llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral");

@@ -188,10 +188,23 @@ internal sealed class PatternReader
         if (Take("\\z")) { _to.Append("\\z"); return false; }
         if (Take("\\Z")) { _to.Append("\\Z"); return false; }
         var set = new ClassItems(_units);
-        EscapeInto(set, ignoreCase);
-        set.Write(_to, negated: false);
+        bool notWord = Take("\\W");
+        if (notWord || Take("\\w"))
+        {
+            // Outside a class Oniguruma counts the Latin-1 powers and fractions among the word characters, inside one it does not.
+            set.AddCategories(IsWord);
+            set.AddRaw("\\u00B2\\u00B3\\u00B9\\u00BC-\\u00BE");
+        }
+        else
+        {
+            EscapeInto(set, ignoreCase);
+        }
+        set.Write(_to, notWord);
         return true;
     }
+
+    // Letter-like numbers (Ⅳ) count, other numbers do not.
+    private static bool IsWord(string category) => category[0] is 'L' or 'M' || category is "Nd" or "Nl" or "Pc";
 
     private void Class(bool ignoreCase)
     {
@@ -249,9 +262,6 @@ internal sealed class PatternReader
         }
         _at++;
         return null;
-
-        // Oniguruma counts the letter-like numbers, Ⅳ, but no fractions.
-        static bool IsWord(string n) => n[0] is 'L' or 'M' || n is "Nd" or "Nl" or "Pc";
     }
 
     private int Single(char c)

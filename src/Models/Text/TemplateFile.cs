@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.Json;
+using FlashOrleans.Models.Gguf;
 using FlashOrleans.Models.Templates;
 
 namespace FlashOrleans.Models.Text;
@@ -23,10 +24,19 @@ public sealed class TemplateFile
     /// <summary>bos_token, eos_token and whatever else is named so.</summary>
     public IReadOnlyDictionary<string, string> SpecialTokens { get; }
 
+    /// <summary>From the metadata of a GGUF file; null when the path is none.</summary>
+    public static TemplateFile? FromGguf(string path)
+    {
+        if (!GgufFile.IsGguf(path)) return null;
+        using GgufFile file = GgufFile.Open(path);
+        return GgufConfig.Vocabulary(file.Metadata) is { } source ? Of(source) : new("tokenizer.chat_template", null, null, new Dictionary<string, string>());
+    }
+
     /// <summary>From whatever holds the side files by name.</summary>
     public static TemplateFile FromFiles(Func<string, byte[]?> file)
     {
         ArgumentNullException.ThrowIfNull(file);
+        if (file(VocabularySource.FileName) is { } vocabulary && file(ConfigName) is null) return Of(VocabularySource.Parse(vocabulary));
         return Read(SideFile.Parse(ConfigName, file(ConfigName)), file(JinjaName));
     }
 

@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Collections.Frozen;
 using System.Runtime.InteropServices;
 using System.Text;
+using FlashOrleans.Models.Gguf;
 using FlashOrleans.Models.Templates;
 
 namespace FlashOrleans.Models.Text;
@@ -57,6 +58,13 @@ public sealed class TextCodec
     {
         byte[]? Read(string name) => Path.Combine(folder, name) is var path && File.Exists(path) ? File.ReadAllBytes(path) : null;
         return FromFiles(Read);
+    }
+
+    /// <summary>From the metadata of a GGUF file, which may hold nothing but a vocabulary; null without one.</summary>
+    public static TextCodec? FromGguf(string path)
+    {
+        using GgufFile file = GgufFile.Open(path);
+        return GgufConfig.Vocabulary(file.Metadata) is { } source ? new(source) : null;
     }
 
     /// <summary>From whatever holds the side files by name (a package: <c>codec = TextCodec.FromFiles(package.SideFile)</c>); null without a tokenizer among them.</summary>
