@@ -131,6 +131,7 @@ public sealed class ToolTests(FlashHome home)
     public async Task Bench_has_a_row_per_number_of_sessions_and_path()
     {
         var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "8", "--generate", "6", "--sessions", "1,2", "--path", "both", "--repeat", "1", "--json")).Json;
+        Assert.Matches(@"^(direct \(\d+\)|buffered)$", json.GetProperty("access").GetString());
         var rows = json.GetProperty("rows").EnumerateArray().ToList();
         Assert.Equal([("grains", 1), ("engine", 1), ("grains", 2), ("engine", 2)], rows.Select(static r => (r.GetProperty("path").GetString()!, r.GetProperty("sessions").GetInt32())));
         foreach (var row in rows)

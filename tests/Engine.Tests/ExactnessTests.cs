@@ -172,8 +172,8 @@ public sealed class ExactnessTests
         foreach (var layer in engine.Layers)
         {
             var stats = layer.Stats;
-            // Each read may be rounded outward to the device's blocks at both ends.
-            long unit = layer.Bundles!.Region.PartBytes + 2L * layer.Bundles.Region.File.Alignment;
+            // A whole bundle, since between two neighbours the resident gate row is read across; and each read may be rounded outward to the device's blocks.
+            long unit = layer.Bundles!.Region.Stride + 2L * layer.Bundles.Region.File.Alignment;
             Assert.InRange(stats.NeuronsActive, 1, stats.NeuronsDense * 3 / 4);
             Assert.InRange(stats.DemandBytes, 1, stats.NeuronsActive * unit);
             // With room for all nothing is read twice.
