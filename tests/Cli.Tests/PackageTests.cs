@@ -4,6 +4,40 @@ namespace FlashOrleans.Cli.Tests;
 public sealed class PackageTests(FlashHome home)
 {
     [Fact]
+    public async Task A_GGUF_file_is_thought_through_imported_and_asked_for_logits()
+    {
+        string file = TestData.Repo("tests", "data", "gguf", "llama-Q4_0.gguf");
+        var plan = (await Flash.RunAsync(home, "import", file, "--dry-run", "--json")).Json;
+        Assert.Equal("q4 (ffn.down q8)", plan.GetProperty("quant").GetString());
+        Assert.False(Directory.Exists(Path.Combine(home.Folder, "models", "llama-Q4_0.flash")));
+
+        var import = (await Flash.RunAsync(home, "import", file, "--json")).Json;
+        Assert.Equal("llama-Q4_0", import.GetProperty("name").GetString());
+        Assert.Equal(plan.GetProperty("quant").GetString(), import.GetProperty("quant").GetString());
+        Assert.Contains("mode dense", import.GetProperty("mode").GetString(), StringComparison.Ordinal);
+        Assert.True(import.GetProperty("bytes").GetInt64() >= plan.GetProperty("bytes").GetInt64());
+        // The tokenizer of the file itself, and the one that went into the package.
+        var bare = (await Flash.RunAsync(home, "tokenize", file, "--text", "the licence", "--json")).Json;
+        var packed = (await Flash.RunAsync(home, "tokenize", "llama-Q4_0", "--text", "the licence", "--json")).Json;
+        Assert.Equal(TestData.Ints(bare.GetProperty("ids")), TestData.Ints(packed.GetProperty("ids")));
+        var logits = (await Flash.RunAsync(home, "logits", "llama-Q4_0", "--tokens", "1,2,3", "--generate", "2", "--json")).Json;
+        Assert.Equal(2, logits.GetProperty("greedy").GetArrayLength());
+        Assert.Equal(0, (await Flash.RunAsync(home, "rm", "llama-Q4_0")).Code);
+    }
+
+    [Fact]
+    public async Task An_activation_can_be_named_where_the_configuration_is_wrong()
+    {
+        string folder = TestData.Repo("tests", "data", "golden", "models", "llama");
+        var import = (await Flash.RunAsync(home, "import", folder, "--name", "asrelu", "--activation", "relu", "--json")).Json;
+        Assert.Contains("mode exact", import.GetProperty("mode").GetString(), StringComparison.Ordinal);
+        Assert.Equal(0, (await Flash.RunAsync(home, "rm", "asrelu")).Code);
+        var wrong = await Flash.RunAsync(home, "import", folder, "--name", "asrelu", "--activation", "tanh");
+        Assert.Equal(1, wrong.Code);
+        Assert.Contains("relu, silu and fatrelu:THRESHOLD", wrong.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task A_checkpoint_is_imported_listed_shown_verified_and_removed()
     {
         string folder = TestData.Repo("models", "emberling");

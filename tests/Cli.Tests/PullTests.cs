@@ -78,15 +78,32 @@ public sealed class PullTests : IDisposable
     [Theory]
     [InlineData("fox/nobody", "fox/nobody")]
     [InlineData("fox/Lantern.v1:Q4_K_M", "has no GGUF files")]
-    [InlineData("fox/gguf", "a-Q8_0.gguf is a GGUF file")]
     public async Task A_pull_that_cannot_be_is_one_line_and_downloads_nothing(string model, string says)
     {
-        _hub.Add("fox/gguf").Add("a-Q8_0.gguf", new byte[100]);
         var outcome = await Flash.RunAsync(_home, "pull", model, "--json");
         Assert.Equal(1, outcome.Code);
         Assert.Empty(outcome.Out);
         Assert.Contains(says, OneLine(outcome), StringComparison.Ordinal);
         Assert.Empty(Downloads());
+    }
+
+    [Fact]
+    public async Task A_GGUF_file_is_pulled_and_imported_with_its_quantisation()
+    {
+        _hub.Add("fox/gguf").Add("a-Q4_0.gguf", await File.ReadAllBytesAsync(TestData.Repo("tests", "data", "gguf", "llama-Q4_0.gguf"), TestContext.Current.CancellationToken));
+        var pulled = (await Flash.RunAsync(_home, "pull", "fox/gguf:Q4_0", "--name", "fromhub", "--json")).Json;
+        Assert.Equal("q4 (ffn.down q8)", pulled.GetProperty("quant").GetString());
+        Assert.Empty(Downloads());
+        Assert.Equal(0, (await Flash.RunAsync(_home, "verify", "fromhub")).Code);
+    }
+
+    [Fact]
+    public async Task A_GGUF_file_that_is_none_is_refused_when_it_is_there()
+    {
+        _hub.Add("fox/nogguf").Add("a-Q8_0.gguf", new byte[100]);
+        var outcome = await Flash.RunAsync(_home, "pull", "fox/nogguf");
+        Assert.Equal(1, outcome.Code);
+        Assert.Contains("a-Q8_0.gguf", OneLine(outcome), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -44,6 +44,38 @@ public sealed class RunTests(FlashHome home)
     }
 
     [Fact]
+    public async Task A_pipe_with_commands_among_its_lines_is_a_chat()
+    {
+        using var flash = Flash.Start(home, "run", "emberling", "--seed", "5", "--max-tokens", "8");
+        foreach (string line in new[] { Prompt, "/set window 10%", "/stats", "/clear", "Tell me about a bear", "/bye", "never said" }) await flash.In.WriteLineAsync(line);
+        flash.In.Close();
+        var chat = await flash.EndAsync();
+        Assert.Equal(0, chat.Code);
+        Assert.Contains("window 10.0 %", chat.Error, StringComparison.Ordinal);
+        Assert.Contains("forgotten", chat.Error, StringComparison.Ordinal);
+        Assert.Contains("the whole process", chat.Out, StringComparison.Ordinal);
+        Assert.Equal(2, chat.Error.Split("8 tokens (limit)").Length - 1);
+        Assert.DoesNotContain(">>>", chat.Out, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("run", "Hello", "--max-tokens", "2")]
+    [InlineData("show")]
+    [InlineData("tokenize", "--text", "fox")]
+    [InlineData("logits", "--tokens", "1,2")]
+    [InlineData("perplexity", "--file", "tale.txt", "--window", "16")]
+    [InlineData("bench", "--prompt", "4", "--generate", "2")]
+    public async Task Every_verb_that_takes_a_name_imports_the_bundled_model_on_first_use(string verb, params string[] args)
+    {
+        using var fresh = new FlashHome();
+        await File.WriteAllTextAsync(Path.Combine(fresh.Folder, "tale.txt"), "Once upon a time there was a fox who lived by the sea and carried a lantern through the night.", TestContext.Current.CancellationToken);
+        var outcome = await Flash.RunAsync(fresh, [verb, "emberling", .. args, "--json"]);
+        _ = outcome.Json;
+        Assert.Contains("importing emberling", outcome.Error, StringComparison.Ordinal);
+        Assert.True(Directory.Exists(Path.Combine(fresh.Folder, "models", "emberling.flash")));
+    }
+
+    [Fact]
     public async Task A_seed_gives_the_same_story_whatever_the_window_and_name_may_be_a_path()
     {
         var narrow = (await Flash.RunAsync(home, "run", "emberling", Prompt, "--seed", "3", "--max-tokens", "48", "--window", "10%", "--json")).Json;

@@ -4,10 +4,10 @@ using FlashOrleans.Cli.Verbs;
 namespace FlashOrleans.Cli.Chat;
 
 /// <summary>
-/// A chat at a terminal. Ctrl-C stops the answer, never the program while one is under way; at the prompt a second one in a row leaves. Everything but reading keys
+/// A chat at a terminal, or over the lines of a pipe. Ctrl-C stops the answer, never the program while one is under way; at the prompt a second one in a row leaves. Everything but reading keys
 /// happens on the verb's own flow; signals only set what it waits for.
 /// </summary>
-internal sealed class ChatLoop(App app, GrainHost host, Conversation conversation)
+internal sealed class ChatLoop(App app, GrainHost host, Conversation conversation, TextReader input)
 {
     private const string Help = """
         /bye                leave (also Ctrl-D)
@@ -20,17 +20,22 @@ internal sealed class ChatLoop(App app, GrainHost host, Conversation conversatio
         Ctrl-C stops an answer; twice at the prompt leaves.
         """;
 
+    private static readonly string[] s_commands = ["/bye", "/exit", "/quit", "/clear", "/stats", "/set", "/help", "/?"];
+
     private TaskCompletionSource _interrupt = New();
     private volatile bool _stopping;
     /// <summary>The last thing that happened was a Ctrl-C.</summary>
     private bool _armed;
     private Answer? _last;
 
+    /// <summary>A line of the text is one of the chat's commands.</summary>
+    public static bool HasCommand(string text) => text.Split('\n').Any(static line => line.StartsWith('/') && s_commands.Contains(line.Split(' ', 2)[0].Trim()));
+
     public async Task<int> RunAsync()
     {
         using var handling = app.Interrupts.Handle(OnInterrupt);
-        app.Screen.Remark("/help shows the commands, /bye leaves");
-        var reader = new LineReader(app.Screen, ">>> ");
+        if (app.Screen.InIsTerminal) app.Screen.Remark("/help shows the commands, /bye leaves");
+        var reader = new LineReader(app.Screen, ">>> ", input);
         Task<(LineEvent Event, string Text)>? reading = null;
         var stop = Task.Delay(Timeout.Infinite, app.Interrupts.Stop);
         while (true)

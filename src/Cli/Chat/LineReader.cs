@@ -7,7 +7,7 @@ namespace FlashOrleans.Cli.Chat;
 /// Reads lines from a person. On a terminal that takes escape sequences: editing and history (<see cref="LineBuffer"/>), drawn anew after every burst of keys;
 /// elsewhere whatever the terminal itself offers. Blocks, so it has a thread of its own; Ctrl-C is a key while it reads and a signal while it does not.
 /// </summary>
-internal sealed class LineReader(Screen screen, string prompt)
+internal sealed class LineReader(Screen screen, string prompt, TextReader input)
 {
     private readonly LineBuffer _buffer = new();
     /// <summary>Terminal rows between the prompt's first row and the cursor.</summary>
@@ -34,8 +34,8 @@ internal sealed class LineReader(Screen screen, string prompt)
 
     private (LineEvent, string) Plain()
     {
-        if (screen.OutIsTerminal) screen.Out.Write(prompt);
-        return screen.In.ReadLine() is { } line ? (LineEvent.Enter, line) : (LineEvent.End, "");
+        if (screen.OutIsTerminal && screen.InIsTerminal) screen.Out.Write(prompt);
+        return input.ReadLine() is { } line ? (LineEvent.Enter, line) : (LineEvent.End, "");
     }
 
     private (LineEvent, string) Edit()

@@ -30,6 +30,8 @@ internal static class RunVerb
             bool chat = text is null && app.Screen.InIsTerminal;
             if (chat && parse.GetValue(json)) throw new UsageException("--json needs a prompt: flash run NAME PROMPT --json");
             text ??= chat ? null : await app.Screen.In.ReadToEndAsync(app.Interrupts.Stop);
+            // Lines of a chat, if one of them is a command; else all of it is one prompt.
+            bool lines = text is not null && parse.GetValue(prompt) is null && !parse.GetValue(json) && ChatLoop.HasCommand(text);
             if (text is not null && text.Trim().Length == 0) throw new UsageException("the prompt is empty: flash run NAME \"PROMPT\", or pipe text into it");
 
             string path = model.Path(app, parse);
@@ -49,7 +51,8 @@ internal static class RunVerb
             }
             await using var host = await GrainHost.StartAsync(path, engine.Engine(parse), engine.Layer(parse), app.Interrupts.Stop);
             await using var conversation = new Conversation(host, settings);
-            if (text is null) return await new ChatLoop(app, host, conversation).RunAsync();
+            if (text is null) return await new ChatLoop(app, host, conversation, app.Screen.In).RunAsync();
+            if (lines) return await new ChatLoop(app, host, conversation, new StringReader(text)).RunAsync();
 
             var answer = await conversation.SayAsync(text.TrimEnd('\r', '\n'), parse.GetValue(json) ? null : app.Screen.Out.Write, app.Interrupts.Stop);
             if (parse.GetValue(json)) app.Screen.Json(answer.ToJson());
