@@ -22,6 +22,7 @@ public sealed class Conductor : IDisposable
     private readonly ConcurrentQueue<Action> _commands = new();
     private readonly ConcurrentQueue<(UnitStore Store, ReadRequest Request)> _completed = new();
     private readonly ConcurrentQueue<(Layer Layer, int[] Units, int Count)> _hints = new();
+    private readonly ConcurrentQueue<(Layer Layer, float[] Rows, int Length, int Count)> _rowHints = new();
     private readonly Dictionary<Guid, (int Epoch, long Step)> _cancelled = [];
     private readonly SharedWeights _shared;
     private readonly BlockingCollection<Action> _loads = [];
@@ -29,6 +30,7 @@ public sealed class Conductor : IDisposable
     private readonly Thread _loader;
     private readonly object _wake = new();
     private bool _signalled;
+    private long _waves;
     private volatile bool _stop;
     private readonly Action<UnitStore, ReadRequest> _onCompleted;
     private readonly Action _poll;
@@ -70,6 +72,9 @@ public sealed class Conductor : IDisposable
     /// <summary>Name of the kernel variant in use.</summary>
     public string Kernels => _kernels.Name;
     public ReaderStats ReaderStats => _reader.Stats;
+
+    /// <summary>Waves in the layers' inboxes: arrays not yet given back.</summary>
+    public long WavesHeld => Interlocked.Read(ref _waves);
 
     /// <summary>What went wrong outside any step, last; null in health.</summary>
     public Exception? LastError { get; private set; }
@@ -115,6 +120,7 @@ public sealed class Conductor : IDisposable
     {
         if (layer.Closing || _stop) return false;
         _held.Add(wave);
+        Interlocked.Increment(ref _waves);
         layer.Arriving.Enqueue(wave);
         Wake();
         return true;
@@ -152,18 +158,14 @@ public sealed class Conductor : IDisposable
         Wake();
     }
 
-    /// <summary>Predicts a layer's units from hidden rows entering the layer before it (a hint from another silo), then prefetches them.</summary>
+    /// <summary>Predicts a layer's units from hidden rows entering the layer before it (a hint from another silo), then prefetches them. The caller has asked the
+    /// layer's policy (<see cref="PrefetchPolicy.Decide"/>); asking again would count twice.</summary>
     public void PredictAndPrefetch(Layer layer, ReadOnlySpan<float> rows, int count)
     {
-        float[] copy = rows.ToArray();
-        Command(() =>
-        {
-            if (!layer.IsReady || layer.Closing || !layer.Exact || !layer.Policy.Wanted) return;
-            var step = RentStep();
-            var units = step.PredictRows(layer, copy, count);
-            PrefetchNow(layer, units[..layer.Policy.Admit(units.Length)]);
-            _idleSteps.Push(step);
-        });
+        float[] copy = System.Buffers.ArrayPool<float>.Shared.Rent(rows.Length);
+        rows.CopyTo(copy);
+        _rowHints.Enqueue((layer, copy, rows.Length, count));
+        Wake();
     }
 
     public void Dispose()
@@ -280,6 +282,11 @@ public sealed class Conductor : IDisposable
         while (_commands.TryDequeue(out var command)) command();
         while (_completed.TryDequeue(out var done)) Settle(done.Store, done.Request);
         PollHints();
+        while (_rowHints.TryDequeue(out var hint))
+        {
+            PredictNow(hint.Layer, hint.Rows.AsSpan(0, hint.Length), hint.Count);
+            System.Buffers.ArrayPool<float>.Shared.Return(hint.Rows);
+        }
         foreach (var layer in _layers)
         {
             while (layer.Arriving.TryDequeue(out var wave))
@@ -297,6 +304,15 @@ public sealed class Conductor : IDisposable
             PrefetchNow(hint.Layer, hint.Units.AsSpan(0, hint.Count));
             System.Buffers.ArrayPool<int>.Shared.Return(hint.Units);
         }
+    }
+
+    private void PredictNow(Layer layer, ReadOnlySpan<float> rows, int count)
+    {
+        if (!layer.IsReady || layer.Closing || !layer.Exact || rows.Length != count * layer.Config.HiddenSize) return;
+        var step = RentStep();
+        var units = step.PredictRows(layer, rows, count);
+        PrefetchNow(layer, units[..layer.Policy.Admit(units.Length)]);
+        _idleSteps.Push(step);
     }
 
     private static void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
@@ -353,8 +369,7 @@ public sealed class Conductor : IDisposable
                     _held.Add(slot);
                 row += slot.Count;
             }
-            _held.Remove(wave);
-            wave.Return();
+            Return(wave);
             layer.Count.WavesIn++;
         }
     }
@@ -384,8 +399,14 @@ public sealed class Conductor : IDisposable
         string why = layer.LoadError != null ? $"layer {layer.Index} cannot be loaded: {layer.LoadError.Message}" : $"layer {layer.Index} is being moved";
         var kind = layer.LoadError != null ? FaultKind.Flash : FaultKind.Unavailable;
         foreach (ref readonly var slot in wave.Slots) layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, kind, why));
+        Return(wave);
+    }
+
+    private void Return(Wave wave)
+    {
         _held.Remove(wave);
         wave.Return();
+        Interlocked.Decrement(ref _waves);
     }
 
     private void FinishLoading(Layer layer, Exception? error)

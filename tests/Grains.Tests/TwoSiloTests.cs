@@ -51,8 +51,7 @@ public sealed class TwoSiloTests : IAsyncLifetime
         List<TokenChunk>[] together = await Task.WhenAll(Enumerable.Range(0, 8)
             .Select(i => _cluster.Client.OpenSession().SendAsync(Turns.Of(prompts[i], 50, sampling[i])).AllAsync()));
         for (int i = 0; i < 8; i++) Assert.Equal(_model.TokensAlone(prompts[i], 50, sampling[i]), together[i].Tokens());
-        ModelReport report = await _cluster.Client.GetReportAsync(TestModel.Name);
-        Assert.All(report.Hosts, h => Assert.Equal(0, h.WavesHeld));
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Hosts.Sum(h => h.Report().WavesHeld)), static held => held == 0, "no wave in anybody's hands");
     }
 
     [Fact]
@@ -83,5 +82,15 @@ public sealed class TwoSiloTests : IAsyncLifetime
         Assert.Equal(Enumerable.Range(0, 120), chunks.Select(c => c.Index));
         ModelReport after = await _cluster.Client.GetReportAsync(TestModel.Name);
         Assert.Single(after.Hosts);
+    }
+
+    [Fact]
+    public async Task Look_ahead_reaches_across_silos_and_changes_no_token()
+    {
+        List<TokenChunk> chunks = await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(4), 60)).AllAsync();
+        Assert.Equal(_model.TokensAlone(_model.Prompt(4), 60), chunks.Tokens());
+        ModelReport report = await _cluster.Client.GetReportAsync(TestModel.Name);
+        Assert.All(report.Layers[1..], l => Assert.True(l.Counters.PrefetchIssued > 0, $"layer {l.Layer}"));
+        Assert.Equal(0, report.Layers[0].Counters.PrefetchIssued);
     }
 }
