@@ -23,7 +23,8 @@ internal sealed class LayerGrain(LayerHost host, IGrainFactory grains, ILogger<L
         _hosted = host.Attach(key);
         string next = (key with { Layer = key.Layer + 1 }).ToString();
         _pump = new LayerPump(_hosted, grains.GetGrain<ILayerGrain>(next), grains.GetGrain<IPrefetchGrain>(next), id => grains.GetGrain<ISessionGrain>(id), logger);
-        _pumping = _pump.RunAsync();
+        // The pump belongs to no call: with the context of this one, every wake-up and every message would carry it along.
+        using (ExecutionContext.SuppressFlow()) _pumping = _pump.RunAsync();
         return Task.CompletedTask;
     }
 
