@@ -9,7 +9,7 @@ namespace FlashOrleans.Abstractions;
 [Alias("flashorleans.model")]
 public interface IModelGrain : IGrainWithStringKey
 {
-    /// <summary>Resolves the name. Throws <see cref="ModelNotFoundException"/> with the line to show.</summary>
+    /// <summary>What the name means now: a package that was imported again is seen. Throws <see cref="ModelNotFoundException"/> with the line to show.</summary>
     [Alias("info"), AlwaysInterleave, ResponseTimeout("00:05:00")]
     Task<ModelInfo> Info();
 
@@ -20,7 +20,7 @@ public interface IModelGrain : IGrainWithStringKey
     [Alias("report"), AlwaysInterleave, ResponseTimeout("00:00:10")]
     Task<ModelReport> Report();
 
-    /// <summary>Takes every layer out of memory (they come back with the next wave) and forgets the resolved package, so that a re-import is seen.</summary>
+    /// <summary>Takes every layer out of memory (they come back with the next wave) and forgets the opened package, which is checked anew then.</summary>
     [Alias("unload"), AlwaysInterleave]
     Task Unload();
 }

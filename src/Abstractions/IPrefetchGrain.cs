@@ -9,6 +9,7 @@ namespace FlashOrleans.Abstractions;
 [Alias("flashorleans.prefetch")]
 public interface IPrefetchGrain : IGrainWithStringKey
 {
+    /// <summary>One-way: a hint that is lost costs time, never a result.</summary>
     [Alias("hint"), AlwaysInterleave, OneWay]
     Task Hint(PrefetchHint hint);
 }

@@ -24,6 +24,11 @@ public interface ISessionGrain : IGrainWithGuidKey
     [Alias("cancel"), AlwaysInterleave, ResponseTimeout("00:00:10")]
     Task Cancel(Guid turnId);
 
+    /// <summary>A client is done with a turn that may not be over: cancels it if it is of the kind that ends with its readers
+    /// (<see cref="TurnRequest.CancelOnDisconnect"/>) and nobody reads it now.</summary>
+    [Alias("leave"), AlwaysInterleave, ResponseTimeout("00:00:10")]
+    Task Leave(Guid turnId);
+
     /// <summary>Cancels what runs, frees the session's keys and values in every layer, forgets the history.</summary>
     [Alias("close"), ResponseTimeout("00:00:10")]
     Task Close();
@@ -35,11 +40,11 @@ public interface ISessionGrain : IGrainWithGuidKey
     [Alias("report"), AlwaysInterleave, ResponseTimeout("00:00:10")]
     Task<SessionReport> Report();
 
-    /// <summary>From the last layer's grain: what a step produced.</summary>
-    [Alias("deliver"), AlwaysInterleave, OneWay]
-    Task Deliver(StepOutcome outcome);
+    /// <summary>From the last layer's grain: what a step produced. Acknowledged, and held by its sender until then: an outcome on its way is in somebody's hands.</summary>
+    [Alias("deliver"), AlwaysInterleave]
+    ValueTask Deliver(StepOutcome outcome);
 
-    /// <summary>From any layer's grain: why a step did not get through.</summary>
-    [Alias("fault"), AlwaysInterleave, OneWay]
-    Task Fault(StepFailure failure);
+    /// <summary>From any layer's grain: why a step did not get through. Acknowledged like <see cref="Deliver"/>.</summary>
+    [Alias("fault"), AlwaysInterleave]
+    ValueTask Fault(StepFailure failure);
 }

@@ -24,6 +24,10 @@ public sealed record ModelInfo
     [Id(15)] public bool HasChatTemplate { get; init; }
     /// <summary>"direct (512)" or "buffered".</summary>
     [Id(16)] public string Access { get; init; } = "";
+    /// <summary>Tokens beyond which the model rotates positions by the length of the sequence; 0: it never does.</summary>
+    [Id(17)] public int RopeLimit { get; init; }
+    /// <summary>Beyond the limit every length rotates in its own way (dynamic scaling), not all of them in the same (longrope).</summary>
+    [Id(18)] public bool RopePerLength { get; init; }
 }
 
 [GenerateSerializer, Immutable, Alias("flashorleans.model-report")]

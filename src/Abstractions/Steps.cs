@@ -41,17 +41,3 @@ public sealed class StepFailure
     /// <summary>Token hash at <see cref="Length"/> (KV miss).</summary>
     [Id(5)] public ulong Hash { get; init; }
 }
-
-/// <summary>
-/// Units of a layer that the layer before it expects to be needed, or the hidden rows to predict them from (a layer on another silo). The numbers
-/// travel in a pooled array under the ownership rule of <see cref="WaveMessage"/>: int32 unit ids ascending, or float32 rows.
-/// </summary>
-[GenerateSerializer, Immutable, Alias("flashorleans.hint")]
-public sealed class PrefetchHint
-{
-    /// <summary>Unit ids, or rows.</summary>
-    [Id(0)] public required int Count { get; init; }
-    /// <summary>The numbers are hidden rows.</summary>
-    [Id(1)] public bool Rows { get; init; }
-    [Id(2)] public required WaveMessage Data { get; init; }
-}

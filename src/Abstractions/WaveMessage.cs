@@ -10,7 +10,7 @@ namespace FlashOrleans.Abstractions;
 /// the sender's array is free. A message that failed or was dropped is left to the garbage collector: an array given back twice would
 /// hand one user's activations to another, a lost one costs a collection.
 /// </summary>
-[Immutable]
+[Immutable, Alias("flashorleans.wave")]
 public sealed class WaveMessage
 {
     private readonly byte[] _array;
@@ -40,12 +40,6 @@ public sealed class WaveMessage
         array = _array;
         length = Length;
         return true;
-    }
-
-    /// <summary>Gives the array back to the pool if nobody has claimed it.</summary>
-    public void TryReturn()
-    {
-        if (TryClaim(out byte[] array, out _)) ArrayPool<byte>.Shared.Return(array);
     }
 
     /// <summary>The same wave in another pooled array. Only for whoever has the message and has not sent it: afterwards the bytes are the receiver's.</summary>

@@ -75,6 +75,10 @@ public sealed class FlashClient : IAsyncDisposable
     public Task<ModelReport> GetReportAsync(string model, CancellationToken cancellationToken = default) =>
         Grains.GetGrain<IModelGrain>(model).Report().WaitAsync(cancellationToken);
 
+    /// <summary>Takes a model's layers out of memory; the next turn brings them back.</summary>
+    public Task UnloadAsync(string model, CancellationToken cancellationToken = default) =>
+        Grains.GetGrain<IModelGrain>(model).Unload().WaitAsync(cancellationToken);
+
     public async ValueTask DisposeAsync()
     {
         if (_host is null) return;

@@ -20,7 +20,7 @@ public sealed class FlashSession
 
     /// <summary>
     /// Sends a turn and streams its answer. Sending a turn again (same <see cref="TurnRequest.TurnId"/>) attaches to it. Cancelling, or leaving
-    /// the loop early, cancels the turn when <see cref="TurnRequest.CancelOnDisconnect"/> is set (the default). When the connection is lost the
+    /// the loop early, cancels the turn when <see cref="TurnRequest.CancelOnDisconnect"/> is set (the default) and nobody else reads it. When the connection is lost the
     /// stream resumes at the last index it had. The last chunk has <see cref="TokenChunk.Finish"/> set; failures are chunks too, exceptions mean
     /// that the turn could not be started (<see cref="TurnRejectedException"/>, <see cref="SessionBusyException"/>, <see cref="ModelNotFoundException"/>)
     /// or the cluster could not be reached.
@@ -41,8 +41,8 @@ public sealed class FlashSession
         }
         finally
         {
-            // Said outright, so that the cluster need not conclude it from a reader that is gone.
-            if (!over && turn.CancelOnDisconnect) await QuietlyAsync(CancelAsync(turn.TurnId));
+            // Said outright, so that the cluster need not conclude it from a stream that is gone or was never opened. It decides: somebody else may be reading.
+            if (!over && turn.CancelOnDisconnect) await QuietlyAsync(_grain.Leave(turn.TurnId));
         }
     }
 

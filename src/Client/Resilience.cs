@@ -7,12 +7,16 @@ namespace FlashOrleans.Client;
 
 /// <summary>
 /// Trying again where that is safe: connecting, and opening a stream (a turn has an id: starting it twice attaches). Never around single tokens.
-/// Retries have exponential back-off and jitter and are for what says "not now" and nothing else; connecting has a total timeout around them.
+/// Retries have exponential back-off and jitter and are for what says "not now" and nothing else. Around them is a total timeout; inside them, where the cluster is
+/// asked to start or find a turn, one for each attempt, shorter than Orleans' own: a call under way through a gateway whose silo died hears nothing for half a minute.
 /// </summary>
 internal sealed class Resilience
 {
-    /// <summary>About half a minute with the delays below: longer than a cluster needs to replace a dead silo.</summary>
+    /// <summary>How often in a row a stream may be lost before its reader hears of it.</summary>
     public const int MaxAttempts = 20;
+
+    /// <summary>The first turn on a model opens its package; after this long the call is made again, and finds the turn that is starting.</summary>
+    public static readonly TimeSpan AttemptTimeout = TimeSpan.FromSeconds(10);
 
     private readonly ResiliencePipeline _connect;
     private readonly ResiliencePipeline _open;
@@ -25,13 +29,17 @@ internal sealed class Resilience
             .AddTimeout(new TimeoutStrategyOptions { Timeout = options.ConnectTimeout })
             .AddRetry(Retry(int.MaxValue, static e => e is not OperationCanceledException))
             .Build();
-        _open = new ResiliencePipelineBuilder { TimeProvider = options.Time }.AddRetry(Retry(MaxAttempts, IsTransient)).Build();
+        _open = new ResiliencePipelineBuilder { TimeProvider = options.Time }
+            .AddTimeout(new TimeoutStrategyOptions { Timeout = options.OpenTimeout })
+            .AddRetry(Retry(int.MaxValue, IsTransient))
+            .AddTimeout(new TimeoutStrategyOptions { Timeout = AttemptTimeout })
+            .Build();
     }
 
     /// <summary>Nobody is at fault and it may work in a moment.</summary>
     public static bool IsTransient(Exception error) => error is
         OrleansMessageRejectionException or Orleans.Runtime.Messaging.ConnectionFailedException or GatewayTooBusyException or ClientNotAvailableException
-        or EnumerationAbortedException or TimeoutException or SiloUnavailableException;
+        or EnumerationAbortedException or TimeoutException or SiloUnavailableException or TimeoutRejectedException;
 
     public async Task<T> ConnectAsync<T>(Func<CancellationToken, Task<T>> connect, CancellationToken cancellationToken)
     {
@@ -58,7 +66,17 @@ internal sealed class Resilience
         }
     }
 
-    public ValueTask<T> OpenAsync<T>(Func<CancellationToken, ValueTask<T>> open, CancellationToken cancellationToken) => _open.ExecuteAsync(open, cancellationToken);
+    public async Task<T> OpenAsync<T>(Func<CancellationToken, ValueTask<T>> open, CancellationToken cancellationToken)
+    {
+        try
+        {
+            return await _open.ExecuteAsync(open, cancellationToken);
+        }
+        catch (TimeoutRejectedException e)
+        {
+            throw new FlashConnectionException($"the cluster did not answer within {_options.OpenTimeout.TotalSeconds:0.#} s; send the turn again, it is not run twice", e);
+        }
+    }
 
     private static RetryStrategyOptions Retry(int attempts, Func<Exception, bool> again) => new()
     {

@@ -23,6 +23,11 @@ public sealed partial class Conductor
         {
             SettleReads();
             PollHints();
+            while (_rowHints.TryDequeue(out var hint))
+            {
+                PredictNow(hint.Layer, hint.Rows.AsSpan(0, hint.Length), hint.Count);
+                System.Buffers.ArrayPool<float>.Shared.Return(hint.Rows);
+            }
             foreach (var layer in _layers)
             {
                 while (layer.Arriving.TryDequeue(out var wave)) Accept(layer, wave);
@@ -67,6 +72,21 @@ public sealed partial class Conductor
         }
     }
 
+    private void PredictNow(Layer layer, ReadOnlySpan<float> rows, int count)
+    {
+        if (!layer.IsReady || layer.Closing || !layer.Exact || rows.Length != count * layer.Config.HiddenSize) return;
+        var step = RentStep();
+        try
+        {
+            var units = step.PredictRows(layer, rows, count);
+            PrefetchNow(layer, units[..layer.Policy.Admit(units.Length)]);
+        }
+        finally
+        {
+            _idleSteps.Push(step);
+        }
+    }
+
     private static void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
     {
         if (!layer.IsReady || layer.Closing) return;
@@ -99,7 +119,13 @@ public sealed partial class Conductor
     private void Refuse(Layer layer, Wave wave, FaultKind kind, string why)
     {
         foreach (ref readonly var slot in wave.Slots) layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, kind, why));
+        Return(wave);
+    }
+
+    private void Return(Wave wave)
+    {
         _held.Remove(wave);
         wave.Return();
+        Interlocked.Decrement(ref _waves);
     }
 }

@@ -22,6 +22,7 @@ public sealed partial class Conductor : IDisposable
     private readonly ConcurrentQueue<Action> _commands = new();
     private readonly ConcurrentQueue<(UnitStore Store, ReadRequest Request)> _completed = new();
     private readonly ConcurrentQueue<(Layer Layer, int[] Units, int Count)> _hints = new();
+    private readonly ConcurrentQueue<(Layer Layer, float[] Rows, int Length, int Count)> _rowHints = new();
     private readonly Dictionary<Guid, (int Epoch, long Step)> _cancelled = [];
     private readonly SharedWeights _shared;
     private readonly HeadScratch _head;
@@ -30,6 +31,7 @@ public sealed partial class Conductor : IDisposable
     private readonly Thread _loader;
     private readonly object _wake = new();
     private bool _signalled;
+    private long _waves;
     private volatile bool _stop;
     private uint _flushTurn;
     private readonly Action<UnitStore, ReadRequest> _onCompleted;
@@ -75,6 +77,9 @@ public sealed partial class Conductor : IDisposable
     public ReaderStats ReaderStats => _reader.Stats;
     internal ComputePool Pool => _pool;
 
+    /// <summary>Waves in the layers' inboxes: arrays not yet given back.</summary>
+    public long WavesHeld => Interlocked.Read(ref _waves);
+
     /// <summary>What went wrong outside any step, last; null in health.</summary>
     public Exception? LastError { get; private set; }
 
@@ -119,6 +124,7 @@ public sealed partial class Conductor : IDisposable
     {
         if (layer.Closing || _stop) return false;
         _held.Add(wave);
+        Interlocked.Increment(ref _waves);
         layer.Arriving.Enqueue(wave);
         Wake();
         return true;
@@ -156,18 +162,14 @@ public sealed partial class Conductor : IDisposable
         Wake();
     }
 
-    /// <summary>Predicts a layer's units from hidden rows entering the layer before it (a hint from another silo), then prefetches them.</summary>
+    /// <summary>Predicts a layer's units from hidden rows entering the layer before it (a hint from another silo), then prefetches them. The caller has asked the
+    /// layer's policy (<see cref="PrefetchPolicy.Decide"/>); asking again would count twice.</summary>
     public void PredictAndPrefetch(Layer layer, ReadOnlySpan<float> rows, int count)
     {
-        float[] copy = rows.ToArray();
-        Command(() =>
-        {
-            if (!layer.IsReady || layer.Closing || !layer.Exact || !layer.Policy.Wanted) return;
-            var step = RentStep();
-            var units = step.PredictRows(layer, copy, count);
-            PrefetchNow(layer, units[..layer.Policy.Admit(units.Length)]);
-            _idleSteps.Push(step);
-        });
+        float[] copy = System.Buffers.ArrayPool<float>.Shared.Rent(rows.Length);
+        rows.CopyTo(copy);
+        _rowHints.Enqueue((layer, copy, rows.Length, count));
+        Wake();
     }
 
     public void Dispose()
@@ -307,8 +309,7 @@ public sealed partial class Conductor : IDisposable
                     _held.Add(slot);
                 row += slot.Count;
             }
-            _held.Remove(wave);
-            wave.Return();
+            Return(wave);
             layer.Count.WavesIn++;
         }
     }

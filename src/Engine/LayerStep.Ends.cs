@@ -139,7 +139,7 @@ internal sealed unsafe partial class LayerStep
         var router = _layer.Router;
         if (router.Next is { } next)
         {
-            if (next.Options.Prefetch && next.Exact && next.IsReady && next.Policy.Wanted)
+            if (next.Options.Prefetch && next.Exact && next.IsReady && next.Policy.Decide())
             {
                 var units = Predict(next, _x, _rows);
                 if (units.Length > 0) router.Hint(units);

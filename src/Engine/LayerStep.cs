@@ -120,6 +120,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     /// <summary>Continues a parked step; true when finished.</summary>
     public bool Advance()
     {
+        ThreadRole.AssertNotGrainTurn("a layer's step");
         Runnable = false;
         _layer.Count.FlashWait += Nanos(_parkedAt);
         if (_phase == Phase.Embedding) return AdvanceEmbedding() ? AfterEmbedding() : Park();

@@ -1,7 +1,7 @@
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// How far look-ahead may go for one layer. Pure state without a clock; <see cref="Admit"/> runs in a turn of the layer's prefetch grain (or on the
+/// How far look-ahead may go for one layer. Pure state without a clock; <see cref="Decide"/> is asked once per step by whoever would predict, <see cref="Admit"/> runs in a turn of the layer's prefetch grain (or on the
 /// conductor when the engine runs alone), <see cref="Observe"/> on the conductor. Look-ahead is wanted while the layer's steps miss something and prefetched units
 /// get used; otherwise it turns itself down to one probe in sixteen steps, so that it costs next to nothing and notices when things change.
 /// </summary>
@@ -21,19 +21,17 @@ public sealed class PrefetchPolicy
     /// <summary>Most units asked for at once: what the window can give to one step.</summary>
     public int MaxUnits { get; internal set; } = 256;
 
-    /// <summary>False while the layer's recent steps missed next to nothing or look-ahead proved useless: do not even predict.</summary>
-    public bool Wanted
+    /// <summary>Whether to predict for the step that comes: false while the layer's recent steps missed next to nothing, and while look-ahead proved useless but for
+    /// every sixteenth call. Asked once per step: asking counts.</summary>
+    public bool Decide()
     {
-        get
+        lock (_gate)
         {
-            lock (_gate)
-            {
-                if (_misses < 0.5) return false;
-                if (_useful >= UsefulFloor) return true;
-                if (++_sinceProbe < ProbeEvery) return false;
-                _sinceProbe = 0;
-                return true;
-            }
+            if (_misses < 0.5) return false;
+            if (_useful >= UsefulFloor) return true;
+            if (++_sinceProbe < ProbeEvery) return false;
+            _sinceProbe = 0;
+            return true;
         }
     }
 

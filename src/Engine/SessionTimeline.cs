@@ -15,7 +15,7 @@ public sealed class SessionTimeline
     private readonly List<ulong> _chain = [TokenChain.Start];
     /// <summary>Where rotation depends on the sequence's length: the length each token was computed for.</summary>
     private readonly List<int> _lengths = [];
-    private readonly RopeConfig? _rope;
+    private RopeConfig? _rope;
     private int _submittedEnd;
 
     /// <param name="session">Its id.</param>
@@ -47,6 +47,31 @@ public sealed class SessionTimeline
             _chain.Add(TokenChain.Next(_chain[^1], token, LengthAt(_tokens.Count)));
             _tokens.Add(token);
         }
+    }
+
+    /// <summary>The length each token was computed for; empty where rotation does not depend on it. What a session must keep to compute the same again.</summary>
+    public ReadOnlySpan<int> Lengths => CollectionsMarshal.AsSpan(_lengths);
+
+    /// <summary>
+    /// The session's model became known: its rotation (<see cref="ModelConfig.RopeByLength"/>), and the lengths that were kept of the first tokens; those behind them came together.
+    /// Nothing may be in flight.
+    /// </summary>
+    public void Rotate(RopeConfig? rope, ReadOnlySpan<int> lengths = default)
+    {
+        if (InFlight) throw new InvalidOperationException("a step is in flight");
+        if (rope?.Scaling == _rope?.Scaling && rope?.OriginalPositions == _rope?.OriginalPositions) return;
+        _rope = rope;
+        int[] tokens = [.. _tokens];
+        Truncate(0);
+        _lengths.Clear();
+        int kept = rope == null ? 0 : Math.Min(lengths.Length, tokens.Length);
+        for (int i = 0; i < kept; i++)
+        {
+            _lengths.Add(lengths[i]);
+            _chain.Add(TokenChain.Next(_chain[^1], tokens[i], lengths[i]));
+            _tokens.Add(tokens[i]);
+        }
+        Append(tokens.AsSpan(kept));
     }
 
     /// <summary>Forgets tokens from a position on (edits, clear). Nothing may be in flight.</summary>

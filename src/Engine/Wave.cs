@@ -69,7 +69,7 @@ public readonly struct Wave
     private const int HeaderBytes = 16;
     private readonly byte[] _array;
 
-    /// <summary>Adopts an array that holds a wave (a receiver). Throws <see cref="InvalidDataException"/> when it is not one.</summary>
+    /// <summary>Adopts an array that holds a wave (a receiver). Throws <see cref="InvalidDataException"/> when it is not one; the array stays the caller's then.</summary>
     public Wave(byte[] array, int length)
     {
         _array = array;
@@ -77,6 +77,14 @@ public readonly struct Wave
         if (length < HeaderBytes || length > array.Length || Read(0) != Version || SlotCount < 0 || RowCount < 0 || Width < 0
             || Size(SlotCount, RowCount, Width) != length)
             throw new InvalidDataException($"not a wave of version {Version} ({length} bytes)");
+        long rows = 0;
+        foreach (ref readonly var slot in Slots)
+        {
+            if (slot.Count < 1) throw new InvalidDataException($"not a wave: a slot of {slot.Count} tokens");
+            rows += slot.Count;
+        }
+        if (rows != RowCount) throw new InvalidDataException($"not a wave: its slots have {rows} tokens and it has {RowCount} rows");
+        WaveGuard.Taken(array);
     }
 
     private Wave(byte[] array, int slots, int rows, int width)
@@ -85,6 +93,7 @@ public readonly struct Wave
         Length = (int)Size(slots, rows, width);
         var header = MemoryMarshal.Cast<byte, int>(array.AsSpan(0, HeaderBytes));
         header[0] = (int)Version; header[1] = slots; header[2] = rows; header[3] = width;
+        WaveGuard.Taken(array);
     }
 
     public static Wave Rent(int slots, int rows, int width) =>
@@ -102,7 +111,14 @@ public readonly struct Wave
     public Span<float> Rows => MemoryMarshal.Cast<byte, float>(_array.AsSpan(RowsOffset(SlotCount, RowCount), RowCount * Width * 4));
 
     /// <summary>Gives the array back. Only the last owner, once.</summary>
-    public void Return() => ArrayPool<byte>.Shared.Return(_array);
+    public void Return() => Return(_array);
+
+    /// <summary>Gives back an array that held a wave.</summary>
+    public static void Return(byte[] array)
+    {
+        WaveGuard.Returned(array);
+        ArrayPool<byte>.Shared.Return(array);
+    }
 
     private uint Read(int index) => MemoryMarshal.Cast<byte, uint>(_array.AsSpan(0, HeaderBytes))[index];
 

@@ -4,26 +4,30 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Grains;
 
 /// <summary>
-/// What a model name means, remembered until it is unloaded. Everything it says comes from the host's catalogue and the layer grains, so losing it costs
-/// nothing. Off the token path: a turn asks it once, at its start.
+/// What a model name means. Everything it says comes from the host's catalogue and the layer grains, so losing it costs nothing. Off the token path: a turn asks
+/// it once, at its start, and sees a package that was imported again meanwhile. The layers of the one before leave memory then: their files
+/// are gone, and a turn that still runs on them ends with a line that says so.
 /// </summary>
+[GrainType("model")]
 internal sealed class ModelGrain(LayerHost host) : Grain, IModelGrain
 {
-    private Task<ModelInfo>? _info;
+    private ModelInfo? _last;
 
     public async Task<ModelInfo> Info()
     {
-        Task<ModelInfo> info = _info ??= host.Catalog.ResolveAsync(this.GetPrimaryKeyString());
+        ModelInfo info;
         try
         {
-            return await info;
+            info = await host.Catalog.ResolveAsync(this.GetPrimaryKeyString());
         }
-        catch (Exception e)
+        catch (FlashException e)
         {
-            if (ReferenceEquals(_info, info)) _info = null;
-            if (e is FlashException) throw new ModelNotFoundException(e.Message);
-            throw;
+            throw new ModelNotFoundException(e.Message);
         }
+        ModelInfo? before = _last;
+        _last = info;
+        if (before is not null && before.Package != info.Package) await RetireAsync(before);
+        return info;
     }
 
     public async Task<ModelReport> EnsureReady()
@@ -35,11 +39,12 @@ internal sealed class ModelGrain(LayerHost host) : Grain, IModelGrain
 
     public async Task<ModelReport> Report() => await Report(await Info());
 
-    public async Task Unload()
+    public async Task Unload() => await RetireAsync(await Info());
+
+    private async Task RetireAsync(ModelInfo info)
     {
-        ModelInfo info = await Info();
+        await host.Catalog.ForgetAsync(info.Package);
         await Task.WhenAll(Layers(info).Select(static layer => layer.Deactivate()));
-        _info = null;
     }
 
     private async Task<ModelReport> Report(ModelInfo info)

@@ -10,7 +10,7 @@ namespace FlashOrleans.Grains;
 /// enqueues those; hidden rows from another silo are handed to the engine, which predicts on its own threads. Without its layer here it
 /// has nothing to do and leaves; the director brings it back beside the layer.
 /// </summary>
-[KeepAlive, Immovable, LayerPlacement]
+[GrainType("prefetch"), KeepAlive, Immovable, LayerPlacement]
 internal sealed class PrefetchGrain(LayerHost host) : Grain, IPrefetchGrain
 {
     private LayerKey _key;
@@ -23,11 +23,11 @@ internal sealed class PrefetchGrain(LayerHost host) : Grain, IPrefetchGrain
 
     public Task Hint(PrefetchHint hint)
     {
-        if (!hint.Data.TryClaim(out byte[] array, out int length)) return Task.CompletedTask;
+        if (!hint.TryClaim(out byte[] array)) return Task.CompletedTask;
         HostedLayer? hosted = host.Find(_key);
         if (hosted is null) DeactivateOnIdle();
-        else if (hosted.Layer is { } layer && hosted.Options.Prefetch) Apply(layer, hint, array.AsSpan(0, length));
-        System.Buffers.ArrayPool<byte>.Shared.Return(array);
+        else if (hosted.Layer is { } layer && hosted.Options.Prefetch) Apply(layer, hint, array.AsSpan(0, hint.Length));
+        PrefetchHint.Return(array);
         return Task.CompletedTask;
     }
 
@@ -35,11 +35,10 @@ internal sealed class PrefetchGrain(LayerHost host) : Grain, IPrefetchGrain
     {
         if (hint.Rows)
         {
-            if (layer.Policy.Wanted) host.Conductor.PredictAndPrefetch(layer, MemoryMarshal.Cast<byte, float>(data), hint.Count);
+            if (layer.Policy.Decide()) host.Conductor.PredictAndPrefetch(layer, MemoryMarshal.Cast<byte, float>(data), hint.Count);
             return;
         }
         ReadOnlySpan<int> units = MemoryMarshal.Cast<byte, int>(data);
-        int admitted = layer.Policy.Admit(units.Length);
-        if (admitted > 0) host.Conductor.Prefetch(layer, units[..Math.Min(admitted, units.Length)]);
+        host.Conductor.Prefetch(layer, units[..layer.Policy.Admit(units.Length)]);
     }
 }

@@ -1,3 +1,5 @@
+using FlashOrleans.Flash;
+
 namespace FlashOrleans.Engine.Tests;
 
 public sealed class SessionTimelineTests
@@ -78,6 +80,65 @@ public sealed class SessionTimelineTests
 
     private static StepResult Result(SessionTimeline timeline, int end) =>
         new() { Session = s_id, Epoch = timeline.Epoch, Step = timeline.Step, End = end, Token = 7 };
+
+    [Fact]
+    public void With_dynamic_rotation_kept_lengths_bring_back_the_same_chain_and_other_lengths_do_not()
+    {
+        var rope = new RopeConfig { Scaling = RopeScaling.Dynamic, Factor = 4, OriginalPositions = 4 };
+        var timeline = new SessionTimeline(s_id, 1, rope);
+        timeline.Append([1, 2, 3, 4, 5, 6]);
+        timeline.Append([7]);
+        timeline.Append([8]);
+        Assert.Equal([6, 6, 6, 6, 6, 6, 7, 8], timeline.Lengths.ToArray());
+
+        var again = With([1, 2, 3, 4, 5, 6, 7, 8]);
+        again.Rotate(rope, timeline.Lengths);
+        Assert.Equal(Chain(timeline), Chain(again));
+        var anew = With([1, 2, 3, 4, 5, 6, 7, 8]);
+        anew.Rotate(rope);
+        Assert.Equal(Enumerable.Repeat(8, 8), anew.Lengths.ToArray());
+        Assert.NotEqual(Chain(timeline), Chain(anew));
+
+        // Steps do not mix lengths.
+        Assert.Equal([(0, 4, 6), (4, 2, 6), (6, 1, 7), (7, 1, 8)], Steps(again, 4));
+    }
+
+    [Fact]
+    public void With_longrope_a_sequence_that_outgrows_the_limit_starts_anew_and_one_that_shrinks_too()
+    {
+        var rope = new RopeConfig { Scaling = RopeScaling.LongRope, OriginalPositions = 4, ShortFactors = [1], LongFactors = [2] };
+        var timeline = new SessionTimeline(s_id, 1, rope);
+        timeline.Append([1, 2, 3, 4]);
+        Assert.Equal([(0, 4, 1)], Steps(timeline, 8));
+        timeline.Append([5]);
+        Assert.Equal(0, timeline.Computed);
+        Assert.Equal([(0, 5, 5)], Steps(timeline, 8));
+        timeline.Truncate(3);
+        Assert.Equal(0, timeline.Computed);
+        Assert.Equal([(0, 3, 1)], Steps(timeline, 8));
+    }
+
+    private static List<(int Position, int Count, int Length)> Steps(SessionTimeline timeline, int chunk)
+    {
+        var steps = new List<(int, int, int)>();
+        while (timeline.Computed < timeline.Length)
+        {
+            var wave = timeline.Submit(chunk, Sampling.Greedy);
+            var slot = wave.Slots[0];
+            steps.Add((slot.Position, slot.Count, slot.Length));
+            wave.Return();
+            Assert.True(timeline.Accept(new StepResult { Session = s_id, Epoch = slot.Epoch, Step = slot.Step, End = slot.Position + slot.Count, Token = -1 }));
+        }
+        return steps;
+    }
+
+    /// <summary>The hash of the whole sequence, as the next step would carry it.</summary>
+    private static ulong Chain(SessionTimeline timeline)
+    {
+        ulong hash = TokenChain.Start;
+        for (int i = 0; i < timeline.Length; i++) hash = TokenChain.Next(hash, timeline.Tokens[i], timeline.Lengths[i]);
+        return hash;
+    }
 
     private static SessionTimeline With(ReadOnlySpan<int> tokens)
     {

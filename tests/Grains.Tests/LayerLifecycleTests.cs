@@ -1,16 +1,22 @@
 using FlashOrleans.Abstractions;
 using FlashOrleans.Client;
 using FlashOrleans.Engine;
+using Microsoft.Extensions.DependencyInjection;
 
 namespace FlashOrleans.Grains.Tests;
 
 /// <summary>A layer is in memory exactly while its grain is active, whatever runs meanwhile.</summary>
+[Collection(nameof(Alone))]
 public sealed class LayerLifecycleTests : IAsyncLifetime
 {
+    private readonly HashSet<byte[]> _out = [.. WaveGuard.Outstanding];
     private readonly TestModel _model = new();
     private GrainCluster _cluster = null!;
 
-    public async ValueTask InitializeAsync() => _cluster = await GrainCluster.StartAsync(_model.Folder);
+    private readonly CallGate _calls = new();
+
+    public async ValueTask InitializeAsync() => _cluster = await GrainCluster.StartAsync(_model.Folder,
+        configure: silo => silo.Services.AddSingleton<IOutgoingGrainCallFilter>(_calls));
 
     public async ValueTask DisposeAsync()
     {
@@ -20,6 +26,7 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
 
     [Theory]
     [InlineData(0)]
+    [InlineData(1)]
     [InlineData(2)]
     [InlineData(3)]
     public async Task Deactivating_a_layer_mid_story_replays_and_keeps_the_tokens(int layer)
@@ -36,8 +43,13 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
             if (chunks.Count != 20) continue;
             before = _cluster.Host.Find(LayerKey.Parse(_cluster.Layer(_model, layer).GetPrimaryKeyString()))!.Layer!;
             Assert.True(before.NativeBytes > 0);
+            string label = $"{TestModel.Name}/{layer}";
+            Assert.True(_cluster.Host.Conductor.Ledger.Held(label) > 0);
+            // Nobody may bring it back between its leave and the look at what it left.
+            _calls.Close(method: null, grain => grain is ILayerGrain g && g.GetPrimaryKeyString().EndsWith($"/{layer}", StringComparison.Ordinal));
             await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, layer));
-            Assert.Equal(0, before.NativeBytes);
+            Assert.Equal(0, _cluster.Host.Conductor.Ledger.Held(label));
+            _calls.Open();
         }
         Assert.Equal(_model.TokensAlone(prompt, 60), chunks.Tokens());
         Assert.True((await session.GetReportAsync()).Replays > 0);
@@ -56,6 +68,7 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
             Assert.Equal(_model.TokensAlone(_model.Prompt(10 + i), 80), all[i].Tokens());
         }
         await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Report().WavesHeld), static held => held == 0, "no wave in anybody's hands");
+        await Turns.UntilAsync(() => Task.FromResult(WaveGuard.Outstanding.Count(a => !_out.Contains(a))), static lost => lost == 0, "every array of a wave in the pool again");
         for (int k = 0; k < _model.Config.Layers; k++) await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, k));
         Assert.Empty(_cluster.Host.LayerKeys);
         Assert.DoesNotContain(_cluster.Host.Conductor.Ledger.Snapshot(), static held => !held.Key.Contains("scratch", StringComparison.Ordinal));
@@ -90,5 +103,42 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
         List<TokenChunk> chunks = await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync();
         Assert.Equal(FinishReason.Failed, chunks[^1].Finish);
         Assert.Contains(Path.GetFileName(slice), chunks[^1].Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_package_imported_again_is_seen_by_the_next_turn_and_the_old_layers_leave()
+    {
+        using var other = new TestModel(seed: 2);
+        Assert.NotEqual(_model.Package.Hash, other.Package.Hash);
+        int[] prompt = _model.Prompt(1);
+        FlashSession old = _cluster.Client.OpenSession();
+        Assert.Equal(_model.TokensAlone(prompt, 10), (await old.SendAsync(Turns.Of(prompt, 10)).AllAsync()).Tokens());
+        int[] expected = other.TokensAlone(prompt, 10);
+        string here = _model.Package.Path, there = other.Package.Path;
+        Directory.Move(here, here + ".old");
+        Directory.Move(there, here);
+        try
+        {
+            Assert.Equal(expected, (await _cluster.Client.OpenSession().SendAsync(Turns.Of(prompt, 10)).AllAsync()).Tokens());
+            await Turns.UntilAsync(() => Task.FromResult(string.Join(' ', _cluster.Host.LayerKeys)), keys => !keys.Contains(_model.Package.Hash, StringComparison.Ordinal), "the old layers' leave");
+            Assert.Equal(_model.Config.Layers, _cluster.Host.LayerKeys.Count);
+            var error = await Assert.ThrowsAsync<TurnRejectedException>(() => old.StartAsync(Turns.Of([5], 1)));
+            Assert.Contains("another package", error.Message, StringComparison.Ordinal);
+        }
+        finally
+        {
+            Directory.Move(here, there);
+            Directory.Move(here + ".old", here);
+        }
+    }
+
+    [Fact]
+    public async Task Unloading_frees_every_layer_until_the_next_turn()
+    {
+        await _cluster.Client.EnsureReadyAsync(TestModel.Name);
+        await _cluster.Client.UnloadAsync(TestModel.Name);
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.LayerKeys.Count), static n => n == 0, "no layer");
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Conductor.Ledger.Snapshot().Count(h => h.Key != "scratch")), static n => n == 0, "no memory of it");
+        Assert.Equal(_model.TokensAlone(_model.Prompt(1), 5), (await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync()).Tokens());
     }
 }

@@ -6,6 +6,7 @@ using Microsoft.Extensions.DependencyInjection;
 namespace FlashOrleans.Grains.Tests;
 
 /// <summary>The data plane over a network that loses, doubles, delays and reorders.</summary>
+[Collection(nameof(Alone))]
 public sealed class LossTests
 {
     private static Func<int, LayerHostOptions, LayerHostOptions> Impatient(bool split) => (silo, host) => host with
@@ -26,6 +27,7 @@ public sealed class LossTests
     [InlineData(2)]
     public async Task Two_thousand_tokens_of_four_sessions_are_the_same_over_a_bad_network(short silos)
     {
+        HashSet<byte[]> before = [.. Engine.WaveGuard.Outstanding];
         using var model = new TestModel();
         var mischief = new Mischief(seed: 5 + silos, share: 0.02);
         await using GrainCluster cluster = await StartAsync(model, mischief, silos);
@@ -49,7 +51,8 @@ public sealed class LossTests
         Assert.True(reports.Sum(r => r.Resubmits) > 0);
 
         await Turns.UntilAsync(() => Task.FromResult(cluster.Hosts.Sum(h => h.Report().WavesHeld)), static held => held == 0, "no wave in anybody's hands");
-        // Every array found its owner: a receiver claimed it, or its sender took it back.
+        await Turns.UntilAsync(() => Task.FromResult(Engine.WaveGuard.Outstanding.Count(a => !before.Contains(a))), static lost => lost == 0, "every array of a wave in the pool again");
+        // Every message found its owner: a receiver claimed it, or its sender took it back.
         await Turns.UntilAsync(() => Task.FromResult(string.Join(' ', mischief.Unclaimed)), static lost => lost.Length == 0, "every wave claimed");
     }
 

@@ -14,6 +14,7 @@ internal sealed class Mischief(int seed, double share) : IOutgoingGrainCallFilte
     private readonly ConcurrentDictionary<WaveMessage, string> _seen = new();
     /// <summary>What went wrong in this class itself, rather than on the network it plays.</summary>
     public ConcurrentBag<Exception> Errors { get; } = [];
+    private long _calls;
     private int _dropped, _doubled, _delayed, _forwards;
 
     public bool On { get; set; }
@@ -36,8 +37,16 @@ internal sealed class Mischief(int seed, double share) : IOutgoingGrainCallFilte
         return context.Invoke();
     }
 
+    /// <summary>Until so many more calls have come by, or none come: everybody may be waiting for this one.</summary>
+    private async Task LaterAsync(int calls)
+    {
+        long due = Interlocked.Read(ref _calls) + calls;
+        for (int turns = 0; turns < 5000 && Interlocked.Read(ref _calls) < due; turns++) await Task.Yield();
+    }
+
     public async Task Invoke(IOutgoingGrainCallContext context)
     {
+        Interlocked.Increment(ref _calls);
         bool forward = context.MethodName == nameof(ILayerGrain.Forward);
         bool data = forward || context.MethodName is nameof(ISessionGrain.Deliver) or nameof(ISessionGrain.Fault);
         if (forward && context.Request.GetArgument(0) is WaveMessage sent) _seen.TryAdd(sent, "sent");
@@ -66,7 +75,7 @@ internal sealed class Mischief(int seed, double share) : IOutgoingGrainCallFilte
         {
             // Late enough for others, and for duplicates of its own, to overtake it.
             Interlocked.Increment(ref _delayed);
-            await Task.Delay(dice < 0.75 ? 2 : 12);
+            await LaterAsync(dice < 0.75 ? 3 : 12);
             await context.Invoke();
         }
         else
@@ -87,7 +96,7 @@ internal sealed class Mischief(int seed, double share) : IOutgoingGrainCallFilte
             try { await ((ILayerGrain)context.Grain).Forward(copy); }
             catch (LayerUnavailableException) { }
             // Sent to another silo it was copied onto the wire, and is ours again.
-            copy.TryReturn();
+            if (copy.TryClaim(out byte[] array, out _)) System.Buffers.ArrayPool<byte>.Shared.Return(array);
         }
         else if (argument is StepOutcome outcome)
         {

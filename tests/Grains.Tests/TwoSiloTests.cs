@@ -1,5 +1,7 @@
 using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
+using Microsoft.Extensions.DependencyInjection;
+using Orleans.Runtime;
 
 namespace FlashOrleans.Grains.Tests;
 
@@ -7,10 +9,12 @@ namespace FlashOrleans.Grains.Tests;
 public sealed class TwoSiloTests : IAsyncLifetime
 {
     private readonly TestModel _model = new();
+    private readonly CallGate _hints = new();
     private GrainCluster _cluster = null!;
 
     public async ValueTask InitializeAsync() => _cluster = await GrainCluster.StartAsync(_model.Folder, silos: 2,
-        options: static (silo, host) => host with { Layers = silo == 0 ? "0,2,4,6" : "1,3,5,7" });
+        options: static (silo, host) => host with { Layers = silo == 0 ? "0,2,4,6" : "1,3,5,7" },
+        configure: silo => silo.Services.AddSingleton<IIncomingGrainCallFilter>(_hints));
 
     public async ValueTask DisposeAsync()
     {
@@ -51,8 +55,7 @@ public sealed class TwoSiloTests : IAsyncLifetime
         List<TokenChunk>[] together = await Task.WhenAll(Enumerable.Range(0, 8)
             .Select(i => _cluster.Client.OpenSession().SendAsync(Turns.Of(prompts[i], 50, sampling[i])).AllAsync()));
         for (int i = 0; i < 8; i++) Assert.Equal(_model.TokensAlone(prompts[i], 50, sampling[i]), together[i].Tokens());
-        ModelReport report = await _cluster.Client.GetReportAsync(TestModel.Name);
-        Assert.All(report.Hosts, h => Assert.Equal(0, h.WavesHeld));
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Hosts.Sum(h => h.Report().WavesHeld)), static held => held == 0, "no wave in anybody's hands");
     }
 
     [Fact]
@@ -62,6 +65,8 @@ public sealed class TwoSiloTests : IAsyncLifetime
         await _cluster.Client.EnsureReadyAsync(TestModel.Name);
         // A session that lives on the silo that stays.
         Orleans.TestingHost.InProcessSiloHandle dies = _cluster.Cluster.Silos[1];
+        LayerHost dead = _cluster.HostOf(dies);
+        Assert.True(dead.Conductor.Ledger.Total > 0);
         Client.FlashSession session;
         do
         {
@@ -78,10 +83,59 @@ public sealed class TwoSiloTests : IAsyncLifetime
             chunks.Add(chunk);
             if (chunks.Count == 30) await _cluster.Cluster.KillSiloAsync(dies);
         }
+        await Turns.UntilAsync(() => Task.FromResult(dead.Conductor.Ledger.Total), static bytes => bytes == 0, "no native memory in the silo that died");
         Assert.Null(chunks[^1].Error);
         Assert.Equal(_model.TokensAlone(prompt, 120), chunks.Tokens());
         Assert.Equal(Enumerable.Range(0, 120), chunks.Select(c => c.Index));
         ModelReport after = await _cluster.Client.GetReportAsync(TestModel.Name);
         Assert.Single(after.Hosts);
+    }
+
+    [Fact]
+    public async Task Look_ahead_reaches_across_silos_and_changes_no_token()
+    {
+        List<TokenChunk> chunks = await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(4), 60)).AllAsync();
+        Assert.Equal(_model.TokensAlone(_model.Prompt(4), 60), chunks.Tokens());
+        ModelReport report = await _cluster.Client.GetReportAsync(TestModel.Name);
+        Assert.All(report.Layers[1..], l => Assert.True(l.Counters.PrefetchIssued > 0, $"layer {l.Layer}"));
+        Assert.Equal(0, report.Layers[0].Counters.PrefetchIssued);
+    }
+
+    [Fact]
+    public async Task Sessions_whose_storage_died_with_its_silo_go_on()
+    {
+        await _cluster.Client.EnsureReadyAsync(TestModel.Name);
+        // Storage in memory is spread over both silos; these sessions live on the one that stays.
+        List<Client.FlashSession> sessions = [];
+        while (sessions.Count < 16)
+        {
+            Client.FlashSession session = _cluster.Client.OpenSession();
+            await session.GetReportAsync();
+            if (_cluster.IsOn(_cluster.Cluster.Silos[0], _cluster.Grains.GetGrain<ISessionGrain>(session.Id))) sessions.Add(session);
+        }
+        int[][] first = await Task.WhenAll(sessions.Select(async (s, i) => (await s.SendAsync(Turns.Of(_model.Prompt(i), 5)).AllAsync()).Tokens()));
+        LayerHost dead = _cluster.HostOf(_cluster.Cluster.Silos[1]);
+        await _cluster.Cluster.KillSiloAsync(_cluster.Cluster.Silos[1]);
+        for (int i = 0; i < sessions.Count; i++)
+        {
+            List<TokenChunk> second = await sessions[i].SendAsync(Turns.Of([7], 5)).AllAsync();
+            Assert.Null(second[^1].Error);
+            Assert.Equal(_model.TokensAlone([.. _model.Prompt(i), .. first[i], 7], 5), second.Tokens());
+        }
+        // What the dead silo's layers held is free.
+        await Turns.UntilAsync(() => Task.FromResult(dead.Conductor.Ledger.Total), static bytes => bytes == 0, "no native memory");
+    }
+
+    [Fact]
+    public async Task A_prefetch_grain_whose_layer_is_not_beside_it_leaves()
+    {
+        await _cluster.Client.EnsureReadyAsync(TestModel.Name);
+        IPrefetchGrain prefetch = _cluster.Grains.GetGrain<IPrefetchGrain>(new LayerKey(_model.Package.Hash, 1).ToString());
+        IPrefetchGrain stray = _cluster.Grains.GetGrain<IPrefetchGrain>(new LayerKey("nopackage", 1).ToString());
+        int before = _hints.Served("IPrefetchGrain.Hint");
+        foreach (IPrefetchGrain grain in new[] { prefetch, stray }) await grain.Hint(PrefetchHint.Rent(new byte[4], 1, rows: false));
+        await Turns.UntilAsync(() => Task.FromResult(_hints.Served("IPrefetchGrain.Hint")), n => n >= before + 2, "both hints");
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Cluster.TryGetGrainContext(stray.GetGrainId(), out _)), static there => !there, "the stray grain's leave");
+        Assert.True(_cluster.Cluster.TryGetGrainContext(prefetch.GetGrainId(), out _));
     }
 }

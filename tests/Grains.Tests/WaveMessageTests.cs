@@ -44,11 +44,11 @@ public sealed class WaveMessageTests
     {
         var serializer = _services.GetRequiredService<Serializer<WaveMessage>>();
         byte[] wire = serializer.SerializeToArray(new WaveMessage(new byte[300], 300));
-        // The length is a variable-width integer right before the bytes: 300 takes two bytes. 0xFF.. makes it a huge one.
+        // The length is a variable-width integer right before the bytes: 300 takes two bytes. Five say 2^30.
         int at = wire.AsSpan().IndexOf(stackalloc byte[300]) - 2;
         Assert.True(at > 0);
-        byte[] hostile = [.. wire.AsSpan(0, at), 0xF0, 0xFF, 0xFF, 0xFF, 0xFF, .. wire.AsSpan(at + 2)];
-        Assert.ThrowsAny<Exception>(() => serializer.Deserialize(hostile));
+        byte[] hostile = [.. wire.AsSpan(0, at), 0x10, 0x00, 0x00, 0x00, 0x08, .. wire.AsSpan(at + 2)];
+        Assert.Contains("limit", Assert.Throws<InvalidDataException>(() => serializer.Deserialize(hostile)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -77,14 +77,39 @@ public sealed class WaveMessageTests
     }
 
     [Fact]
-    public void A_claimed_wave_is_not_given_back_a_second_time()
+    public void An_array_given_back_twice_is_caught()
     {
-        byte[] array = ArrayPool<byte>.Shared.Rent(1 << 12);
-        var wave = new WaveMessage(array, 10);
-        Assert.True(wave.TryClaim(out _, out _));
-        wave.TryReturn();
-        // Had it gone back, this thread would get it again at once.
-        Assert.NotSame(array, ArrayPool<byte>.Shared.Rent(1 << 12));
+        Wave wave = Wave.Rent(slots: 1, rows: 1, width: 4);
+        wave.Return();
+        Assert.Contains("twice", Assert.Throws<InvalidOperationException>(wave.Return).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_hint_survives_the_wire_and_gives_its_array_back_when_it_is_written()
+    {
+        var serializer = _services.GetRequiredService<Serializer<PrefetchHint>>();
+        byte[] numbers = [1, 2, 3, 4, 5, 6, 7, 8];
+        PrefetchHint hint = PrefetchHint.Rent(numbers, 2, rows: true);
+        PrefetchHint read = serializer.Deserialize(serializer.SerializeToArray(hint))!;
+        Assert.False(hint.TryClaim(out _));
+        Assert.Equal((2, true, 8), (read.Count, read.Rows, read.Length));
+        Assert.True(read.TryClaim(out byte[] array));
+        Assert.Equal(numbers, array[..8]);
+        PrefetchHint.Return(array);
+        // Sent again it is empty, and harmless.
+        PrefetchHint again = serializer.Deserialize(serializer.SerializeToArray(hint))!;
+        Assert.Equal((0, 0), (again.Count, again.Length));
+        again.TryReturn();
+    }
+
+    [Fact]
+    public void A_hint_inside_a_silo_is_the_same_instance_and_claimed_once()
+    {
+        PrefetchHint hint = PrefetchHint.Rent(new byte[4], 1, rows: false);
+        Assert.Same(hint, _services.GetRequiredService<DeepCopier<PrefetchHint>>().Copy(hint));
+        Assert.True(hint.TryClaim(out byte[] array));
+        Assert.False(hint.TryClaim(out _));
+        PrefetchHint.Return(array);
     }
 
     [Fact]
@@ -96,7 +121,9 @@ public sealed class WaveMessageTests
         for (int i = 0; i < wave.Rows.Length; i++) wave.Rows[i] = i;
         Slot[] slots = wave.Slots.ToArray();
 
+        Assert.False(WaveSplitter.Fits(wave, maxBytes: 6 * 8 * sizeof(float)));
         Wave[] parts = WaveSplitter.Split(wave, maxBytes: 6 * 8 * sizeof(float));
+        Assert.All(parts, p => Assert.True(WaveSplitter.Fits(p, maxBytes: 6 * 8 * sizeof(float))));
 
         Assert.Equal([3, 1, 1], parts.Select(p => p.SlotCount));
         Assert.Equal(slots.Select(s => s.Session), parts.SelectMany(p => p.Slots.ToArray()).Select(s => s.Session));

@@ -76,6 +76,8 @@ public sealed class WaveTests : IAsyncLifetime
         for (int k = late; k < _model.Config.Layers; k++)
         {
             LayerReport report = await _cluster.Layer(_model, k).Report();
+            // Three messages came in where they met, one to every layer below.
+            Assert.Equal(k == late ? 3 : 1, report.WavesIn);
             Assert.Equal(1, report.Counters.Waves);
             Assert.Equal(3, report.Counters.Slots);
         }

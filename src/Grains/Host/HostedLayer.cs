@@ -31,7 +31,7 @@ internal sealed class HostedLayer : ILayerRouter
     public LayerKey Key { get; }
     public LayerOptions Options { get; }
     public Outbox Outbox { get; } = new();
-    public OutgoingWaves Outgoing { get; } = new();
+    public OutgoingCalls Outgoing { get; } = new();
     /// <summary>The engine's layer, once the package is open.</summary>
     public Layer? Layer => _layer;
     /// <summary>Completes when the resident part is in memory.</summary>
@@ -45,28 +45,43 @@ internal sealed class HostedLayer : ILayerRouter
     /// <summary>Waves in this layer's hands outside the engine.</summary>
     public int WavesHeld
     {
-        get { lock (_gate) return (_early?.Count ?? 0) + Outbox.Count + Outgoing.Count; }
+        get { lock (_gate) return (_early?.Count ?? 0) + Outbox.Waves + Outgoing.Waves; }
     }
 
     /// <summary>Takes a wave in: claims it and puts it into the engine's inbox. A second delivery of the same message finds it claimed and does nothing.</summary>
     public void Accept(WaveMessage message)
     {
-        if (Error is { } error) throw new LayerUnavailableException(error);
         if (!message.TryClaim(out byte[] array, out int length)) return;
-        var wave = new Wave(array, length);
-        bool taken;
-        lock (_gate)
+        Wave wave;
+        try
         {
-            taken = !_closed;
-            if (taken && _early is not null) _early.Add(wave);
-            else if (taken) taken = _host.Conductor.Enqueue(_layer!, wave);
+            wave = new Wave(array, length);
         }
-        if (!taken)
+        catch (InvalidDataException)
+        {
+            ArrayPool<byte>.Shared.Return(array);
+            throw;
+        }
+        string? refused = Take(wave);
+        if (refused is not null)
         {
             wave.Return();
-            throw new LayerUnavailableException($"layer {Key.Layer} is leaving this silo; submit again");
+            throw new LayerUnavailableException(refused);
         }
         Interlocked.Increment(ref _wavesIn);
+    }
+
+    /// <summary>Why the wave is not taken, or null.</summary>
+    private string? Take(Wave wave)
+    {
+        lock (_gate)
+        {
+            // Under the lock: what failed before has told its early waves so and takes no more.
+            if (Error is { } error) return error;
+            if (!_closed && _early is not null) _early.Add(wave);
+            else if (_closed || !_host.Conductor.Enqueue(_layer!, wave)) return $"layer {Key.Layer} is leaving this silo; submit again";
+            return null;
+        }
     }
 
     /// <summary>Loader thread: the package is open. What came early goes in.</summary>
@@ -97,7 +112,7 @@ internal sealed class HostedLayer : ILayerRouter
         {
             Error ??= error.Message;
             early = _early;
-            _early = _layer is null ? [] : null;
+            _early = null;
         }
         foreach (Wave wave in early ?? []) FaultAll(wave, FaultKind.Rejected, error.Message);
         _ready.TrySetException(new LayerUnavailableException(error.Message));
@@ -153,11 +168,9 @@ internal sealed class HostedLayer : ILayerRouter
     private void PostHint(ReadOnlySpan<byte> data, int count, bool rows)
     {
         if (count == 0) return;
-        byte[] array = ArrayPool<byte>.Shared.Rent(data.Length);
-        data.CopyTo(array);
         Interlocked.Increment(ref _hints);
-        var hint = new PrefetchHint { Count = count, Rows = rows, Data = new WaveMessage(array, data.Length) };
-        if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Hint, Hint = hint })) hint.Data.TryReturn();
+        PrefetchHint hint = PrefetchHint.Rent(data, count, rows);
+        if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Hint, Hint = hint })) hint.TryReturn();
     }
 
     private void FaultAll(Wave wave, FaultKind kind, string why)

@@ -29,7 +29,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         LayerOptions = options.Layer;
         Silo = silo.SiloAddress.ToString();
         _silos = silos;
-        Catalog = new PackageCatalog(options.ModelsDirectory, _loader);
+        Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text);
     }
 
     public LayerHostOptions Options { get; }
@@ -61,7 +61,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         FlashReads = Conductor.ReaderStats.Reads,
         FlashBytes = Conductor.ReaderStats.Bytes,
         FlashFaults = Conductor.ReaderStats.Faults,
-        WavesHeld = _layers.Values.Sum(static l => (long)l.WavesHeld),
+        WavesHeld = Conductor.WavesHeld + _layers.Values.Sum(static l => (long)l.WavesHeld),
     };
 
     internal HostedLayer? Find(LayerKey key) => _layers.GetValueOrDefault(key);

@@ -28,11 +28,10 @@ internal sealed class Outbox : IValueTaskSource<bool>
     private ManualResetValueTaskSourceCore<bool> _signal = new() { RunContinuationsAsynchronously = true };
     private bool _waiting;
     private bool _closed;
+    private int _waves;
 
-    public int Count
-    {
-        get { lock (_gate) return _items.Count; }
-    }
+    /// <summary>Waves among the items.</summary>
+    public int Waves => Volatile.Read(ref _waves);
 
     /// <summary>Any thread. False once closed: the caller keeps what it wanted to post.</summary>
     public bool Post(in OutboxItem item)
@@ -41,6 +40,7 @@ internal sealed class Outbox : IValueTaskSource<bool>
         {
             if (_closed) return false;
             _items.Enqueue(item);
+            if (item.Kind == OutboxKind.Wave) _waves++;
             if (!_waiting) return true;
             _waiting = false;
         }
@@ -54,9 +54,13 @@ internal sealed class Outbox : IValueTaskSource<bool>
         lock (_gate) return _items.TryPeek(out item);
     }
 
+    /// <summary>Whoever takes an item out has put the step into other hands before, and the array of its wave is still untouched.</summary>
     public void RemoveFirst()
     {
-        lock (_gate) _items.Dequeue();
+        lock (_gate)
+        {
+            if (_items.Dequeue().Kind == OutboxKind.Wave) _waves--;
+        }
     }
 
     /// <summary>Completes with true when something can be taken, with false when the box is closed and empty.</summary>

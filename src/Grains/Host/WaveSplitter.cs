@@ -4,16 +4,21 @@ namespace FlashOrleans.Grains;
 
 /// <summary>
 /// A wave above 1 MiB that goes to another silo travels as several messages, cut between slots: one long message would hold up every other on the
-/// connection, the cluster's probes included. The next inbox merges them like any waves. A slot is never cut: a step is one slot.
+/// connection, the cluster's probes included. The next inbox merges them like any waves. A slot is never cut, a step is one slot: sessions submit no larger
+/// chunk than fits (<see cref="RowsThatFit"/>). What counts is the rows; slots and token ids are a few per cent.
 /// </summary>
 internal static class WaveSplitter
 {
     public const int MaxBytes = 1 << 20;
 
-    /// <summary>The wave itself when it is small enough or has one slot; else copies of its parts, and the wave's array goes back.</summary>
+    public static bool Fits(Wave wave, int maxBytes = MaxBytes) => (long)wave.RowCount * wave.Width * sizeof(float) <= maxBytes || wave.SlotCount <= 1;
+
+    /// <summary>Most rows of that width in one message.</summary>
+    public static int RowsThatFit(int width, int maxBytes = MaxBytes) => Math.Max(1, maxBytes / (width * sizeof(float)));
+
+    /// <summary>Copies of the wave's parts, each as large as fits or one slot; the wave stays the caller's.</summary>
     public static Wave[] Split(Wave wave, int maxBytes = MaxBytes)
     {
-        if (wave.Length <= maxBytes || wave.SlotCount <= 1) return [wave];
         List<Wave> parts = [];
         int slot = 0, row = 0;
         while (slot < wave.SlotCount)
@@ -33,7 +38,6 @@ internal static class WaveSplitter
             slot += count;
             row += rows;
         }
-        wave.Return();
         return [.. parts];
     }
 }

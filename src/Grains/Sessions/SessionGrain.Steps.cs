@@ -10,7 +10,7 @@ internal sealed partial class SessionGrain
 {
     private const double EwmaShare = 0.2;
     private static readonly TimeSpan s_maxRetryDelay = TimeSpan.FromSeconds(1);
-    private readonly OutgoingWaves _outgoing = new();
+    private readonly OutgoingCalls _outgoing = new();
     private readonly Action<ReadOnlyMemory<Slot>, Exception> _sendFailed;
     private ITimer? _clock, _retry;
     private long _submitted, _doubted;
@@ -19,18 +19,18 @@ internal sealed partial class SessionGrain
     private int _attempts, _misses;
     private long _steps, _replays, _resubmits, _stale, _stillHeld;
 
-    public Task Deliver(StepOutcome outcome)
+    public ValueTask Deliver(StepOutcome outcome)
     {
         StepResult result = Steps.FromWire(_id, outcome);
         if (!_timeline.Accept(result))
         {
             _stale++;
-            return Task.CompletedTask;
+            return default;
         }
         double took = _time.GetElapsedTime(_submitted).TotalSeconds;
         _usualStep = _usualStep == 0 ? took : _usualStep + EwmaShare * (took - _usualStep);
         _attempts = _misses = 0;
-        if (_turn is not { Over: false } turn) return Task.CompletedTask;
+        if (_turn is not { Over: false } turn) return default;
         if (outcome.Nll is { } nll) turn.Score(outcome.End, nll);
         if (outcome.Token >= 0)
         {
@@ -43,15 +43,21 @@ internal sealed partial class SessionGrain
         }
         if (turn.Over) Ended();
         else Advance();
-        return Task.CompletedTask;
+        return default;
     }
 
-    public Task Fault(StepFailure failure)
+    public ValueTask Fault(StepFailure failure)
+    {
+        Apply(failure);
+        return default;
+    }
+
+    private void Apply(StepFailure failure)
     {
         if (!_timeline.Accept(Steps.FromWire(_id, failure)))
         {
             _stale++;
-            return Task.CompletedTask;
+            return;
         }
         switch (failure.Kind)
         {
@@ -70,7 +76,6 @@ internal sealed partial class SessionGrain
                 Finish(FinishReason.Failed, failure.Message);
                 break;
         }
-        return Task.CompletedTask;
     }
 
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
@@ -78,11 +83,19 @@ internal sealed partial class SessionGrain
     {
         if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
-        int chunk = turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk;
+        int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
+            _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
         Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits);
         _submitted = _doubted = _time.GetTimestamp();
         _steps++;
-        _outgoing.Send(_layers[0], wave, _sendFailed);
+        _outgoing.Add(wave, _sendFailed).Send(_layers[0]);
+    }
+
+    /// <summary>Input tokens per step: as asked for, but no more rows than a step of the engine may have, nor, where waves may cross the network, than fit one message.</summary>
+    internal static int Chunk(int wanted, int maxWaveRows, int hiddenSize, bool manySilos)
+    {
+        int chunk = Math.Min(wanted, maxWaveRows);
+        return manySilos ? Math.Min(chunk, WaveSplitter.RowsThatFit(hiddenSize)) : chunk;
     }
 
     /// <summary>The turn just ended: nothing of it may go on anywhere.</summary>
@@ -100,7 +113,7 @@ internal sealed partial class SessionGrain
     private void SendFailed(ReadOnlyMemory<Slot> slots, Exception error)
     {
         Slot slot = slots.Span[0];
-        _ = Fault(Steps.ToWire(new SlotFault(_id, slot.Epoch, slot.Step, FaultKind.Unavailable, $"layer 0: {error.Message}")));
+        Apply(Steps.ToWire(new SlotFault(_id, slot.Epoch, slot.Step, FaultKind.Unavailable, $"layer 0: {error.Message}")));
     }
 
     private void RetryLater()
@@ -157,12 +170,12 @@ internal sealed partial class SessionGrain
         _asking = true;
         try
         {
-            bool held = _outgoing.Holds(_id, epoch, step);
-            for (int k = 0; k < _layers.Length && !held; k++) held = await HoldsAsync(_layers[k]);
+            bool? held = _outgoing.Holds(_id, epoch, step);
+            for (int k = 0; k < _layers.Length && held == false; k++) held = await HoldsAsync(_layers[k]);
             if (!_timeline.InFlight || _timeline.Epoch != epoch || _timeline.Step != step) return;
-            if (held)
+            if (held != false)
             {
-                _stillHeld++;
+                if (held == true) _stillHeld++;
                 _doubted = _time.GetTimestamp();
                 return;
             }
@@ -175,15 +188,21 @@ internal sealed partial class SessionGrain
             _asking = false;
         }
 
-        async Task<bool> HoldsAsync(ILayerGrain layer)
+        // Null: it did not say, so it is asked again.
+        async Task<bool?> HoldsAsync(ILayerGrain layer)
         {
             try
             {
                 return await layer.Holds(_id, epoch, step);
             }
+            catch (TimeoutException)
+            {
+                // A host too busy to answer may well hold it. One that is dead is declared so before long, and then the answer is another.
+                return null;
+            }
             catch (Exception)
             {
-                // A host that cannot answer holds nothing that could still arrive.
+                // A layer or silo that is gone holds nothing that could still arrive.
                 return false;
             }
         }

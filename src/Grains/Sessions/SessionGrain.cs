@@ -7,6 +7,7 @@ using FlashOrleans.Models.Text;
 using Microsoft.Extensions.Logging;
 using Orleans.Placement;
 using Orleans.Runtime;
+using Orleans.Storage;
 
 namespace FlashOrleans.Grains;
 
@@ -16,7 +17,7 @@ namespace FlashOrleans.Grains;
 /// in the layers. State is written when the grain activates (its epoch, so that what an earlier activation left under way is
 /// old) and at the start and end of a turn. No method waits for a step: <see cref="Deliver"/> drives the loop.
 /// </summary>
-[PreferLocalPlacement]
+[GrainType("session"), PreferLocalPlacement]
 internal sealed partial class SessionGrain : Grain, ISessionGrain
 {
     private static readonly TimeSpan s_readPatience = TimeSpan.FromSeconds(2);
@@ -84,7 +85,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
             var record = new TurnRecord { Request = request, Seed = seed, PromptTokens = history.Length, CachedTokens = cached };
-            await WriteAsync(model.Package, history, record);
+            await WriteAsync(model.Package, history, _timeline.Lengths[..Math.Min(common, _timeline.Lengths.Length)].ToArray(), record);
 
             if (switched) CloseInLayers();
             Bind(model);
@@ -138,6 +139,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     public Task Cancel(Guid turnId)
     {
         if (_turn is { Over: false } turn && turn.Id == turnId) Finish(FinishReason.Cancelled);
+        else if (_starting == turnId) _cancelledStart = turnId;
+        return Task.CompletedTask;
+    }
+
+    public Task Leave(Guid turnId)
+    {
+        if (_turn is { Over: false, Readers: 0, Request.CancelOnDisconnect: true } turn && turn.Id == turnId) Finish(FinishReason.Cancelled);
         else if (_starting == turnId) _cancelledStart = turnId;
         return Task.CompletedTask;
     }
@@ -256,6 +264,9 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     {
         if (_model?.Package == model.Package) return;
         _model = model;
+        _timeline.Rotate(
+            model.RopeLimit == 0 ? null : new RopeConfig { Scaling = model.RopePerLength ? RopeScaling.Dynamic : RopeScaling.LongRope, OriginalPositions = model.RopeLimit },
+            State.Package == model.Package ? State.Lengths : []);
         _layers = [.. Enumerable.Range(0, model.Layers).Select(k => GrainFactory.GetGrain<ILayerGrain>(new LayerKey(model.Package, k).ToString()))];
     }
 
@@ -277,36 +288,62 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         foreach (ILayerGrain layer in _layers) Ignore(layer.CloseSession(_id));
     }
 
-    private async Task WriteAsync(string package, int[] tokens, TurnRecord record)
+    private async Task WriteAsync(string package, int[] tokens, int[] lengths, TurnRecord record)
     {
         await _writes;
-        State.Epoch = _timeline.Epoch;
-        State.Package = package;
-        State.Tokens = tokens;
-        State.Turn = record;
-        await _state.WriteStateAsync();
+        await StoreAsync(package, tokens, lengths, record);
     }
 
     /// <summary>Writes how the turn stands, after the writes before it; a turn never waits for that.</summary>
     private void Save()
     {
-        _writes = SaveAfter(_writes, _turn!.Package, _timeline.Tokens.ToArray(), _turn.Record);
+        _writes = SaveAfter(_writes, _turn!.Package, _timeline.Tokens.ToArray(), _timeline.Lengths.ToArray(), _turn.Record);
 
-        async Task SaveAfter(Task before, string package, int[] tokens, TurnRecord record)
+        async Task SaveAfter(Task before, string package, int[] tokens, int[] lengths, TurnRecord record)
         {
             await before;
-            State.Epoch = _timeline.Epoch;
-            State.Package = package;
-            State.Tokens = tokens;
-            State.Turn = record;
             try
             {
-                await _state.WriteStateAsync();
+                await StoreAsync(package, tokens, lengths, record);
             }
             catch (Exception e)
             {
                 _logger.LogError(e, "session {Session}: the end of a turn could not be written", _id);
             }
+        }
+    }
+
+    /// <summary>One write. Storage that changed behind our back is read again: where it lost the record (storage in memory leaves with its silo) or kept an older one,
+    /// ours is the newest and is written; where another activation of this session wrote after us, this one has to go.</summary>
+    private async Task StoreAsync(string package, int[] tokens, int[] lengths, TurnRecord record)
+    {
+        int epoch = _timeline.Epoch;
+        Fill();
+        try
+        {
+            await _state.WriteStateAsync();
+            return;
+        }
+        catch (InconsistentStateException e)
+        {
+            _logger.LogWarning(e, "session {Session}: its record changed in storage and is read again", _id);
+        }
+        await _state.ReadStateAsync();
+        if (_state.RecordExists && State.Epoch > epoch)
+        {
+            DeactivateOnIdle();
+            throw new TurnRejectedException($"session {_id} was continued elsewhere meanwhile; send the turn again");
+        }
+        Fill();
+        await _state.WriteStateAsync();
+
+        void Fill()
+        {
+            State.Epoch = epoch;
+            State.Package = package;
+            State.Tokens = tokens;
+            State.Lengths = lengths;
+            State.Turn = record;
         }
     }
 

@@ -12,6 +12,8 @@ internal sealed class SessionState
     /// <summary>Package hash that the tokens belong to.</summary>
     [Id(2)] public string Package { get; set; } = "";
     [Id(3)] public TurnRecord? Turn { get; set; }
+    /// <summary>The sequence length each token was computed for, where the model rotates positions by it; else empty.</summary>
+    [Id(4)] public int[] Lengths { get; set; } = [];
 }
 
 /// <summary>The last turn: enough to continue it, or to show it again. Its generated tokens are the history from <see cref="PromptTokens"/> on.</summary>

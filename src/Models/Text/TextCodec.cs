@@ -99,6 +99,7 @@ public sealed class TextCodec
     /// </summary>
     public int[] Encode(string text, bool parseSpecial, bool addSpecial = false)
     {
+        FlashOrleans.Flash.ThreadRole.AssertNotGrainTurn("tokenizing");
         ArgumentNullException.ThrowIfNull(text);
         var ids = new List<int>(text.Length / 3 + 8);
         if (addSpecial) ids.AddRange(_spec.Prefix);
