@@ -10,19 +10,21 @@ public sealed class AllocationTests(ITestOutputHelper output)
     private const int Tokens = 400;
 
     [Fact]
-    public async Task A_hop_with_its_hint_allocates_at_most_a_kibibyte()
+    public async Task A_hop_allocates_at_most_a_kibibyte_and_its_hint_a_quarter_more()
     {
         double hop = await HopAsync(prefetch: false, silos: 1), both = await HopAsync(prefetch: true, silos: 1);
         output.WriteLine($"{hop:0} bytes a hop, {both:0} with a hint");
-        Assert.InRange(both, 1, 1024);
+        Assert.InRange(hop, 1, 1024);
+        // An acknowledged call and a one-way one: Orleans' own messages are three times 204 bytes of it.
+        Assert.InRange(both, 1, 1280);
     }
 
     [Fact]
-    public async Task A_hop_between_silos_allocates_no_copy_of_its_rows()
+    public async Task A_hop_between_silos_with_its_hint_allocates_at_most_three_kibibytes()
     {
         double hop = await HopAsync(prefetch: false, silos: 2), both = await HopAsync(prefetch: true, silos: 2);
         output.WriteLine($"{hop:0} bytes a hop between silos, {both:0} with a hint");
-        Assert.InRange(both, 1, 16 << 10);
+        Assert.InRange(both, 1, 3 << 10);
     }
 
     /// <summary>Two models that differ in their number of layers alone: the difference is hops, with calls, acknowledgements and pumps.</summary>
