@@ -34,8 +34,21 @@ public sealed class LayerPumpTests : IDisposable
     private async Task PumpAsync(Func<WaveMessage, Task>? forward = null, Action<int>? session = null, Func<PrefetchHint, Task>? hint = null)
     {
         int calls = 0;
+        // The pump takes what throws for a failed send: what a test found wrong is kept for the end.
+        Exception? wrong = null;
         var pump = new LayerPump(_hosted,
-            Fake.Of<ILayerGrain>((_, arguments) => new ValueTask(forward!((WaveMessage)arguments[0]!))),
+            Fake.Of<ILayerGrain>((_, arguments) =>
+            {
+                try
+                {
+                    return new ValueTask(forward!((WaveMessage)arguments[0]!));
+                }
+                catch (Exception e) when (e is not IOException)
+                {
+                    wrong = e;
+                    throw;
+                }
+            }),
             Fake.Of<IPrefetchGrain>((_, arguments) => hint!((PrefetchHint)arguments[0]!)),
             id => Fake.Of<ISessionGrain>((method, arguments) =>
             {
@@ -46,6 +59,7 @@ public sealed class LayerPumpTests : IDisposable
             NullLogger.Instance);
         _hosted.Outbox.Close();
         await pump.RunAsync();
+        Assert.Null(wrong);
     }
 
     [Fact]
@@ -100,7 +114,7 @@ public sealed class LayerPumpTests : IDisposable
         _hosted.Forward(wave);
         _hosted.Complete(result with { Step = 3 });
         await PumpAsync(
-            forward: _ => throw new InvalidOperationException("no wave today"),
+            forward: _ => throw new IOException("no wave today"),
             session: call => { if (call == 0) throw new InvalidOperationException("no outcome today"); },
             hint: _ => throw new InvalidOperationException("no hint today"));
         await Turns.UntilAsync(() => { lock (_said) return Task.FromResult(_said.Count); }, static n => n == 6, "six words to sessions");
