@@ -98,22 +98,6 @@ internal sealed unsafe partial class LayerStep
         TakeMarked();
     }
 
-    /// <summary>The router says which experts each row uses, and with what weight: in g, 0 for the others.</summary>
-    private void SelectExperts(ExpertConfig experts, LayerWeights w)
-    {
-        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, _input, _q, _rows, _g, w.RouterBias);
-        Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
-        for (int r = 0; r < _rows; r++)
-        {
-            if (_slots[_slotOfRow[r]].Dead) continue;
-            float* weights = _g + (long)r * experts.Count;
-            Activations.ChooseExperts(experts, weights);
-            for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
-            _layer.Count.Active += (long)experts.Active * experts.Size;
-        }
-        TakeMarked();
-    }
-
     private void TakeMarked()
     {
         _neededCount = 0;
@@ -255,9 +239,6 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>With experts a row needs a unit only if the router chose it.</summary>
-    private bool UsesUnit(int row, int unit) => _layer.Experts is not { } e || _g[(long)row * e.Count + unit] != 0;
-
     private void RunReadySegments()
     {
         _ready.Clear();
@@ -370,29 +351,6 @@ internal sealed unsafe partial class LayerStep
     private static void Fill(byte** to, byte* value, int n)
     {
         for (int i = 0; i < n; i++) to[i] = value;
-    }
-
-    /// <summary>The sum is complete: biases of the down matrix, an expert's by its weight.</summary>
-    private void AddDownBias()
-    {
-        var c = _layer.Config;
-        float* bias = _layer.Weights!.DownBias;
-        if (bias == null) return;
-        for (int r = 0; r < _rows; r++)
-        {
-            float* y = _y + (long)r * c.HiddenSize;
-            if (_layer.Experts is not { } e)
-            {
-                kernels.Add(y, bias, c.HiddenSize);
-                continue;
-            }
-            for (int x = 0; x < e.Count; x++)
-            {
-                float weight = _g[(long)r * e.Count + x];
-                byte* row = (byte*)(bias + (long)x * c.HiddenSize);
-                if (weight != 0) kernels.Axpys(WeightFormat.F32, &weight, &row, 1, c.HiddenSize, y);
-            }
-        }
     }
 
     /// <summary>Adds the finished blocks in ascending order and gives the batch's slots back.</summary>

@@ -10,9 +10,9 @@ internal sealed class TestModel : IDisposable
     public const string Name = "tiny";
     private readonly TinyPackage _package;
 
-    public TestModel(int layers = 4, WeightFormat format = WeightFormat.Q8, int positions = 1024, bool tied = true, int hidden = 64, int seed = 1)
+    public TestModel(int layers = 4, WeightFormat format = WeightFormat.Q8, int positions = 1024, bool tied = true, int hidden = 64, int seed = 1, RopeConfig? rope = null)
     {
-        _package = TinyPackage.Create(TinyPackage.Llama(layers: layers, hidden: hidden, tied: tied) with { MaxPositions = positions }, format, seed);
+        _package = TinyPackage.Create(TinyPackage.Llama(layers: layers, hidden: hidden, tied: tied) with { MaxPositions = positions, Rope = rope }, format, seed);
     }
 
     public string Folder => _package.Folder;

@@ -84,7 +84,8 @@ internal static class ShowVerb
         Fact("architecture", $"{c.Architecture}, {c.Layers} layers, hidden {c.HiddenSize}, {c.Heads} heads of {c.HeadDim} ({c.KvHeads} key/value), feed-forward {c.FfnSize} ({(c.Gated ? "gated " : "")}{c.Activation.ToString().ToLowerInvariant()})");
         Fact("vocabulary", $"{c.VocabSize}{(c.TiedHead ? ", head tied to the embedding" : "")}");
         Fact("positions", $"{c.MaxPositions}, {(c.Positions == PositionKind.Rope ? "rotary" : "learned")}");
-        Fact("format", $"{package.Manifest.Quant}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
+        Fact("format", $"{ImportVerb.Text(package.Manifest.Weights)}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
+        Fact("mode", ImportVerb.Mode(package.Config));
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");

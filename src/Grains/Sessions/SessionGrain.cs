@@ -82,6 +82,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
+            // Before the new record is written: the lengths that tokens were computed for are still in the old one.
+            if (!switched) Bind(model);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
             var record = new TurnRecord { Request = request, Seed = seed, PromptTokens = history.Length, CachedTokens = cached };
