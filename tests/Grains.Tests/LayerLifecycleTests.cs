@@ -71,7 +71,7 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
         await Turns.UntilAsync(() => Task.FromResult(WaveGuard.Outstanding.Count(a => !_out.Contains(a))), static lost => lost == 0, "every array of a wave in the pool again");
         for (int k = 0; k < _model.Config.Layers; k++) await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, k));
         Assert.Empty(_cluster.Host.LayerKeys);
-        Assert.DoesNotContain(_cluster.Host.Conductor.Ledger.Snapshot(), static held => !held.Key.Contains("scratch", StringComparison.Ordinal));
+        Assert.DoesNotContain(_cluster.Host.Conductor.Ledger.Snapshot(), static held => held.Key.StartsWith(TestModel.Name + "/", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -138,7 +138,7 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
         await _cluster.Client.EnsureReadyAsync(TestModel.Name);
         await _cluster.Client.UnloadAsync(TestModel.Name);
         await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.LayerKeys.Count), static n => n == 0, "no layer");
-        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Conductor.Ledger.Snapshot().Count(h => h.Key != "scratch")), static n => n == 0, "no memory of it");
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Conductor.Ledger.Snapshot().Count(h => h.Key.StartsWith(TestModel.Name + "/", StringComparison.Ordinal))), static n => n == 0, "no memory of it");
         Assert.Equal(_model.TokensAlone(_model.Prompt(1), 5), (await _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync()).Tokens());
     }
 }
