@@ -38,7 +38,6 @@ internal static class Failure
             TurnRejectedException or SessionBusyException or ModelNotFoundException or LayerUnavailableException => e.Message,
             ArgumentException { ParamName: { } name } => e.Message.Replace($" (Parameter '{name}')", "", StringComparison.Ordinal),
             IOException or UnauthorizedAccessException => e.Message,
-            NotImplementedException => $"this part is not built yet ({e.TargetSite?.DeclaringType?.Name}.{e.TargetSite?.Name})",
             OperationCanceledException => "cancelled",
             OutOfMemoryException => "out of memory; a smaller --window needs less",
             _ => $"unexpected {e.GetType().Name}: {e.Message} (FLASH_DEBUG=1 shows where)",
