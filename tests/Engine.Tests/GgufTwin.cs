@@ -110,7 +110,7 @@ internal sealed class GgufTwin
         if (_architecture != "gpt2") Key("attention.head_count_kv", (uint)_kv);
         if (Has("rms_norm_eps")) Key("attention.layer_norm_rms_epsilon", Float("rms_norm_eps"));
         else Key("attention.layer_norm_epsilon", Float(Has("layer_norm_eps") ? "layer_norm_eps" : Has("norm_epsilon") ? "norm_epsilon" : "layer_norm_epsilon"));
-        if (Has("head_dim")) Key("attention.key_length", (uint)_headDim).Key($"{_architecture}.attention.value_length", (uint)_headDim);
+        if (Has("head_dim")) Key("attention.key_length", (uint)_headDim).Key("attention.value_length", (uint)_headDim);
         // The converters of these write no base: it is 10000.
         if (Has("rope_theta") && _architecture is not ("gemma" or "gemma2" or "phi2" or "falcon" or "stablelm")) Key("rope.freq_base", Float("rope_theta"));
         if (_architecture is "llama" or "granite" or "smollm3" or "phi3") Key("rope.dimension_count", (uint)_headDim);
@@ -118,16 +118,16 @@ internal sealed class GgufTwin
         if (Has("sliding_window") && !(_config.TryGetProperty("use_sliding_window", out JsonElement uses) && !uses.GetBoolean())) Key("attention.sliding_window", (uint)Int("sliding_window"));
         if (Experts > 0)
         {
-            Key("expert_count", (uint)Experts).Key($"{_architecture}.expert_used_count", (uint)Int("num_experts_per_tok"));
+            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok"));
             if (_architecture is "qwen3moe" or "gpt-oss") Key("expert_feed_forward_length", (uint)_tensors["blk.0.ffn_gate_exps.weight"].Shape[1]);
         }
-        if (_architecture == "gemma2") Key("attn_logit_softcapping", Float("attn_logit_softcapping")).Key("gemma2.final_logit_softcapping", Float("final_logit_softcapping"));
-        if (_architecture == "command-r") Key("logit_scale", Float("logit_scale")).Key("command-r.rope.scaling.type", "none");
+        if (_architecture == "gemma2") Key("attn_logit_softcapping", Float("attn_logit_softcapping")).Key("final_logit_softcapping", Float("final_logit_softcapping"));
+        if (_architecture == "command-r") Key("logit_scale", Float("logit_scale")).Key("rope.scaling.type", "none");
         if (_architecture == "stablelm") Key("use_parallel_residual", false);
         if (_architecture == "falcon") Key("tensor_data_layout", "jploski");
         if (_architecture == "granite")
-            Key("attention.scale", Float("attention_multiplier")).Key("granite.embedding_scale", Float("embedding_multiplier"))
-                .Key("granite.residual_scale", Float("residual_multiplier")).Key("granite.logit_scale", Float("logits_scaling"));
+            Key("attention.scale", Float("attention_multiplier")).Key("embedding_scale", Float("embedding_multiplier"))
+                .Key("residual_scale", Float("residual_multiplier")).Key("logit_scale", Float("logits_scaling"));
         if (_config.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object) Scaling(scaling);
         else if (_architecture == "phi3") Key("rope.scaling.original_context_length", (uint)Int("original_max_position_embeddings"));
     }
@@ -140,10 +140,10 @@ internal sealed class GgufTwin
         switch (kind)
         {
             case "linear":
-                Key("rope.scaling.type", "linear").Key($"{_architecture}.rope.scaling.factor", Number("factor"));
+                Key("rope.scaling.type", "linear").Key("rope.scaling.factor", Number("factor"));
                 break;
             case "yarn":
-                Key("rope.scaling.type", "yarn").Key($"{_architecture}.rope.scaling.factor", Number("factor"));
+                Key("rope.scaling.type", "yarn").Key("rope.scaling.factor", Number("factor"));
                 Key("rope.scaling.original_context_length", (uint)Number("original_max_position_embeddings"));
                 if (s.TryGetProperty("beta_fast", out _)) Key("rope.scaling.yarn_beta_fast", Number("beta_fast"));
                 if (s.TryGetProperty("beta_slow", out _)) Key("rope.scaling.yarn_beta_slow", Number("beta_slow"));
@@ -154,7 +154,7 @@ internal sealed class GgufTwin
             case "longrope":
                 int original = Int("original_max_position_embeddings");
                 float stretch = Int("max_position_embeddings") / (float)original;
-                Key("rope.scaling.original_context_length", (uint)original).Key($"{_architecture}.rope.scaling.attn_factor", MathF.Sqrt(1 + MathF.Log(stretch) / MathF.Log(original)));
+                Key("rope.scaling.original_context_length", (uint)original).Key("rope.scaling.attn_factor", MathF.Sqrt(1 + MathF.Log(stretch) / MathF.Log(original)));
                 _tensors["rope_factors_long.weight"] = ([_headDim / 2], List("long_factor"));
                 _tensors["rope_factors_short.weight"] = ([_headDim / 2], List("short_factor"));
                 break;
@@ -296,7 +296,11 @@ internal sealed class GgufTwin
 
     private void Change(string name, Func<int[], float[], (int[], float[])> how) => _tensors[name] = how(_tensors[name].Shape, _tensors[name].Data);
 
-    private GgufBuilder Key(string key, object value) => _file.Key($"{_architecture}.{key}", value);
+    private GgufTwin Key(string key, object value)
+    {
+        _file.Key($"{_architecture}.{key}", value);
+        return this;
+    }
 
     private int Experts => Int("num_local_experts", Int("num_experts"));
     private bool Has(string key) => _config.TryGetProperty(key, out JsonElement value) && value.ValueKind != JsonValueKind.Null;

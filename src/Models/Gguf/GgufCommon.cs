@@ -1,3 +1,4 @@
+using System.Globalization;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Models.Gguf;
@@ -88,10 +89,10 @@ internal static class GgufCommon
         if (dims < 2 || dims > headDim || dims % 2 != 0) throw k.Wrong($"metadata {k.Architecture}.rope.dimension_count is {dims} where a head has {headDim} numbers");
         var rope = new RopeConfig { Theta = theta, Dims = dims == headDim ? 0 : dims };
         string? scaling = k.Text("rope.scaling.type");
-        double attention = k.Factor("rope.scaling.attn_factor", 1), fast = k.Number("rope.scaling.yarn_beta_fast", 32), slow = k.Number("rope.scaling.yarn_beta_slow", 1);
-        k.Refuse(k.Factor("rope.scaling.yarn_ext_factor", 1) != 1, "rope.scaling.yarn_ext_factor", "1");
-        double mscale = factor <= 1 ? 1 : 0.1 * Math.Log(factor) + 1, said = k.Factor("rope.scaling.yarn_attn_factor", 1);
-        k.Refuse(said != 1 && Math.Abs(said - mscale) > 1e-5, "rope.scaling.yarn_attn_factor", $"1, or {mscale:R} that follows from the factor");
+        double attention = k.Factor("rope.scaling.attn_factor", 1), mscale = factor <= 1 ? 1 : 0.1 * Math.Log(factor) + 1;
+        // Writers may set these without yarn too, where they mean nothing; -1 is llama.cpp's word for its default.
+        double fast = k.Factor("rope.scaling.yarn_beta_fast", 32), slow = k.Factor("rope.scaling.yarn_beta_slow", 1), said = k.Factor("rope.scaling.yarn_attn_factor", 1);
+        float? mix = k.Float("rope.scaling.yarn_ext_factor");
         if (k.HasTensor("rope_freqs.weight"))
         {
             // Llama 3: the scaling comes as a divisor for each pair.
@@ -111,6 +112,8 @@ internal static class GgufCommon
             case "none":
                 return rope;
             case "yarn":
+                k.Refuse(mix is not (null or 1 or -1), "rope.scaling.yarn_ext_factor", "1");
+                k.Refuse(said != 1 && Math.Abs(said - mscale) > 1e-5, "rope.scaling.yarn_attn_factor", string.Create(CultureInfo.InvariantCulture, $"1, or {mscale:0.#####} that follows from the factor"));
                 return rope with { Scaling = RopeScaling.Yarn, Factor = factor, OriginalPositions = original, BetaFast = fast, BetaSlow = slow, AttentionFactor = mscale };
             default:
                 throw k.Wrong($"rope scaling \"{scaling}\" is not supported; supported: none, linear, yarn, longrope with its factors");

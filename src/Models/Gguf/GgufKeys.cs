@@ -59,7 +59,9 @@ internal sealed class GgufKeys(GgufFile file)
     }
 
     /// <summary>A factor, of which 0 means that there is none.</summary>
-    public double Factor(string key, double absent) => _metadata.Float32(Full(key)) is null or 0 ? absent : Number(key);
+    public double Factor(string key, double absent) => Float(key) is null or 0 ? absent : Number(key);
+
+    public float? Float(string key) => _metadata.Float32(Full(key));
 
     public string? Text(string key) => _metadata.String(Full(key));
 
@@ -121,11 +123,14 @@ internal sealed class GgufKeys(GgufFile file)
         return $"{Architecture}.{key}";
     }
 
-    private bool IsOff(string full) => _metadata.Find(full)!.Value.Type switch
+    private bool IsOff(string full) => _metadata.Find(full)!.Value switch
     {
-        GgufValueType.Bool => _metadata.Bool(full) == false,
-        GgufValueType.String => _metadata.String(full) is "" or "none",
-        GgufValueType.Array => false,
+        { Type: GgufValueType.Bool } => _metadata.Bool(full) == false,
+        { Type: GgufValueType.String } => _metadata.String(full) is "" or "none",
+        { Type: GgufValueType.Array, Element: GgufValueType.Bool } => _metadata.Bools(full)!.All(static on => !on),
+        { Type: GgufValueType.Array, Element: GgufValueType.Float32 or GgufValueType.Float64 } => _metadata.Float32s(full)!.All(static n => n == 0),
+        { Type: GgufValueType.Array, Element: GgufValueType.String or GgufValueType.Array, Count: var count } => count == 0,
+        { Type: GgufValueType.Array } => _metadata.Int32s(full)!.All(static n => n == 0),
         _ => _metadata.Float32(full) == 0,
     };
 

@@ -32,8 +32,6 @@ public sealed class GgufArchitectureTests : IDisposable
     [InlineData("llama", "logit_scale", 0.5f, "0.5")]
     [InlineData("llama", "rope.scaling.attn_factor", 1.25f, "1.25")]
     [InlineData("llama", "rope.scaling.yarn_log_multiplier", 0.5f, "0.5")]
-    [InlineData("qwen2", "rope.scaling.yarn_ext_factor", 0.5f, "0.5")]
-    [InlineData("qwen2", "rope.scaling.yarn_attn_factor", 1.5f, "1.5")]
     [InlineData("qwen3", "pooling_type", 3u, "3")]
     [InlineData("qwen3moe", "expert_gating_func", 2u, "2")]
     [InlineData("qwen3moe", "expert_weights_norm", false, "false")]
@@ -51,7 +49,7 @@ public sealed class GgufArchitectureTests : IDisposable
     public void Lists_are_refused_where_the_layers_differ()
     {
         Assert.Contains("metadata llama.feed_forward_length is a list of 2", Refused("llama", ("feed_forward_length", new uint[] { 64, 128 })), StringComparison.Ordinal);
-        Assert.Contains("metadata granite.deepstack_mapping is a list of 1", Refused("granite", ("deepstack_mapping", new[] { 0 })), StringComparison.Ordinal);
+        Assert.Contains("metadata granite.deepstack_mapping is a list of 2", Refused("granite", ("deepstack_mapping", new[] { -1, 1 })), StringComparison.Ordinal);
         Assert.Contains("gemma2.attention.sliding_window_pattern has 3 entries for 2 layers", Refused("gemma2", ("attention.sliding_window_pattern", new[] { true, false, true })), StringComparison.Ordinal);
         Assert.Equal(64, Read("llama", ("feed_forward_length", new uint[] { 64, 64 })).FfnSize);
     }
@@ -59,7 +57,8 @@ public sealed class GgufArchitectureTests : IDisposable
     [Fact]
     public void An_option_that_is_off_is_none()
     {
-        ModelConfig c = Read("llama", ("attention.clamp_kqv", 0f), ("expert_count", 0u), ("expert_shared_count", 0u), ("attention.causal", true), ("use_parallel_residual", false), ("logit_scale", 0f));
+        ModelConfig c = Read("llama", ("attention.clamp_kqv", 0f), ("expert_count", 0u), ("expert_shared_count", 0u), ("attention.causal", true), ("use_parallel_residual", false), ("logit_scale", 0f),
+            ("rope.dimension_sections", new[] { 0, 0, 0, 0 }), ("rope.scaling.yarn_ext_factor", -1f));
         Assert.Equal((null, 1f), (c.Experts, c.LogitScale));
     }
 
@@ -110,6 +109,16 @@ public sealed class GgufArchitectureTests : IDisposable
         Assert.Equal((RopeScaling.Yarn, 64, 8.0, 1.0, true), (rope.Scaling, rope.OriginalPositions, rope.BetaFast, rope.BetaSlow, rope.Truncate));
         Assert.Equal(0.1 * Math.Log(4) + 1, rope.AttentionFactor, 12);
         Assert.False(Read("gpt-oss", keys).Rope!.Truncate);
+        Assert.Equal(rope, Read("qwen3", [.. keys, ("rope.scaling.yarn_ext_factor", -1f), ("rope.scaling.yarn_attn_factor", 1f)]).Rope);
+        Assert.Contains("metadata qwen3.rope.scaling.yarn_ext_factor is 0,", Refused("qwen3", [.. keys, ("rope.scaling.yarn_ext_factor", 0f)]), StringComparison.Ordinal);
+        Assert.Contains("metadata qwen3.rope.scaling.yarn_attn_factor is 1.5, which is not supported; supported: 1, or 1.13863", Refused("qwen3", [.. keys, ("rope.scaling.yarn_attn_factor", 1.5f)]), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_scaling_of_positions_that_is_not_known_or_lacks_its_factors_is_refused()
+    {
+        foreach (string scaling in new[] { "longrope", "dynamic" })
+            Assert.Contains($"rope scaling \"{scaling}\" is not supported", Refused("phi3", ("rope.scaling.type", scaling)), StringComparison.Ordinal);
     }
 
     private string Refused(string architecture, params (string Key, object Value)[] keys) => Refused(architecture, false, keys);
