@@ -52,8 +52,10 @@ public sealed class Checkpoint : IDisposable
         var weights = new GgufWeights(file);
         try
         {
-            (ModelConfig config, TensorNames names) = GgufConfig.Read(file);
-            return Open(path, config, names, weights, "the metadata say");
+            (ModelConfig config, TensorNames names, GgufKeys keys) = GgufConfig.Read(file);
+            Checkpoint checkpoint = Open(path, config, names, weights, "the metadata say");
+            keys.DemandNoOtherTensors(checkpoint._tensors.Values.SelectMany(static t => t.Runs).Select(static r => r.Source));
+            return checkpoint;
         }
         catch
         {

@@ -201,11 +201,15 @@ internal sealed class TensorMaps
         {
             foreach (string part in new[] { "gate", "up", "down" })
             {
-                string source = s + string.Format(CultureInfo.InvariantCulture, stacked, part) + ".weight";
+                string source = s + string.Format(CultureInfo.InvariantCulture, stacked, part), weight = source + ".weight", bias = source + ".bias";
                 bool down = part == "down";
-                Shape(source, down ? [e.Count, d, e.Size] : [e.Count, e.Size, d]);
+                Shape(weight, down ? [e.Count, d, e.Size] : [e.Count, e.Size, d]);
                 _maps.Add(new TensorMap(o + "ffn." + part, e.Count * e.Size, d,
-                    down ? [.. Enumerable.Range(0, e.Count).Select(x => new Run(source, 0, e.Size, Transposed: true, Base: x * d))] : [new Run(source, 0, e.Count * e.Size)]));
+                    down ? [.. Enumerable.Range(0, e.Count).Select(x => new Run(weight, 0, e.Size, Transposed: true, Base: x * d))] : [new Run(weight, 0, e.Count * e.Size)]));
+                if (!_c.FfnBias) continue;
+                Shape(bias, [e.Count, down ? d : e.Size]);
+                _maps.Add(down ? new TensorMap(o + "ffn.down.bias", e.Count, d, [new Run(bias, 0, e.Count)])
+                    : new TensorMap(o + "ffn." + part + ".bias", 1, e.Count * e.Size, [new Run(bias, 0, e.Count * e.Size)]) { IsVector = true });
             }
             return;
         }

@@ -80,6 +80,7 @@ internal sealed record TensorNames
     {
         Prefixes = [""],
         Embedding = "token_embd",
+        Positions = "position_embd",
         FinalNorm = "output_norm",
         Head = "output",
         Layer = "blk",

@@ -49,6 +49,29 @@ public sealed class GgufImportTests : IDisposable
     public void Experts_of_a_GGUF_file_are_those_of_its_safetensors_twin()
     {
         using Checkpoint twin = Checkpoint.Open(TestData.Golden("mixtral"));
+        string file = Path.Combine(_folder, "mixtral.gguf");
+        File.WriteAllBytes(file, Mixtral(twin).Build());
+        using Checkpoint checkpoint = Checkpoint.Open(file);
+        Assert.Equal(twin.Config.Experts, checkpoint.Config.Experts);
+        foreach (string name in twin.Tensors) Assert.Equal(twin.Read(name), checkpoint.Read(name));
+    }
+
+    [Theory]
+    [InlineData("blk.1.ffn_up_shexp.weight")]
+    [InlineData("blk.0.attn_q.scale")]
+    [InlineData("blk.1.attn_v.bias")]
+    [InlineData("blk.0.fc1.weight")]
+    public void A_tensor_that_the_model_would_be_computed_without_is_refused_by_name(string tensor)
+    {
+        using Checkpoint twin = Checkpoint.Open(TestData.Golden("mixtral"));
+        string file = Path.Combine(_folder, "more.gguf");
+        File.WriteAllBytes(file, Mixtral(twin).Tensor(tensor, [32], new float[32]).Build());
+        var e = Assert.Throws<ModelFormatException>(() => Checkpoint.Open(file));
+        Assert.Contains($"tensor {tensor} belongs to nothing that is supported for llama", e.Message, StringComparison.Ordinal);
+    }
+
+    private static GgufBuilder Mixtral(Checkpoint twin)
+    {
         ModelConfig c = twin.Config;
         ExpertConfig e = c.Experts!;
         var builder = new GgufBuilder();
@@ -66,11 +89,7 @@ public sealed class GgufImportTests : IDisposable
                     for (int k = 0; k < c.HiddenSize; k++) turned[(x * c.HiddenSize + k) * e.Size + j] = down[(x * e.Size + j) * c.HiddenSize + k];
             builder.Tensor(s + "ffn_down_exps.weight", [e.Size, c.HiddenSize, e.Count], turned);
         }
-        string file = Path.Combine(_folder, "mixtral.gguf");
-        File.WriteAllBytes(file, builder.Build());
-        using Checkpoint checkpoint = Checkpoint.Open(file);
-        Assert.Equal(e, checkpoint.Config.Experts);
-        foreach (string name in twin.Tensors) Assert.Equal(twin.Read(name), checkpoint.Read(name));
+        return builder;
     }
 
     private static byte[] PowerInfer(Checkpoint twin, string architecture)

@@ -1,4 +1,5 @@
 using FlashOrleans.Models.Gguf;
+using FlashOrleans.Tests;
 
 namespace FlashOrleans.Models.Tests.Gguf;
 

@@ -1,7 +1,7 @@
 using System.Text;
 using FlashOrleans.Models.Gguf;
 
-namespace FlashOrleans.Models.Tests.Gguf;
+namespace FlashOrleans.Tests;
 
 /// <summary>Writes GGUF files for tests, field by field, right or wrong as the test wants.</summary>
 internal sealed class GgufBuilder

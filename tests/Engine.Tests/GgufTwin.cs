@@ -1,0 +1,309 @@
+using System.Text.Json;
+using FlashOrleans.Models;
+using FlashOrleans.Models.Gguf;
+using FlashOrleans.Tests;
+
+namespace FlashOrleans.Engine.Tests;
+
+/// <summary>
+/// Golden checkpoints written as GGUF files, by what llama.cpp's converter does for their architecture. It goes from the checkpoint's own tensors and config.json, past
+/// everything that an import knows. Where the format cannot say what the tiny model does, the weights are rearranged so that what it can say computes the same.
+/// </summary>
+internal sealed class GgufTwin
+{
+    /// <summary>Golden model and architecture.</summary>
+    public static readonly (string Golden, string Architecture)[] All =
+    [
+        ("llama", "llama"), ("llama-linear-rope", "llama"), ("llama3-rope", "llama"), ("llama-yarn", "llama"), ("mistral", "llama"), ("mixtral", "llama"),
+        ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("qwen3-moe", "qwen3moe"), ("gemma", "gemma"), ("gemma2", "gemma2"), ("gemma3-text", "gemma3"), ("phi", "phi2"),
+        ("phi3", "phi3"), ("phi3-longrope", "phi3"), ("falcon", "falcon"), ("falcon-7b-like", "falcon"), ("gpt2", "gpt2"), ("starcoder2", "starcoder2"),
+        ("stablelm", "stablelm"), ("olmo2", "olmo2"), ("olmoe", "olmoe"), ("cohere", "command-r"), ("granite", "granite"), ("smollm3", "smollm3"), ("gpt-oss", "gpt-oss"),
+    ];
+
+    private static readonly (string Theirs, string Gguf)[] s_names =
+    [
+        ("embed_tokens", "token_embd"), ("wte", "token_embd"), ("word_embeddings", "token_embd"), ("wpe", "position_embd"), ("lm_head", "output"),
+        ("norm", "output_norm"), ("ln_f", "output_norm"), ("final_layernorm", "output_norm"),
+        ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"),
+        ("self_attn.o_proj", "attn_output"), ("self_attn.dense", "attn_output"), ("attn.c_proj", "attn_output"), ("self_attention.dense", "attn_output"), ("self_attn.sinks", "attn_sinks.weight"),
+        ("self_attn.qkv_proj", "attn_qkv"), ("attn.c_attn", "attn_qkv"), ("self_attention.query_key_value", "attn_qkv"),
+        ("input_layernorm", "attn_norm"), ("ln_1", "attn_norm"), ("ln_mlp", "attn_norm"), ("ln_attn", "attn_norm_2"),
+        ("post_attention_layernorm", "ffn_norm"), ("ln_2", "ffn_norm"), ("pre_feedforward_layernorm", "ffn_norm"), ("post_feedforward_layernorm", "post_ffw_norm"),
+        ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"), ("mlp.gate_up_proj", "ffn_up"), ("mlp.fc1", "ffn_up"), ("mlp.fc2", "ffn_down"),
+        ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down"), ("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down"),
+        ("block_sparse_moe.gate", "ffn_gate_inp"), ("mlp.gate", "ffn_gate_inp"), ("mlp.router", "ffn_gate_inp"),
+    ];
+
+    private readonly string _architecture;
+    private readonly JsonElement _config;
+    private readonly int _hidden, _heads, _kv, _headDim, _layers;
+    /// <summary>By name, shape with the longest step first.</summary>
+    private readonly Dictionary<string, (int[] Shape, float[] Data)> _tensors = new(StringComparer.Ordinal);
+    private readonly GgufBuilder _file = new();
+
+    private GgufTwin(string golden, string architecture)
+    {
+        _architecture = architecture;
+        _config = TestData.Json(Path.Combine(TestData.Golden(golden), "config.json"));
+        (_hidden, _heads, _layers) = (Int("hidden_size", Int("n_embd")), Int("num_attention_heads", Int("n_head")), Int("num_hidden_layers", Int("n_layer")));
+        _kv = Int("num_key_value_heads", Int("num_kv_heads", architecture == "falcon" ? 1 : _heads));
+        _headDim = Int("head_dim", _hidden / _heads);
+        using var weights = SafetensorsFile.Open(Path.Combine(TestData.Golden(golden), "model.safetensors"));
+        foreach (TensorInfo tensor in weights.Tensors.Values)
+        {
+            float[] data = new float[tensor.Elements];
+            weights.ReadRows(tensor, 0, (int)(tensor.Elements / tensor.Shape[^1]), data);
+            _tensors[Renamed(tensor.Name)] = ([.. tensor.Shape.Select(n => (int)n)], data);
+        }
+    }
+
+    /// <summary>The file's bytes; experts may be stored in four bits, or as the numbers that four bits can say.</summary>
+    public static byte[] Write(string golden, string architecture, bool mxfp4 = false, bool rounded = false)
+    {
+        var twin = new GgufTwin(golden, architecture);
+        twin.Arrange();
+        twin.Keys();
+        foreach ((string name, (int[] shape, float[] data)) in twin._tensors)
+        {
+            long[] dims = [.. shape.Reverse().Select(n => (long)n)];
+            bool experts = (mxfp4 || rounded) && name.EndsWith("_exps.weight", StringComparison.Ordinal);
+            if (experts && mxfp4) twin._file.Tensor(name, GgufType.MXFP4, dims, Mxfp4.Encode(data));
+            else twin._file.Tensor(name, dims, experts ? Mxfp4.Decode(Mxfp4.Encode(data)) : data);
+        }
+        return twin._file.Build();
+    }
+
+    /// <summary>What is stored another way than in the checkpoint.</summary>
+    private void Arrange()
+    {
+        if (_architecture == "gpt2")
+            foreach (string name in Named(".attn_qkv.weight", ".attn_output.weight", ".ffn_up.weight", ".ffn_down.weight")) Change(name, (shape, data) => ([shape[1], shape[0]], Transposed(data, shape[0], shape[1])));
+        if (_architecture == "falcon")
+            foreach (string name in Named(".attn_qkv.weight")) Change(name, (shape, data) => (shape, Grouped(data)));
+        if (_architecture is "llama" or "granite" or "smollm3")
+            foreach (string name in Named(".attn_q.weight", ".attn_k.weight")) Change(name, (shape, data) => (shape, Permuted(data, shape[1])));
+        if (_architecture.StartsWith("gemma", StringComparison.Ordinal))
+            foreach (string name in _tensors.Keys.Where(n => n.EndsWith("norm.weight", StringComparison.Ordinal)).ToList()) Change(name, (shape, data) => (shape, [.. data.Select(x => x + 1)]));
+        if (_architecture is "gemma2")
+        {
+            // The scale of the queries is that of their size: what differs goes into their weights.
+            float scale = MathF.Sqrt(_headDim / (float)Int("query_pre_attn_scalar"));
+            foreach (string name in Named(".attn_q.weight")) Change(name, (shape, data) => (shape, [.. data.Select(x => x * scale)]));
+        }
+        if (_architecture == "gpt-oss") SplitExperts();
+        else if (Experts > 0) StackExperts();
+        // Layers that add nothing bring the others to where the architecture slides, or does not rotate.
+        if (_architecture == "gemma3") Place(0, 1, -1, -1, -1, 2);
+        if (_architecture == "smollm3") Place(0, -1, -1, 1, 2);
+    }
+
+    private void Keys()
+    {
+        int layers = _tensors.Keys.Where(n => n.StartsWith("blk.", StringComparison.Ordinal)).Select(n => int.Parse(n.Split('.')[1], System.Globalization.CultureInfo.InvariantCulture)).Max() + 1;
+        _file.Key("general.architecture", _architecture).Key("tokenizer.ggml.model", "no_vocab");
+        Key("vocab_size", (uint)Int("vocab_size"));
+        Key("context_length", (uint)Int("max_position_embeddings", Int("n_positions")));
+        Key("embedding_length", (uint)_hidden);
+        Key("block_count", (uint)layers);
+        Key("feed_forward_length", (uint)Int("intermediate_size", Int("ffn_hidden_size", 4 * _hidden)));
+        Key("attention.head_count", (uint)_heads);
+        if (_architecture != "gpt2") Key("attention.head_count_kv", (uint)_kv);
+        if (Has("rms_norm_eps")) Key("attention.layer_norm_rms_epsilon", Float("rms_norm_eps"));
+        else Key("attention.layer_norm_epsilon", Float(Has("layer_norm_eps") ? "layer_norm_eps" : Has("norm_epsilon") ? "norm_epsilon" : "layer_norm_epsilon"));
+        if (Has("head_dim")) Key("attention.key_length", (uint)_headDim).Key("attention.value_length", (uint)_headDim);
+        // The converters of these write no base: it is 10000.
+        if (Has("rope_theta") && _architecture is not ("gemma" or "gemma2" or "phi2" or "falcon" or "stablelm")) Key("rope.freq_base", Float("rope_theta"));
+        if (_architecture is "llama" or "granite" or "smollm3" or "phi3") Key("rope.dimension_count", (uint)_headDim);
+        if (Has("partial_rotary_factor")) Key("rope.dimension_count", (uint)(Float("partial_rotary_factor") * _headDim));
+        if (Has("sliding_window") && !(_config.TryGetProperty("use_sliding_window", out JsonElement uses) && !uses.GetBoolean())) Key("attention.sliding_window", (uint)Int("sliding_window"));
+        if (Experts > 0)
+        {
+            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok"));
+            if (_architecture is "qwen3moe" or "gpt-oss") Key("expert_feed_forward_length", (uint)_tensors["blk.0.ffn_gate_exps.weight"].Shape[1]);
+        }
+        if (_architecture == "gemma2") Key("attn_logit_softcapping", Float("attn_logit_softcapping")).Key("final_logit_softcapping", Float("final_logit_softcapping"));
+        if (_architecture == "command-r") Key("logit_scale", Float("logit_scale")).Key("rope.scaling.type", "none");
+        if (_architecture == "stablelm") Key("use_parallel_residual", false);
+        if (_architecture == "falcon") Key("tensor_data_layout", "jploski");
+        if (_architecture == "granite")
+            Key("attention.scale", Float("attention_multiplier")).Key("embedding_scale", Float("embedding_multiplier"))
+                .Key("residual_scale", Float("residual_multiplier")).Key("logit_scale", Float("logits_scaling"));
+        if (_config.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object) Scaling(scaling);
+        else if (_architecture == "phi3") Key("rope.scaling.original_context_length", (uint)Int("original_max_position_embeddings"));
+    }
+
+    private void Scaling(JsonElement s)
+    {
+        string kind = (s.TryGetProperty("rope_type", out JsonElement type) ? type : s.GetProperty("type")).GetString()!;
+        float Number(string key) => s.GetProperty(key).GetSingle();
+        float[] List(string key) => [.. s.GetProperty(key).EnumerateArray().Select(e => e.GetSingle())];
+        switch (kind)
+        {
+            case "linear":
+                Key("rope.scaling.type", "linear").Key("rope.scaling.factor", Number("factor"));
+                break;
+            case "yarn":
+                Key("rope.scaling.type", "yarn").Key("rope.scaling.factor", Number("factor"));
+                Key("rope.scaling.original_context_length", (uint)Number("original_max_position_embeddings"));
+                if (s.TryGetProperty("beta_fast", out _)) Key("rope.scaling.yarn_beta_fast", Number("beta_fast"));
+                if (s.TryGetProperty("beta_slow", out _)) Key("rope.scaling.yarn_beta_slow", Number("beta_slow"));
+                break;
+            case "llama3":
+                _tensors["rope_freqs.weight"] = ([_headDim / 2], Llama3(Number("factor"), Number("low_freq_factor"), Number("high_freq_factor"), Number("original_max_position_embeddings")));
+                break;
+            case "longrope":
+                int original = Int("original_max_position_embeddings");
+                float stretch = Int("max_position_embeddings") / (float)original;
+                Key("rope.scaling.original_context_length", (uint)original).Key("rope.scaling.attn_factor", MathF.Sqrt(1 + MathF.Log(stretch) / MathF.Log(original)));
+                _tensors["rope_factors_long.weight"] = ([_headDim / 2], List("long_factor"));
+                _tensors["rope_factors_short.weight"] = ([_headDim / 2], List("short_factor"));
+                break;
+            default: throw new ArgumentException(kind);
+        }
+    }
+
+    /// <summary>Low frequencies are divided by the factor, high ones stay, those between in proportion.</summary>
+    private float[] Llama3(double factor, double low, double high, double original) => [.. Enumerable.Range(0, _headDim / 2).Select(i =>
+    {
+        double turns = original / (2 * Math.PI * Math.Pow(Float("rope_theta"), 2.0 * i / _headDim)), smooth = Math.Clamp((turns - low) / (high - low), 0, 1);
+        return (float)(1 / ((1 - smooth) / factor + smooth));
+    })];
+
+    /// <summary>One tensor for a kind, experts outermost; a layer without experts becomes one of equal experts, and all are as wide as the widest.</summary>
+    private void StackExperts()
+    {
+        string inner = _architecture == "llama" ? "block_sparse_moe.experts" : "mlp.experts";
+        int size = Int("moe_intermediate_size", Int("intermediate_size"));
+        if (_tensors.Keys.Any(n => n.EndsWith(".ffn_gate.weight", StringComparison.Ordinal))) size = Int("intermediate_size");
+        for (int i = 0; i < _layers; i++)
+        {
+            bool dense = _tensors.ContainsKey($"blk.{i}.ffn_gate.weight");
+            foreach ((string kind, string theirs) in _architecture == "llama" ? new[] { ("gate", "w1"), ("up", "w3"), ("down", "w2") } : [("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")])
+            {
+                var all = new List<float>();
+                for (int e = 0; e < Experts; e++)
+                {
+                    string name = dense ? $"blk.{i}.ffn_{kind}.weight" : $"blk.{i}.{inner}.{e}.{theirs}.weight";
+                    (int[] shape, float[] data) = _tensors[name];
+                    all.AddRange(kind == "down" ? Padded(data, shape[0], shape[1], shape[0], size) : Padded(data, shape[0], shape[1], size, shape[1]));
+                    if (!dense) _tensors.Remove(name);
+                }
+                _tensors.Remove($"blk.{i}.ffn_{kind}.weight");
+                _tensors[$"blk.{i}.ffn_{kind}_exps.weight"] = (kind == "down" ? [Experts, _hidden, size] : [Experts, size, _hidden], [.. all]);
+            }
+            if (dense) _tensors[$"blk.{i}.ffn_gate_inp.weight"] = ([Experts, _hidden], new float[Experts * _hidden]);
+        }
+    }
+
+    /// <summary>Gate and up come in turn and inputs first; their biases likewise. Widened to whole blocks of 32, by neurons that add nothing.</summary>
+    private void SplitExperts()
+    {
+        int n = Int("intermediate_size"), size = (n + 31) / 32 * 32;
+        for (int i = 0; i < _layers; i++)
+        {
+            string s = $"blk.{i}.mlp.experts.";
+            float[] both = _tensors[s + "gate_up_proj"].Data, biases = _tensors[s + "gate_up_proj_bias"].Data, down = _tensors[s + "down_proj"].Data, downBias = _tensors[s + "down_proj_bias"].Data;
+            foreach ((string kind, int turn) in new[] { ("gate", 0), ("up", 1) })
+            {
+                float[] data = new float[Experts * size * _hidden], bias = new float[Experts * size];
+                for (int e = 0; e < Experts; e++)
+                    for (int j = 0; j < n; j++)
+                    {
+                        bias[e * size + j] = biases[e * 2 * n + 2 * j + turn];
+                        for (int k = 0; k < _hidden; k++) data[(e * size + j) * _hidden + k] = both[(e * _hidden + k) * 2 * n + 2 * j + turn];
+                    }
+                _tensors[$"blk.{i}.ffn_{kind}_exps.weight"] = ([Experts, size, _hidden], data);
+                _tensors[$"blk.{i}.ffn_{kind}_exps.bias"] = ([Experts, size], bias);
+            }
+            var turned = new List<float>();
+            for (int e = 0; e < Experts; e++) turned.AddRange(Padded(Transposed(down[(e * n * _hidden)..((e + 1) * n * _hidden)], n, _hidden), _hidden, n, _hidden, size));
+            _tensors[$"blk.{i}.ffn_down_exps.weight"] = ([Experts, _hidden, size], [.. turned]);
+            _tensors[$"blk.{i}.ffn_down_exps.bias"] = ([Experts, _hidden], downBias);
+            foreach (string part in new[] { "gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias" }) _tensors.Remove(s + part);
+        }
+    }
+
+    /// <summary>Puts the layers into these places; -1 is a layer whose two branches end in zeros.</summary>
+    private void Place(params ReadOnlySpan<int> places)
+    {
+        var old = _tensors.Where(t => t.Key.StartsWith("blk.", StringComparison.Ordinal)).ToList();
+        foreach ((string name, _) in old) _tensors.Remove(name);
+        for (int i = 0; i < places.Length; i++)
+        {
+            string from = $"blk.{Math.Max(places[i], 0)}.";
+            foreach ((string name, (int[] shape, float[] data)) in old.Where(t => t.Key.StartsWith(from, StringComparison.Ordinal)))
+            {
+                string part = name[from.Length..];
+                _tensors[$"blk.{i}.{part}"] = (shape, places[i] < 0 && part is ("attn_output.weight" or "ffn_down.weight") ? new float[data.Length] : data);
+            }
+        }
+    }
+
+    /// <summary>Rows j and j + headDim/2 of each head become rows 2j and 2j + 1.</summary>
+    private float[] Permuted(float[] rows, int cols)
+    {
+        float[] turned = new float[rows.Length];
+        for (int r = 0; r < rows.Length / cols; r++)
+        {
+            int j = r % _headDim, half = _headDim / 2, to = r - j + (j < half ? 2 * j : 2 * (j - half) + 1);
+            rows.AsSpan(r * cols, cols).CopyTo(turned.AsSpan(to * cols));
+        }
+        return turned;
+    }
+
+    /// <summary>Each key head lies behind its queries and before its value: all queries, all keys, all values.</summary>
+    private float[] Grouped(float[] data)
+    {
+        int one = _headDim * _hidden, group = _heads / _kv;
+        var all = new List<float>();
+        for (int h = 0; h < _heads; h++) all.AddRange(data.AsSpan((h / group * (group + 2) + h % group) * one, one));
+        for (int h = 0; h < _kv; h++) all.AddRange(data.AsSpan((h * (group + 2) + group) * one, one));
+        for (int h = 0; h < _kv; h++) all.AddRange(data.AsSpan((h * (group + 2) + group + 1) * one, one));
+        return [.. all];
+    }
+
+    private static float[] Transposed(float[] data, int rows, int cols)
+    {
+        float[] turned = new float[data.Length];
+        for (int r = 0; r < rows; r++)
+            for (int c = 0; c < cols; c++) turned[c * rows + r] = data[r * cols + c];
+        return turned;
+    }
+
+    private static float[] Padded(float[] data, int rows, int cols, int toRows, int toCols)
+    {
+        float[] wide = new float[toRows * toCols];
+        for (int r = 0; r < rows; r++) data.AsSpan(r * cols, cols).CopyTo(wide.AsSpan(r * toCols));
+        return wide;
+    }
+
+    private string Renamed(string name)
+    {
+        foreach (string prefix in new[] { "model.", "transformer." })
+            if (name.StartsWith(prefix, StringComparison.Ordinal)) name = name[prefix.Length..];
+        string layer = "";
+        if (name.Split('.') is ["layers" or "h", var number, ..] parts) (layer, name) = ($"blk.{number}.", string.Join('.', parts[2..]));
+        foreach ((string theirs, string gguf) in s_names)
+        {
+            if (name != theirs && name != theirs + ".weight" && name != theirs + ".bias") continue;
+            bool after = theirs == "post_attention_layernorm" && _architecture is ("gemma2" or "gemma3" or "olmo2" or "gpt-oss");
+            return layer + (after ? "post_attention_norm" : gguf) + name[theirs.Length..];
+        }
+        return layer + name;
+    }
+
+    private List<string> Named(params string[] endings) => [.. _tensors.Keys.Where(n => endings.Any(e => n.EndsWith(e, StringComparison.Ordinal)))];
+
+    private void Change(string name, Func<int[], float[], (int[], float[])> how) => _tensors[name] = how(_tensors[name].Shape, _tensors[name].Data);
+
+    private GgufTwin Key(string key, object value)
+    {
+        _file.Key($"{_architecture}.{key}", value);
+        return this;
+    }
+
+    private int Experts => Int("num_local_experts", Int("num_experts"));
+    private bool Has(string key) => _config.TryGetProperty(key, out JsonElement value) && value.ValueKind != JsonValueKind.Null;
+    private int Int(string key, int absent = 0) => Has(key) ? _config.GetProperty(key).GetInt32() : absent;
+    private float Float(string key) => _config.GetProperty(key).GetSingle();
+}
