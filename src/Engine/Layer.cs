@@ -23,7 +23,7 @@ public sealed class Layer
         Index = index;
         Options = options;
         Router = router;
-        Config = package.Config;
+        Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
         Exact = options.Mode switch
         {
             FeedForwardMode.Dense => false,
@@ -102,7 +102,7 @@ public sealed class Layer
 
     internal struct Counters
     {
-        public long WavesIn, Waves, Rows, Slots, Active, Computed, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
+        public long WavesIn, Waves, Rows, Slots, Active, Computed, Zeros, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
     }
 
     /// <summary>Native bytes this layer holds (weights, window, KV); the shared head and tables are not counted.</summary>
