@@ -12,7 +12,7 @@ internal sealed class Library(PackageStore store, Screen screen)
         try
         {
             if (quant is null or "auto") return ModelLibrary.Ensure(name, store, new ImportLine(name, screen), cancel);
-            if (!PackageStore.IsValidName(name) || (store.Contains(name) && FormatOf(name) == quant)) return Demand(store.Find(name), quant);
+            if (!PackageStore.IsValidName(name) || (store.Contains(name) && Is(FormatOf(name), quant))) return Demand(store.Find(name), quant);
             string variant = $"{name}-{quant}";
             if (store.Contains(variant)) return Demand(store.Find(variant), quant);
             if (BundledModels.Find(name) is not { } checkpoint) return Demand(store.Find(name), quant);
@@ -29,10 +29,13 @@ internal sealed class Library(PackageStore store, Screen screen)
 
     private string? FormatOf(string name) => store.List().FirstOrDefault(p => p.Name == name)?.Manifest?.Quant;
 
+    /// <summary>What an import made of a quantisation: q4 is q4k where rows come in 256.</summary>
+    private static bool Is(string? format, string quant) => format == quant || (quant == "q4" && format == "q4k");
+
     private static string Demand(string path, string quant)
     {
         using var package = FlashPackage.Open(path);
-        return package.Manifest.Quant == quant
+        return Is(package.Manifest.Quant, quant)
             ? path
             : throw new CliException($"{path} is {package.Manifest.Quant}, not {quant}: import the checkpoint again (flash import PATH --name NAME --quant {quant})");
     }

@@ -1,4 +1,5 @@
 using System.Text.Json.Serialization;
+using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
@@ -37,4 +38,8 @@ public sealed record LayerOptions
     public double Window { get; init; } = 0.25;
     public bool Prefetch { get; init; } = true;
     public KvType Kv { get; init; } = KvType.Auto;
+    /// <summary>Another activation than the package names, in dense mode: to measure which one the model was trained with.</summary>
+    internal Activation? Activation { get; init; }
+    /// <summary>Count neurons whose value is exactly zero among those that are computed.</summary>
+    internal bool CountZeros { get; init; }
 }

@@ -1,8 +1,8 @@
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// What a layer does with what it produced: the one seam between the engine and its surroundings. Two implementations: grains
-/// (an outbox per layer grain) and <c>DirectRouter</c> (the engine alone, the oracle and the ablation that measures Orleans).
+/// What a layer does with what it produced: the one seam between the engine and its surroundings. Implementations: grains
+/// (an outbox per layer grain), <c>DirectRouter</c> (the engine alone, the oracle and the ablation that measures Orleans), and the way out of <see cref="LayerByLayer"/>.
 /// All calls come from the conductor thread and must only enqueue.
 /// </summary>
 public interface ILayerRouter

@@ -3,6 +3,9 @@ using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
+/// <summary>Looks at a row of logits. Conductor thread; the span is only valid during the call.</summary>
+internal delegate void LogitsWatch(int position, ReadOnlySpan<float> logits);
+
 /// <summary>
 /// One attached layer: its resident weights, its window over the flash slice, its KV and its inbox. Created by <see cref="Conductor.Attach"/>; the loader
 /// thread fills it once; from then on the conductor thread alone touches the insides. The public face is a handle any thread may hold: identity, readiness,
@@ -20,7 +23,7 @@ public sealed class Layer
         Index = index;
         Options = options;
         Router = router;
-        Config = package.Config;
+        Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
         Exact = options.Mode switch
         {
             FeedForwardMode.Dense => false,
@@ -89,6 +92,9 @@ public sealed class Layer
     /// <summary>Told every (position, neuron) that is active, in `exact`; tests compare them with what they should be.</summary>
     internal Action<int, int>? Watch { get; set; }
 
+    /// <summary>Shown every row of logits that the head computes, with the row's position, in ascending order for a session.</summary>
+    internal LogitsWatch? WatchLogits { get; set; }
+
     internal Counters Count;
     /// <summary>Units predicted by the latest look-ahead, and whether the step they were for is still to come.</summary>
     internal bool[] Predicted { get; private set; } = [];
@@ -96,7 +102,7 @@ public sealed class Layer
 
     internal struct Counters
     {
-        public long WavesIn, Waves, Rows, Slots, Active, Computed, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
+        public long WavesIn, Waves, Rows, Slots, Active, Computed, Zeros, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
     }
 
     /// <summary>Native bytes this layer holds (weights, window, KV); the shared head and tables are not counted.</summary>

@@ -263,6 +263,7 @@ internal sealed unsafe partial class LayerStep
             ref readonly var s = ref _slots[slot];
             float* row = logits + (long)i * c.VocabSize;
             bool last = rows[i] == s.FirstRow + s.Slot.Count - 1;
+            _layer.WatchLogits?.Invoke(PositionOf(rows[i]), new ReadOnlySpan<float>(row, c.VocabSize));
             if ((s.Slot.Flags & SlotFlags.Score) != 0)
             {
                 if (rows[i] == s.FirstRow) _nll = new float[s.Slot.Count];

@@ -340,6 +340,7 @@ internal sealed unsafe partial class LayerStep
             for (int k = 0; k < n && w.UpBias != null; k++) u[k] += w.UpBias[ids[k]];
             Activations.Combine(c, a, u, n);
         }
+        if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, n).Count(0f));
         if (_layer.Experts is { } e)
         {
             float* weights = _g + (long)row * e.Count;

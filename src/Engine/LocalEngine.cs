@@ -37,6 +37,12 @@ public sealed class LocalEngine : IDisposable
     public Conductor Conductor { get; }
     public IReadOnlyList<Layer> Layers => _layers;
 
+    /// <summary>Shown every row of logits that the head computes: of all positions in steps that score, else of the last one (<see cref="Layer.WatchLogits"/>).</summary>
+    internal LogitsWatch? WatchLogits
+    {
+        set => _layers[^1].WatchLogits = value;
+    }
+
     public EngineSession OpenSession(Guid? id = null)
     {
         var session = new EngineSession(this, id ?? Guid.NewGuid());

@@ -19,6 +19,22 @@ public sealed record Provenance
 /// <summary>A file of the checkpoint that was imported.</summary>
 public sealed record SourceFile(string Name, long Bytes, string Sha256);
 
+/// <summary>What the model did with a short text before it got its name. For people, and for choices; nothing that runs depends on it.</summary>
+public sealed record Measured
+{
+    /// <summary>Tokens it was run on.</summary>
+    public required int Tokens { get; init; }
+    /// <summary>Per layer: share of feed-forward neurons, over tokens, that were exactly zero; with experts, of those the tokens used.</summary>
+    public required IReadOnlyList<double> Zeros { get; init; }
+    /// <summary>Mean negative log-likelihood of the text; null where there is no tokenizer: the tokens are no text then.</summary>
+    public double? Nll { get; init; }
+    /// <summary>The activation that was tried too (gated relu and silu are told apart by nothing but a name), and the text's mean negative log-likelihood with it.</summary>
+    public Activation? Other { get; init; }
+    public double? OtherNll { get; init; }
+    /// <summary>With the other one the text is foretold clearly better: the model was trained with that.</summary>
+    public bool OtherFits { get; init; }
+}
+
 /// <summary>edge.bin or a slice as the manifest knows it: <paramref name="Header"/> is XxHash128 of the first page, which holds every other checksum of the file.</summary>
 public sealed record ManifestFile(string Path, long Bytes, string Header);
 
@@ -74,6 +90,8 @@ public sealed partial record Manifest
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
     public required IReadOnlyList<ManifestFile> Files { get; init; }
     public required Provenance Provenance { get; init; }
+    /// <summary>Null where it was not measured, as in packages of earlier builds.</summary>
+    public Measured? Measured { get; init; }
 
     /// <summary>32 hex digits over the manifest: the identity of the package.</summary>
     [JsonIgnore] public string Hash { get; init; } = "";
@@ -177,6 +195,7 @@ public sealed partial record Manifest
         {
             if (source is null) throw new FlashException("a source file is null");
         }
+        if (Measured is { } m && (m.Zeros.Count != Model.Layers || m.Zeros.Any(static z => !(z is >= 0 and <= 1)))) throw new FlashException($"measured zeros are listed that are not one share for each of {Model.Layers} layers");
         HashSet<string> names = new(StringComparer.OrdinalIgnoreCase) { PackageLayout.ManifestPath, PackageLayout.EdgePath, "layers" };
         foreach (ManifestSideFile? side in SideFiles)
         {

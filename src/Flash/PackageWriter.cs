@@ -45,6 +45,9 @@ public sealed class PackageWriter : IDisposable
     /// <summary>May be replaced until <see cref="Complete"/>: checksums of the source are often known only after reading it.</summary>
     public Provenance Provenance { get; set; }
 
+    /// <summary>What was found out about the package between <see cref="Open"/> and <see cref="Complete"/>.</summary>
+    public Measured? Measured { get; set; }
+
     internal CancellationToken Cancel { get; }
     internal string FolderPath => _folder.Path;
     /// <summary>How a piece reaches its file; tests put a failing device here.</summary>
@@ -122,33 +125,18 @@ public sealed class PackageWriter : IDisposable
         _sideFiles.Add(new ManifestSideFile(name, bytes.Length, Convert.ToHexStringLower(XxHash128.Hash(bytes))));
     }
 
+    /// <summary>The package, whole but still without its name, for measuring it; the caller disposes it before <see cref="Complete"/>, which writes the manifest anew.</summary>
+    public FlashPackage Open()
+    {
+        WriteManifest();
+        return FlashPackage.Open(_folder.Path, open: null, everything: false, progress: null);
+    }
+
     /// <summary>Finishes the last file, writes the manifest and gives the package its name. Returns the package's hash.</summary>
     public string Complete()
     {
-        EndFile();
-        int missing = Array.IndexOf(_files, null);
-        if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
-        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format, 0);
-        byte[] manifest = new Manifest
-        {
-            Name = _spec.Name,
-            Model = _spec.Config,
-            Quant = PackageLayout.FormatName(_spec.Format.Most),
-            Formats = _spec.Format.Exceptions.Count == 0 ? null : _spec.Format.Exceptions.ToDictionary(static f => f.Key, static f => PackageLayout.FormatName(f.Value)),
-            Alignment = _spec.Alignment,
-            Group = bundles.Group,
-            Stride = bundles.Stride,
-            Predictor = Manifest.PredictorOf(_spec.Config),
-            Permutation = "identity",
-            SideFiles = _sideFiles,
-            Files = _files!,
-            Provenance = Provenance,
-        }.Encode();
-        string path = Path.Combine(_folder.Path, PackageLayout.ManifestPath);
-        // What this build would refuse to open must not get a name.
-        string hash = Manifest.Decode(manifest, path).Hash;
-        WriteWhole(path, manifest);
-        Guard(path, 0, _folder.Publish);
+        string hash = WriteManifest();
+        Guard(Path.Combine(_folder.Path, PackageLayout.ManifestPath), 0, _folder.Publish);
         _progress?.Invoke(_total, _total);
         return hash;
     }
@@ -210,6 +198,36 @@ public sealed class PackageWriter : IDisposable
         Sink(file, bytes, 0);
         RandomAccess.FlushToDisk(file);
     });
+
+    private string WriteManifest()
+    {
+        EndFile();
+        int missing = Array.IndexOf(_files, null);
+        if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
+        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format, 0);
+        byte[] manifest = new Manifest
+        {
+            Name = _spec.Name,
+            Model = _spec.Config,
+            Quant = PackageLayout.FormatName(_spec.Format.Most),
+            Formats = _spec.Format.Exceptions.Count == 0 ? null : _spec.Format.Exceptions.ToDictionary(static f => f.Key, static f => PackageLayout.FormatName(f.Value)),
+            Alignment = _spec.Alignment,
+            Group = bundles.Group,
+            Stride = bundles.Stride,
+            Predictor = Manifest.PredictorOf(_spec.Config),
+            Permutation = "identity",
+            SideFiles = _sideFiles,
+            Files = _files!,
+            Provenance = Provenance,
+            Measured = Measured,
+        }.Encode();
+        string path = Path.Combine(_folder.Path, PackageLayout.ManifestPath);
+        // What this build would refuse to open must not get a name.
+        string hash = Manifest.Decode(manifest, path).Hash;
+        Guard(path, 0, () => File.Delete(path));
+        WriteWhole(path, manifest);
+        return hash;
+    }
 
     private static long FreeSpace(string folder)
     {

@@ -23,6 +23,7 @@ internal static class ImportFormats
             formats = blocks ? WeightFormat.Q8 : WeightFormat.F32;
             if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
         }
+        else if (quant == "q4") formats = FourBits(c);
         else if (PackageLayout.TryParseFormat(quant, out WeightFormat one)) formats = one;
         else throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, keep, f32, bf16, q8, q4, q4b and q4k");
         try
@@ -34,6 +35,16 @@ internal static class ImportFormats
             throw new ModelFormatException(checkpoint.Path, e.Message, e);
         }
         return formats;
+    }
+
+    /// <summary>4.5 bits a weight: in super-blocks where rows come in 256, which lose less than blocks of the same size do (docs/adr/0013-q4.md), else in blocks.</summary>
+    private static WeightFormats FourBits(ModelConfig c)
+    {
+        WeightFormat most = Of(c.HiddenSize);
+        return new WeightFormats(most, new[] { ("attn.o", c.Heads * c.HeadDim), ("embed", c.EmbeddingWidth), ("head", c.EmbeddingWidth), ("project_in", c.EmbeddingWidth) }
+            .Where(m => Of(m.Item2) != most).Select(m => KeyValuePair.Create(m.Item1, Of(m.Item2))));
+
+        static WeightFormat Of(int cols) => cols % WeightLayout.SuperBlock == 0 ? WeightFormat.Q4K : WeightFormat.Q4;
     }
 
     /// <summary>All rows of a tensor are stored as this format stores them.</summary>

@@ -7,11 +7,19 @@ public sealed record ImportOptions
 {
     /// <summary>Name of the package; null takes it from the package's folder.</summary>
     public string? Name { get; init; }
-    /// <summary>auto, keep, f32, bf16, q8, q4, q4b or q4k (<see cref="ImportFormats"/>).</summary>
+    /// <summary>auto, keep, f32, bf16, q8, q4 (where rows come in 256: q4k), q4b or q4k (<see cref="ImportFormats"/>).</summary>
     public string Quant { get; init; } = "auto";
     /// <summary>relu, silu or fatrelu:THRESHOLD where the configuration names another activation than the model was trained with; null: as it says.</summary>
     public string? Activation { get; init; }
+
+    /// <summary>For measuring what no user can choose: formats of the matrices, what happens to rows before they are stored, no run on a text afterwards.</summary>
+    internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
+    internal RowPreparation? Prepare { get; init; }
+    internal bool Measure { get; init; } = true;
 }
+
+/// <summary>Changes a row of a kind of matrix before it is stored. Several threads at a time.</summary>
+internal delegate void RowPreparation(string kind, Span<float> row);
 
 /// <summary>How far an import is: what it is at, and bytes written of those to write.</summary>
 public readonly record struct ImportProgress(string Step, long Done, long Total);
@@ -34,6 +42,10 @@ public sealed record ImportPlan
     public required long ResidentBytes { get; init; }
     /// <summary>Bytes of them that are read as they are needed: neurons, and embedding rows where the head is another matrix.</summary>
     public required long StreamedBytes { get; init; }
+    /// <summary>What storing each kind of matrix would lose, from some of its rows.</summary>
+    public required IReadOnlyList<QuantizationError> Errors { get; init; }
+    /// <summary>Share of the numbers that <see cref="Errors"/> are from, of those that are not kept as they are.</summary>
+    public required double Sampled { get; init; }
     public required IReadOnlyList<string> Notes { get; init; }
 }
 
@@ -53,6 +65,8 @@ public sealed record ImportResult
     /// <summary>Bytes of the package's files.</summary>
     public required long Bytes { get; init; }
     public required IReadOnlyList<QuantizationError> Errors { get; init; }
+    /// <summary>What the model did with a short text; null where that could not be measured (the notes say why).</summary>
+    public Measured? Measured { get; init; }
     /// <summary>What the user should know: choices made, things missing. One line each.</summary>
     public required IReadOnlyList<string> Notes { get; init; }
 }

@@ -29,13 +29,13 @@ public sealed class Importer
     private readonly Action<string> _step;
     private readonly CancellationToken _cancel;
 
-    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, Action<string> step, CancellationToken cancel)
+    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
     {
         _checkpoint = checkpoint;
         _config = checkpoint.Config;
         _writer = writer;
         _formats = formats;
-        _store = new RowStore(checkpoint.Path);
+        _store = new RowStore(checkpoint.Path, prepare);
         _step = step;
         _cancel = cancel;
     }
@@ -53,7 +53,7 @@ public sealed class Importer
         using Checkpoint checkpoint = Checkpoint.Open(source);
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
-        WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
+        WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
         List<(string Name, byte[] Bytes)> sideFiles = SideFiles(checkpoint);
         notes.AddRange(TextNotes(sideFiles));
 
@@ -68,10 +68,16 @@ public sealed class Importer
         };
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
-        var importer = new Importer(checkpoint, writer, formats, s => step = s, cancel);
+        var importer = new Importer(checkpoint, writer, formats, options.Prepare, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
+        if (options.Measure)
+        {
+            using FlashPackage written = writer.Open();
+            (writer.Measured, string? note) = Calibration.Run(written, s => progress?.Report(new ImportProgress(s, 0, 0)), cancel);
+            if (note != null) notes.Add(note);
+        }
         step = "done";
         string hash = writer.Complete();
         return new ImportResult
@@ -84,12 +90,13 @@ public sealed class Importer
             SourceBytes = checkpoint.Bytes,
             Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
             Errors = importer._store.Errors,
+            Measured = writer.Measured,
             Notes = notes,
         };
     }
 
-    /// <summary>What an import would write, without writing.</summary>
-    public static ImportPlan Plan(string source, ImportOptions? options = null)
+    /// <summary>What an import would write, and what that would lose, without writing.</summary>
+    public static ImportPlan Plan(string source, ImportOptions? options = null, CancellationToken cancel = default)
     {
         options ??= new ImportOptions();
         using Checkpoint checkpoint = Checkpoint.Open(source);
@@ -97,6 +104,7 @@ public sealed class Importer
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
         notes.AddRange(TextNotes(SideFiles(checkpoint)));
+        (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
         long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
         return new ImportPlan
         {
@@ -106,6 +114,8 @@ public sealed class Importer
             Bytes = bytes,
             StreamedBytes = streamed,
             ResidentBytes = bytes - streamed,
+            Errors = errors,
+            Sampled = sampled,
             Notes = notes,
         };
     }

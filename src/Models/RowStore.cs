@@ -7,7 +7,7 @@ namespace FlashOrleans.Models;
 /// Turns blocks of float rows into stored rows and keeps account of what that cost. Rows are quantised one by one, on all processors, each
 /// independent of the others: the bytes do not depend on how rows are cut into blocks. One import, one thread calls it.
 /// </summary>
-internal sealed class RowStore(string blame)
+internal sealed class RowStore(string blame, RowPreparation? prepare = null)
 {
     private readonly Dictionary<string, (double Error, double Energy, double Worst)> _kinds = new(StringComparer.Ordinal);
     private (double Error, double Energy)[] _rows = [];
@@ -24,7 +24,14 @@ internal sealed class RowStore(string blame)
             Span<byte> stored = to.AsSpan(i * stride + offset, rowBytes);
             try
             {
-                Quantizer.QuantizeRow(format, row, stored);
+                ReadOnlySpan<float> prepared = row;
+                if (prepare != null)
+                {
+                    row.CopyTo(back);
+                    prepare(kind, back);
+                    prepared = back;
+                }
+                Quantizer.QuantizeRow(format, prepared, stored);
             }
             catch (ArgumentException e)
             {

@@ -9,6 +9,8 @@ public sealed class PackageTests(FlashHome home)
         string file = TestData.Repo("tests", "data", "gguf", "llama-Q4_0.gguf");
         var plan = (await Flash.RunAsync(home, "import", file, "--dry-run", "--json")).Json;
         Assert.Equal("q4 (ffn.down q8)", plan.GetProperty("quant").GetString());
+        Assert.Equal(1, plan.GetProperty("sampled").GetDouble());
+        Assert.Contains("ffn.down", plan.GetProperty("errors").EnumerateArray().Select(static e => e.GetProperty("kind").GetString()));
         Assert.False(Directory.Exists(Path.Combine(home.Folder, "models", "llama-Q4_0.flash")));
 
         var import = (await Flash.RunAsync(home, "import", file, "--json")).Json;
@@ -43,22 +45,25 @@ public sealed class PackageTests(FlashHome home)
         string folder = TestData.Repo("models", "emberling");
         var import = (await Flash.RunAsync(home, "import", folder, "--name", "lantern", "--quant", "q4", "--json")).Json;
         Assert.Equal("lantern", import.GetProperty("name").GetString());
-        Assert.Equal("q4", import.GetProperty("quant").GetString());
+        Assert.Equal("q4k", import.GetProperty("quant").GetString());
 
         var listed = (await Flash.RunAsync(home, "list", "--json")).Json.EnumerateArray().Single(static m => m.GetProperty("name").GetString() == "lantern");
-        Assert.Equal("q4", listed.GetProperty("quant").GetString());
+        Assert.Equal("q4k", listed.GetProperty("quant").GetString());
         Assert.Contains("lantern", (await Flash.RunAsync(home, "list")).Out, StringComparison.Ordinal);
 
         var show = (await Flash.RunAsync(home, "show", "lantern", "--json")).Json;
         Assert.Equal(import.GetProperty("hash").GetString(), show.GetProperty("hash").GetString());
         Assert.Equal(7, show.GetProperty("files").GetArrayLength());
         Assert.True(show.GetProperty("resident_bytes").GetInt64() + show.GetProperty("bundle_bytes").GetInt64() < show.GetProperty("bytes").GetInt64());
+        Assert.Equal(6, show.GetProperty("measured").GetProperty("zeros").GetArrayLength());
+        Assert.Contains("by layer), measured over", (await Flash.RunAsync(home, "show", "lantern")).Out, StringComparison.Ordinal);
+        Assert.Contains("relu, as named", (await Flash.RunAsync(home, "show", "lantern")).Out, StringComparison.Ordinal);
         Assert.Contains("feed-forward 1024 (gated relu)", (await Flash.RunAsync(home, "show", "lantern")).Out, StringComparison.Ordinal);
 
         Assert.Equal(0, (await Flash.RunAsync(home, "verify", "lantern")).Code);
         var wrong = await Flash.RunAsync(home, "tokenize", "lantern", "--quant", "q8", "--text", "x");
         Assert.Equal(1, wrong.Code);
-        Assert.Contains("is q4, not q8", wrong.Error, StringComparison.Ordinal);
+        Assert.Contains("is q4k, not q8", wrong.Error, StringComparison.Ordinal);
 
         Assert.Equal(0, (await Flash.RunAsync(home, "rm", "lantern")).Code);
         Assert.False(Directory.Exists(Path.Combine(home.Folder, "models", "lantern.flash")));

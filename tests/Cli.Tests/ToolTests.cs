@@ -128,6 +128,36 @@ public sealed class ToolTests(FlashHome home)
     }
 
     [Fact]
+    public async Task Perplexity_against_another_package_tells_how_far_the_distributions_are_apart()
+    {
+        string file = TestData.Repo("tests", "data", "text", "harbour.txt");
+        Assert.Equal(0, (await Flash.RunAsync(home, "logits", "emberling", "--quant", "f32", "--tokens", "1")).Code);
+        var alone = (await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--window", "64", "--json")).Json;
+        var exact = (await Flash.RunAsync(home, "perplexity", "emberling-f32", "--file", file, "--window", "64", "--json")).Json;
+        var json = (await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--window", "64", "--against", "emberling-f32", "--json")).Json;
+        var against = json.GetProperty("against");
+        Assert.Equal(alone.GetProperty("tokens").GetInt32(), json.GetProperty("tokens").GetInt32());
+        Assert.Equal(alone.GetProperty("nll").GetDouble(), json.GetProperty("nll").GetDouble(), 1e-6);
+        Assert.Equal(exact.GetProperty("nll").GetDouble(), against.GetProperty("nll").GetDouble(), 1e-6);
+        Assert.Equal("emberling-f32", against.GetProperty("name").GetString());
+        Assert.InRange(against.GetProperty("kl_mean").GetDouble(), 1e-5, 0.01);
+        Assert.True(against.GetProperty("kl_mean").GetDouble() < against.GetProperty("kl95").GetDouble() && against.GetProperty("kl95").GetDouble() < against.GetProperty("kl_max").GetDouble());
+        Assert.InRange(against.GetProperty("same_best").GetDouble(), 0.9, 1);
+        Assert.Contains("same best token", (await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--against", "emberling-f32")).Out, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Models_of_different_vocabularies_are_not_compared()
+    {
+        string file = TestData.Repo("tests", "data", "text", "harbour.txt");
+        Assert.Equal(0, (await Flash.RunAsync(home, "import", TestData.Repo("tests", "data", "gguf", "llama-Q4_0.gguf"), "--name", "stranger")).Code);
+        var outcome = await Flash.RunAsync(home, "perplexity", "emberling", "--file", file, "--against", "stranger");
+        Assert.Equal(1, outcome.Code);
+        Assert.Contains("only models with the same vocabulary can be compared", outcome.Error, StringComparison.Ordinal);
+        Assert.Equal(0, (await Flash.RunAsync(home, "rm", "stranger")).Code);
+    }
+
+    [Fact]
     public async Task Bench_has_a_row_per_number_of_sessions_and_path()
     {
         var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "8", "--generate", "6", "--sessions", "1,2", "--path", "both", "--repeat", "1", "--json")).Json;

@@ -24,7 +24,7 @@ public sealed class ImporterTests : IDisposable
         using Checkpoint checkpoint = Checkpoint.Open(Source(model));
         var stored = new PackageTensors(package);
 
-        Assert.Equal(quant, PackageLayout.FormatName(package.Format));
+        Assert.Equal(quant == "q4" && package.Config.HiddenSize % 256 == 0 ? "q4k" : quant, PackageLayout.FormatName(package.Format));
         Assert.Equivalent(checkpoint.Config, package.Config, strict: true);
         Assert.Equal(result.Hash, package.Hash);
         foreach (string name in checkpoint.Tensors)
@@ -104,6 +104,17 @@ public sealed class ImporterTests : IDisposable
     }
 
     [Fact]
+    public void Four_bits_are_super_blocks_where_rows_come_in_256_and_no_larger()
+    {
+        ImportResult q4 = Importer.Import(Source("emberling"), Package, new ImportOptions { Quant = "q4" });
+        ImportResult blocks = Importer.Import(Source("emberling"), Package, new ImportOptions { Quant = "q4", Formats = _ => WeightFormat.Q4 });
+        Assert.Equal((WeightFormat.Q4K, 0), (q4.Format, q4.Formats.Exceptions.Count));
+        Assert.InRange(q4.Bytes, blocks.Bytes * 0.99, blocks.Bytes * 1.01);
+        foreach ((QuantizationError a, QuantizationError b) in q4.Errors.Zip(blocks.Errors)) Assert.True(a.Mean < 0.9 * b.Mean, $"{a} {b}");
+        Assert.Equal(WeightFormat.Q4, Importer.Import(Source("llama"), Package, new ImportOptions { Quant = "q4" }).Format);
+    }
+
+    [Fact]
     public void What_lies_at_the_target_and_is_not_a_package_stays()
     {
         Directory.CreateDirectory(Package);
@@ -164,6 +175,8 @@ public sealed class ImporterTests : IDisposable
     [InlineData("embedding")]
     [InlineData("layer 2 of 6")]
     [InlineData("layer 6 of 6")]
+    [InlineData("measuring, layer 2 of 6")]
+    [InlineData("measuring with silu, layer 6 of 6")]
     public void A_cancelled_import_leaves_nothing_behind(string step)
     {
         using var cancel = new CancellationTokenSource();

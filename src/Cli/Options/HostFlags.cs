@@ -1,6 +1,7 @@
 using System.CommandLine;
 using FlashOrleans.Cli.Hosts;
 using FlashOrleans.Engine;
+using FlashOrleans.Flash;
 
 namespace FlashOrleans.Cli.Options;
 
@@ -18,6 +19,9 @@ internal sealed class HostFlags
 
     public Task<IModelHost> StartAsync(App app, ParseResult parse, string package, double? window = null) =>
         StartAsync(app, package, parse.GetValue(_path)!, _engine.Engine(parse), _engine.Layer(parse, window));
+
+    /// <summary>The engine without a host: for what no turn can ask.</summary>
+    public LocalEngine Engine(ParseResult parse, FlashPackage package, double? window = null) => new(package, _engine.Engine(parse), _engine.Layer(parse, window));
 
     public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer) => path == "engine"
         ? new EngineHost(package, engine, layer)

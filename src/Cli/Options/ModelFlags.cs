@@ -21,7 +21,7 @@ internal sealed class ModelFlags
 
     /// <summary>For imports: also `keep`.</summary>
     public static Option<string> QuantOfImport() =>
-        Flags.Choice("--quant", "Format of the matrices. keep: as near to the source's as there is, without loss for q8_0, q4_0, q4_1 and q4_K. auto: keep for GGUF files, else q8 where rows come in blocks of 32, else f32",
+        Flags.Choice("--quant", "Format of the matrices. keep: as near to the source's as there is, without loss for q8_0, q4_0, q4_1 and q4_K. q4: q4k where rows come in blocks of 256. auto: keep for GGUF files, else q8 where rows come in blocks of 32, else f32",
             "auto", "keep", "q4", "q4b", "q4k", "q8", "bf16", "f32");
 
     public string Name(ParseResult parse) => parse.GetRequiredValue(_name);

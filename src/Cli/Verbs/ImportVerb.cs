@@ -15,7 +15,7 @@ internal static class ImportVerb
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: that of the folder or file)");
         var quant = ModelFlags.QuantOfImport();
         var activation = Flags.Text("--activation", "KIND", "relu, silu or fatrelu:THRESHOLD, where the configuration names another one than the model was trained with");
-        var dry = new Option<bool>("--dry-run") { Description = "Say what would be written, and write nothing" };
+        var dry = new Option<bool>("--dry-run") { Description = "Say what would be written and, from a sample, what it would lose; write nothing" };
         var json = Flags.Json();
         var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run")
         {
@@ -31,25 +31,36 @@ internal static class ImportVerb
             var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Activation = parse.GetValue(activation) };
             if (parse.GetValue(dry))
             {
-                Show(app.Screen, Importer.Plan(source, options), parse.GetValue(json));
+                Show(app.Screen, Importer.Plan(source, options, app.Interrupts.Stop), parse.GetValue(json));
                 return;
             }
             var result = Importer.Import(source, app.Store.Target(target), options, new ImportLine(target, app.Screen), app.Interrupts.Stop);
             app.Screen.EndLine();
             if (parse.GetValue(json))
             {
-                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.SourceBytes, result.Bytes, result.Errors, result.Notes });
+                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.SourceBytes, result.Bytes, result.Errors, result.Measured, result.Notes });
                 return;
             }
             foreach (string note in result.Notes) app.Screen.Remark(note);
             app.Screen.Out.WriteLine($"{result.Name}: {Text(result.Formats)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}");
             app.Screen.Out.WriteLine(Mode(result.Config));
-            if (result.Errors.Count == 0) return;
-            var table = new Table { Border = TableBorder.None }.AddColumns("MATRIX", "ERROR", "WORST ROW");
-            foreach (var e in result.Errors) table.AddRow(Markup.Escape(e.Kind), Units.Number(100 * e.Mean, "0.000") + " %", Units.Number(100 * e.WorstRow, "0.000") + " %");
-            app.Screen.Tables.Write(table);
+            app.Screen.Out.WriteLine($"zeros in the feed-forward: {Zeros(result.Measured)}");
+            ShowErrors(app.Screen, result.Errors);
         });
         return verb;
+    }
+
+    /// <summary>Mean and range over the layers.</summary>
+    public static string Zeros(Measured? m) => m is { Zeros.Count: > 0 }
+        ? $"{Units.Percent(m.Zeros.Average())} ({Units.Percent(m.Zeros.Min())} to {Units.Percent(m.Zeros.Max())} by layer), measured over {m.Tokens} tokens"
+        : "not measured";
+
+    private static void ShowErrors(Screen screen, IReadOnlyList<QuantizationError> errors)
+    {
+        if (errors.Count == 0) return;
+        var table = new Table { Border = TableBorder.None }.AddColumns("MATRIX", "ERROR", "WORST ROW");
+        foreach (var e in errors) table.AddRow(Markup.Escape(e.Kind), Units.Number(100 * e.Mean, "0.000") + " %", Units.Number(100 * e.WorstRow, "0.000") + " %");
+        screen.Tables.Write(table);
     }
 
     /// <summary>"q4b (embed q8, ffn.down q8)"; many layers that differ are counted.</summary>
@@ -73,11 +84,13 @@ internal static class ImportVerb
     {
         if (json)
         {
-            screen.Json(new { plan.Config.Architecture, Quant = Text(plan.Formats), Mode = Mode(plan.Config), plan.SourceBytes, plan.Bytes, plan.ResidentBytes, plan.StreamedBytes, plan.Notes });
+            screen.Json(new { plan.Config.Architecture, Quant = Text(plan.Formats), Mode = Mode(plan.Config), plan.SourceBytes, plan.Bytes, plan.ResidentBytes, plan.StreamedBytes, plan.Errors, plan.Sampled, plan.Notes });
             return;
         }
         foreach (string note in plan.Notes) screen.Remark(note);
         screen.Out.WriteLine($"{plan.Config.Architecture}: {Text(plan.Formats)}, {Units.Bytes(plan.SourceBytes)} would become {Units.Bytes(plan.Bytes)}: {Units.Bytes(plan.ResidentBytes)} resident, {Units.Bytes(plan.StreamedBytes)} read as they are needed");
         screen.Out.WriteLine(Mode(plan.Config));
+        if (plan.Sampled < 1) screen.Out.WriteLine($"errors are sampled, from {Units.Percent(plan.Sampled)} of the numbers that change");
+        ShowErrors(screen, plan.Errors);
     }
 }

@@ -53,6 +53,14 @@ internal static class ShowVerb
         }
     }
 
+    /// <summary>Whether the activation that the configuration names is the one that foretells a text; null where no other one was tried.</summary>
+    private static string? ActivationVerdict(FlashPackage package)
+    {
+        if (package.Manifest.Measured is not { Other: { } other } m) return null;
+        string own = package.Config.Activation.ToString().ToLowerInvariant();
+        return m.OtherFits ? Calibration.Verdict(m, package.Config.Activation) : $"{own}, as named (nll {Units.Number(m.Nll, "0.00")} of a text, with {other.ToString().ToLowerInvariant()} {Units.Number(m.OtherNll, "0.00")})";
+    }
+
     private static object Everything(FlashPackage package, List<Part> parts) => new
     {
         package.Name,
@@ -66,6 +74,7 @@ internal static class ShowVerb
         BundleBytes = parts.Sum(static p => p.BundleBytes),
         package.Manifest.Alignment,
         package.Manifest.Predictor,
+        package.Manifest.Measured,
         Model = package.Config,
         package.Manifest.SideFiles,
         ChatTemplate = ChatTemplateOf(package),
@@ -86,6 +95,8 @@ internal static class ShowVerb
         Fact("positions", $"{c.MaxPositions}, {(c.Positions == PositionKind.Rope ? "rotary" : "learned")}");
         Fact("format", $"{ImportVerb.Text(package.Manifest.Weights)}, version {package.Manifest.FormatVersion}, aligned to {package.Manifest.Alignment}, read {package.Access}");
         Fact("mode", ImportVerb.Mode(package.Config));
+        Fact("zeros", ImportVerb.Zeros(package.Manifest.Measured));
+        if (ActivationVerdict(package) is { } verdict) Fact("activation", verdict);
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");

@@ -1,0 +1,92 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// A text through a whole model with one layer in memory at a time: each is attached, computes all tokens in one step (every neuron, <see cref="FeedForwardMode.Dense"/>), and is detached
+/// before the next one comes. For measuring a model of any size, once: every byte of it is read. The caller's thread waits; never a grain turn. A damaged package is a
+/// <see cref="FlashException"/>, a step that failed a <see cref="StepFaultException"/>; after either, or a cancellation, nothing is left running.
+/// </summary>
+public sealed class LayerByLayer
+{
+    /// <summary>What the window of a layer may take: a neuron is used once, so that more would not help.</summary>
+    private const double WindowBytes = 64 << 20;
+
+    private LayerByLayer(double[] zeros, float[] nll) => (Zeros, Nll) = (zeros, nll);
+
+    /// <summary>Per layer: share of the computed feed-forward neurons that were exactly zero.</summary>
+    public IReadOnlyList<double> Zeros { get; }
+    /// <summary>Negative log-likelihood of the token that follows each position; one less than tokens.</summary>
+    public IReadOnlyList<float> Nll { get; }
+
+    /// <param name="package">The model.</param>
+    /// <param name="tokens">At least two, at most the model's context.</param>
+    /// <param name="activation">In place of the model's own; null: that one.</param>
+    /// <param name="progress">Told before each layer.</param>
+    /// <param name="cancel">Ends the run.</param>
+    public static LayerByLayer Run(FlashPackage package, ReadOnlySpan<int> tokens, Activation? activation = null, Action<int>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(package);
+        ThreadRole.AssertNotGrainTurn("measuring a model");
+        double[] zeros = new double[package.Config.Layers];
+        using var conductor = new Conductor(new EngineOptions());
+        var timeline = new SessionTimeline(Guid.NewGuid(), 1, package.Config.RopeByLength ? package.Config.Rope : null);
+        timeline.Append(tokens);
+        Wave wave = timeline.Submit(tokens.Length, Sampling.Greedy, SlotFlags.Score);
+        for (int i = 0; ; i++)
+        {
+            progress?.Invoke(i);
+            var exit = new Exit();
+            Layer layer = conductor.Attach(package, i, new LayerOptions { Mode = FeedForwardMode.Dense, Window = WindowOf(package, i), Prefetch = false, Activation = activation, CountZeros = true }, exit);
+            layer.Loaded.GetAwaiter().GetResult();
+            if (!conductor.Enqueue(layer, wave)) throw new InvalidOperationException("the conductor is closed");
+            (wave, float[]? nll) = exit.Wait(cancel);
+            zeros[i] = layer.Count.Computed == 0 ? 0 : (double)layer.Count.Zeros / layer.Count.Computed;
+            conductor.DetachAsync(layer).GetAwaiter().GetResult();
+            if (nll != null) return new LayerByLayer(zeros, nll[..^1]);
+        }
+    }
+
+    private static double WindowOf(FlashPackage package, int layer)
+    {
+        using PackageFile slice = package.OpenSlice(layer);
+        return Math.Min(1, WindowBytes / Math.Max(1, slice.Bundles!.Bytes));
+    }
+
+    /// <summary>Native memory that a run needs at its largest layer, but for scratch.</summary>
+    public static long MemoryFor(FlashPackage package)
+    {
+        ArgumentNullException.ThrowIfNull(package);
+        long most = 0;
+        for (int i = 0; i < package.Config.Layers; i++)
+        {
+            using PackageFile slice = package.OpenSlice(i);
+            long selector = slice.Has("ffn.selector") ? slice.Section("ffn.selector").Bytes : 0;
+            most = Math.Max(most, slice.ResidentBytes - selector + Math.Max((long)WindowBytes, slice.Bundles?.Stride ?? 0));
+        }
+        using PackageFile edge = package.OpenEdge();
+        return most + edge.Section(package.Config.TiedHead ? "embed" : "head").Bytes;
+    }
+
+    /// <summary>Where the one step of a layer comes out. The conductor's thread sets it, the caller's waits.</summary>
+    private sealed class Exit : ILayerRouter
+    {
+        private readonly TaskCompletionSource<(Wave, float[]?)> _out = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+        public Layer? Next => null;
+        public bool WantsRows => false;
+
+        public (Wave Wave, float[]? Nll) Wait(CancellationToken cancel)
+        {
+            // Observed here or nowhere: a cancelled run has no use for it.
+            Task.WaitAny([_out.Task], cancel);
+            return _out.Task.GetAwaiter().GetResult();
+        }
+
+        public void Forward(Wave wave) => _out.TrySetResult((wave, null));
+        public void Complete(in StepResult result) => _out.TrySetResult((default, result.Nll));
+        public void Fault(in SlotFault fault) => _out.TrySetException(new StepFaultException(fault.Message) { Kind = fault.Kind });
+        public void Hint(ReadOnlySpan<int> units) { }
+        public void HintRows(ReadOnlySpan<float> rows, int count, int width) { }
+    }
+}

@@ -1,0 +1,77 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Models;
+
+/// <summary>
+/// What storing a checkpoint will cost, from some of its rows: few rows in many places, of every matrix of every layer, quantised as the import would. All rows where the
+/// checkpoint is small. Bounded by <see cref="Numbers"/> whatever the checkpoint's size, so that it takes seconds. One thread, as an import's.
+/// </summary>
+internal static class ImportSample
+{
+    /// <summary>Numbers that are quantised, about.</summary>
+    private const long Numbers = 8 << 20;
+    /// <summary>Rows that are read together.</summary>
+    private const int Piece = 4;
+
+    private readonly record struct Matrix(string Kind, string Tensor, int First, int Rows, int Cols, WeightFormat Format);
+
+    /// <summary>The error of each kind, and which share of the numbers that change at all was looked at (1: all of them).</summary>
+    public static (IReadOnlyList<QuantizationError> Errors, double Share) Measure(Checkpoint checkpoint, WeightFormats formats, CancellationToken cancel, long numbers = Numbers)
+    {
+        var store = new RowStore(checkpoint.Path);
+        Matrix[] all = [.. Matrices(checkpoint, formats)];
+        bool[] kept = [.. all.Select(m => ImportFormats.IsKept(checkpoint.Nearest(m.Tensor, m.First, m.Rows), m.Format))];
+        long total = all.Where((_, i) => !kept[i]).Sum(static m => (long)m.Rows * m.Cols), seen = 0;
+        double share = total == 0 ? 1 : Math.Min(1, (double)numbers / total);
+        for (int i = 0; i < all.Length; i++)
+        {
+            if (kept[i]) store.Kept(all[i].Kind);
+            else seen += Store(checkpoint, all[i], share, store, cancel);
+        }
+        return (store.Errors, total == 0 ? 1 : (double)seen / total);
+    }
+
+    /// <summary>Pieces in the middle of equal stretches of the matrix, at least one; returns the numbers looked at.</summary>
+    private static long Store(Checkpoint checkpoint, Matrix m, double share, RowStore store, CancellationToken cancel)
+    {
+        int piece = Math.Min(m.Rows, share < 1 ? Piece : Math.Max(Piece, (1 << 20) / m.Cols)), stretches = (m.Rows + piece - 1) / piece;
+        int take = Math.Clamp((int)Math.Round(stretches * share), 1, stretches), stride = WeightLayout.RowBytes(m.Format, m.Cols);
+        float[] block = new float[piece * m.Cols];
+        byte[] stored = new byte[piece * stride];
+        long seen = 0;
+        for (int k = 0; k < take; k++)
+        {
+            cancel.ThrowIfCancellationRequested();
+            int first = (int)((k + 0.5) * stretches / take) * piece, count = Math.Min(piece, m.Rows - first);
+            checkpoint.ReadRows(m.Tensor, m.First + first, count, block.AsSpan(0, count * m.Cols));
+            store.Store(m.Format, m.Kind, m.First + first, block, count, m.Cols, stored, stride, 0);
+            seen += (long)count * m.Cols;
+        }
+        return seen;
+    }
+
+    /// <summary>Every matrix of the package, in the order in which an import writes them.</summary>
+    private static IEnumerable<Matrix> Matrices(Checkpoint checkpoint, WeightFormats formats)
+    {
+        ModelConfig c = checkpoint.Config;
+        foreach (string matrix in (string[])["embed", "project_in", "project_out", "head"])
+            if (checkpoint.Has(matrix)) yield return Whole(matrix, matrix, formats.Of(matrix));
+        for (int i = 0; i < c.Layers; i++)
+        {
+            string prefix = $"layers.{i}.", qkv = prefix + "attn.qkv";
+            int values = PackageLayout.ValuesApart(formats, i) ? c.KvHeads * c.HeadDim : 0;
+            yield return new Matrix("attn.qkv", qkv, 0, c.QkvRows - values, c.HiddenSize, formats.Of(i, "attn.qkv"));
+            if (values > 0) yield return new Matrix("attn.v", qkv, c.QkvRows - values, values, c.HiddenSize, formats.Of(i, "attn.v"));
+            yield return Whole("attn.o", prefix + "attn.o", formats.Of(i, "attn.o"));
+            if (checkpoint.Has(prefix + "ffn.router")) yield return Whole("ffn.router", prefix + "ffn.router", PackageLayout.RouterFormat(formats));
+            foreach (string matrix in (string[])["ffn.up", "ffn.down", "ffn.gate"])
+                if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, formats.Of(i, matrix));
+        }
+
+        Matrix Whole(string kind, string tensor, WeightFormat format)
+        {
+            (int rows, int cols) = checkpoint.Shape(tensor);
+            return new Matrix(kind, tensor, 0, rows, cols, format);
+        }
+    }
+}
