@@ -63,7 +63,7 @@ public sealed unsafe class PackageFile : IDisposable
             string hash = SectionTable.Hash(header);
             if (hash != listed.Header)
                 throw new FlashException(file.Name, 0, $"the header is not the one in the manifest (hash {hash}, expected {listed.Header}): the file is damaged or belongs to another import");
-            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest.Model, manifest.Weights, layer), file.Name);
+            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest.Model, manifest.Weights, layer, manifest.Predictors), file.Name);
             return new PackageFile(file, listed.Path, table, known, manifest.Permutation, scan);
         }
         catch
