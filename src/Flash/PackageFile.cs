@@ -47,7 +47,7 @@ public sealed unsafe class PackageFile : IDisposable
     public IReadOnlyList<Section> Sections { get; }
     /// <summary>Neuron bundles of a slice; null in edge.bin.</summary>
     public BundleLayout? Bundles { get; }
-    /// <summary>Bytes of the sections that a running layer keeps in memory: everything but bundles and checksums.</summary>
+    /// <summary>Bytes of the sections that a running layer keeps in memory: everything but bundles and checksums. With predictors somewhat less: no mode needs selector and predictor both.</summary>
     public long ResidentBytes => Sections.Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Sum(static s => s.Bytes);
 
     /// <summary>Opens and checks structure against the manifest; takes over <paramref name="file"/>.</summary>
