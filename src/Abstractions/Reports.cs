@@ -102,4 +102,7 @@ public sealed record LayerCounters
     [Id(21)] public long ResidentBytes { get; init; }
     /// <summary>Units needed by the steps that were predicted: recall is PredictedHit over this.</summary>
     [Id(22)] public long PredictedFor { get; init; }
+    /// <summary>Mode predicted, in the parts of the layer that are looked at whole: neurons that are not zero, and those of them that the predictor left out.</summary>
+    [Id(23)] public long AuditActive { get; init; }
+    [Id(24)] public long AuditMissed { get; init; }
 }

@@ -3,9 +3,9 @@ using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
-/// <summary>Which neurons of a feed-forward are computed. Auto: exact for ReLU, else dense.</summary>
+/// <summary>Which neurons of a feed-forward are computed. Auto: exact for ReLU, else dense. Predicted, those that a trained predictor chooses, is never the default: it changes results.</summary>
 [JsonConverter(typeof(JsonStringEnumConverter<FeedForwardMode>))]
-public enum FeedForwardMode { Auto, Dense, Exact }
+public enum FeedForwardMode { Auto, Dense, Exact, Predicted }
 
 /// <summary>How keys and values are kept. Auto: f32 for f32 packages, else f16.</summary>
 [JsonConverter(typeof(JsonStringEnumConverter<KvType>))]

@@ -24,12 +24,16 @@ public sealed class Layer
         Options = options;
         Router = router;
         Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
-        Exact = options.Mode switch
+        string? unfit = Config.Experts != null ? "has experts" : Config.IsSparse ? null : $"uses {Config.Activation}";
+        Mode = options.Mode switch
         {
-            FeedForwardMode.Dense => false,
-            FeedForwardMode.Exact when !Config.IsSparse || Config.Experts != null =>
-                throw new ArgumentException($"mode exact needs a ReLU model; {package.Name} {(Config.Experts != null ? "has experts" : $"uses {Config.Activation}")}: take --mode dense", nameof(options)),
-            _ => Config.HasSelector(index),
+            FeedForwardMode.Dense => FeedForwardMode.Dense,
+            FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
+                throw new FlashException($"mode {options.Mode.ToString().ToLowerInvariant()} needs a ReLU model; {package.Name} {unfit}: take --mode dense"),
+            FeedForwardMode.Predicted when package.Manifest.Predictors == null =>
+                throw new FlashException($"mode predicted needs trained predictors; {package.Name} has none: import it again with --predictors DIR, or take --mode exact"),
+            FeedForwardMode.Predicted => FeedForwardMode.Predicted,
+            _ => Config.HasSelector(index) ? FeedForwardMode.Exact : FeedForwardMode.Dense,
         };
         Experts = Config.ExpertsOf(index);
         Neurons = Config.NeuronsOf(index);
@@ -45,8 +49,12 @@ public sealed class Layer
     public LayerOptions Options { get; }
     public bool IsFirst => Index == 0;
     public bool IsLast => Index == Config.Layers - 1;
-    /// <summary>True: only non-zero neurons are read and computed. False: all of them.</summary>
-    public bool Exact { get; }
+    /// <summary>What it does, never <see cref="FeedForwardMode.Auto"/>.</summary>
+    public FeedForwardMode Mode { get; }
+    internal bool Exact => Mode == FeedForwardMode.Exact;
+    /// <summary>Only neurons with a value above <see cref="Cut"/> are read and computed: their pre-activation in `exact`, their score in `predicted`.</summary>
+    internal bool Sparse => Mode != FeedForwardMode.Dense;
+    internal float Cut { get; private set; }
     /// <summary>Completes when the resident part is in memory; faults with <see cref="FlashException"/>.</summary>
     public Task Loaded => _loaded.Task;
     public PrefetchPolicy Policy { get; } = new();
@@ -89,7 +97,7 @@ public sealed class Layer
     internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     internal string Label => $"{Package.Name}/{Index}";
 
-    /// <summary>Told every (position, neuron) that is active, in `exact`; tests compare them with what they should be.</summary>
+    /// <summary>Told every (position, neuron) that is chosen, in `exact` those that are active; tests compare them with what they should be.</summary>
     internal Action<int, int>? Watch { get; set; }
 
     /// <summary>Shown every row of logits that the head computes, with the row's position, in ascending order for a session.</summary>
@@ -102,7 +110,7 @@ public sealed class Layer
 
     internal struct Counters
     {
-        public long WavesIn, Waves, Rows, Slots, Active, Computed, Zeros, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor;
+        public long WavesIn, Waves, Rows, Slots, Active, Computed, Zeros, Dense, Compute, Predict, FlashWait, PredictedUnits, PredictedHit, PredictedFor, AuditActive, AuditMissed;
     }
 
     /// <summary>Native bytes this layer holds (weights, window, KV); the shared head and tables are not counted.</summary>
@@ -129,6 +137,8 @@ public sealed class Layer
         PredictedUnits = Count.PredictedUnits,
         PredictedHit = Count.PredictedHit,
         PredictedFor = Count.PredictedFor,
+        AuditActive = Count.AuditActive,
+        AuditMissed = Count.AuditMissed,
         ComputeNanos = Count.Compute,
         PredictNanos = Count.Predict,
         FlashWaitNanos = Count.FlashWait,
@@ -145,7 +155,8 @@ public sealed class Layer
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
-        Weights = LayerWeights.Load(Slice, Config, Exact, ledger, Label);
+        Weights = LayerWeights.Load(Slice, Package.Manifest, Index, Mode, Options.Prefetch, ledger, Label);
+        Cut = Exact ? Config.Threshold : Weights.Predictor.Cut;
         (Edge, Rope) = shared(this);
         bool half = Options.Kv == KvType.F16 || (Options.Kv == KvType.Auto && Package.Format != WeightFormat.F32);
         Kv = new KvCache(Config, half, ledger, Label);
@@ -153,7 +164,7 @@ public sealed class Layer
         var region = Slice.BundleUnits(whole: !Exact);
         int slots = Math.Clamp((int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this };
-        Bundles.Window.EvictMostRecent = !Exact;
+        Bundles.Window.EvictMostRecent = !Sparse;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)

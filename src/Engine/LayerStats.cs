@@ -10,6 +10,7 @@ public sealed record LayerStats
     public long Waves { get; init; }
     public long Rows { get; init; }
     public long Slots { get; init; }
+    /// <summary>Neurons that were not zero, in `predicted` of those computed.</summary>
     public long NeuronsActive { get; init; }
     public long NeuronsComputed { get; init; }
     /// <summary>Neurons times rows: what dense would compute.</summary>
@@ -29,6 +30,9 @@ public sealed record LayerStats
     public long PredictedHit { get; init; }
     /// <summary>Units needed by the steps that were predicted: recall = PredictedHit / PredictedFor.</summary>
     public long PredictedFor { get; init; }
+    /// <summary>`predicted`: in the parts of the layer that steps look at whole, neurons that are not zero, and those of them that the predictor left out.</summary>
+    public long AuditActive { get; init; }
+    public long AuditMissed { get; init; }
     public long ComputeNanos { get; init; }
     public long PredictNanos { get; init; }
     public long FlashWaitNanos { get; init; }

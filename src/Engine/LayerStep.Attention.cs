@@ -9,9 +9,9 @@ internal sealed unsafe partial class LayerStep
     private ModelConfig? _shape;
     private int _capacity;
     // Scratch, rows x width each: input, normalised, quantised, fused q k v, attention output, its quantised form, residual after attention,
-    // selector output or experts' weights, feed-forward sum, embedding of another width, rotary angles; then per worker the attention scores.
-    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _scores, _partials, _angles;
-    private byte* _q, _aq;
+    // selector output, predictor's scores or experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle; then per worker the attention scores.
+    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _scores, _partials, _angles, _low;
+    private byte* _q, _aq, _lowQ;
     private int _partialBuffers;
     private int _scoresStride;
 
@@ -29,7 +29,8 @@ internal sealed unsafe partial class LayerStep
     {
         var c = layer.Config;
         if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
-        // Pre-activations of the selector, or weights of the experts.
+        int rank = layer.Package.Manifest.Predictors?.MaxRank ?? 0;
+        // Pre-activations of the selector, scores of a predictor, or weights of the experts.
         int selected = c.HasSelector(layer.Index) ? c.FfnSize : c.Experts?.Count ?? 0;
         int capacity = Math.Max(8, (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)rows));
         int wide = c.Heads * c.HeadDim;
@@ -50,6 +51,7 @@ internal sealed unsafe partial class LayerStep
         long q = Take((long)capacity * Kernels.QuantizedBytes(c.HiddenSize)), aq = Take((long)capacity * Kernels.QuantizedBytes(wide));
         long g = Take((long)capacity * selected * 4), partials = Take(d * _partialBuffers);
         long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(layer.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
+        long low = Take((long)capacity * rank * 4), lowQ = Take((long)capacity * Kernels.QuantizedBytes(rank));
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();
         _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);
@@ -57,6 +59,7 @@ internal sealed unsafe partial class LayerStep
         _x = (float*)(p + x); _n = (float*)(p + n); _h = (float*)(p + h); _y = (float*)(p + y);
         _qkv = (float*)(p + qkv); _a = (float*)(p + a); _q = p + q; _aq = p + aq;
         _g = (float*)(p + g); _partials = (float*)(p + partials); _scores = (float*)(p + scores);
+        _low = (float*)(p + low); _lowQ = p + lowQ;
         _e = (float*)(p + e); _angles = (float*)(p + angles);
         _capacity = capacity;
         _shape = c;

@@ -132,20 +132,20 @@ internal sealed unsafe partial class LayerStep
         _embeddingFrom = _embeddingTo;
     }
 
-    /// <summary>First act of a step: which units the next layer will want, judged from this layer's input through the next layer's own norm and selector.</summary>
+    /// <summary>First act of a step: which units the next layer will want, judged from this layer's input.</summary>
     private void LookAhead()
     {
         if (_rows > LookAheadRows) return;
         var router = _layer.Router;
         if (router.Next is { } next)
         {
-            if (next.Options.Prefetch && next.Exact && next.IsReady && next.Policy.Decide())
+            if (next.Options.Prefetch && next.Sparse && next.IsReady && next.Policy.Decide())
             {
                 var units = Predict(next, _x, _rows);
                 if (units.Length > 0) router.Hint(units);
             }
         }
-        else if (!_layer.IsLast && _layer.Options.Prefetch && _layer.Exact && router.WantsRows)
+        else if (!_layer.IsLast && _layer.Options.Prefetch && _layer.Sparse && router.WantsRows)
         {
             router.HintRows(new ReadOnlySpan<float>(_x, _rows * _layer.Config.HiddenSize), _rows, _layer.Config.HiddenSize);
         }
@@ -166,19 +166,20 @@ internal sealed unsafe partial class LayerStep
         long start = time.GetTimestamp();
         var c = next.Config;
         var w = next.Weights!;
-        var norm = c.SharedNorm ? w.AttentionNorm : w.FfnNorm;
-        bool before = c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich;
-        if (before) Normalise(rows, norm, _n, count);
-        Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, before ? _n : rows, _q, count, _g, c.Gated ? w.GateBias : w.UpBias);
+        float cut = 0;
+        // Best by what was trained to look ahead; else by what the layer itself will ask.
+        if (w.Lookahead.Fc1 != null) Score(w.Lookahead, rows, count, c.FfnSize, out cut);
+        else if (next.Exact) ThroughSelector(c, w, rows, count);
+        else Score(w.Predictor, rows, count, c.FfnSize, out cut);
         int units = next.Bundles!.Region.Count;
         if (_hints.Length < units)
         {
             _hints = new int[units];
             _hintScores = new float[units];
         }
-        int n = PositiveUnits(c.FfnSize, next.Bundle.Group, units, count);
-        // The gate meets an input it was not made for and says yes too often or too seldom; its order is better than its sign. So the best ones, as many
-        // as the layer has lately needed: a wrong guess costs a read, and precision is bandwidth.
+        int n = UnitsAbove(cut, c.FfnSize, next.Bundle.Group, units, count);
+        // The gate meets an input it was not made for and says yes too often or too seldom, and what was trained says yes too often; their order is better than their
+        // sign. So the best ones, as many as the layer has lately needed: a wrong guess costs a read, and precision is bandwidth.
         int most = next.Policy.Budget(count);
         if (n > most)
         {
@@ -193,20 +194,29 @@ internal sealed unsafe partial class LayerStep
         return hints;
     }
 
-    /// <summary>Units with a positive neuron in any row, ascending, into the hints; their scores (the largest value) beside them.</summary>
-    private int PositiveUnits(int neurons, int group, int units, int rows)
+    /// <summary>The next layer's own norm and selector.</summary>
+    private void ThroughSelector(ModelConfig c, LayerWeights w, float* rows, int count)
+    {
+        var norm = c.SharedNorm ? w.AttentionNorm : w.FfnNorm;
+        bool before = c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich;
+        if (before) Normalise(rows, norm, _n, count);
+        Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, before ? _n : rows, _q, count, _g, c.Gated ? w.GateBias : w.UpBias);
+    }
+
+    /// <summary>Units with a neuron above the cut in any row, ascending, into the hints; their scores (the largest value) beside them.</summary>
+    private int UnitsAbove(float cut, int neurons, int group, int units, int rows)
     {
         int n = 0;
         for (int u = 0; u < units; u++)
         {
-            float best = 0;
+            float best = cut;
             int end = Math.Min((u + 1) * group, neurons);
             for (int r = 0; r < rows; r++)
             {
                 float* row = _g + (long)r * neurons;
                 for (int i = u * group; i < end; i++) best = row[i] > best ? row[i] : best;
             }
-            if (!(best > 0)) continue;
+            if (!(best > cut)) continue;
             _hints[n] = u;
             _hintScores[n++] = best;
         }

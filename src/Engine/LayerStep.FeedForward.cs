@@ -35,6 +35,8 @@ internal sealed unsafe partial class LayerStep
         var c = _layer.Config;
         var w = _layer.Weights!;
         _input = c.Parallel ? _x : _h;
+        bool predicted = _layer.Mode == FeedForwardMode.Predicted;
+        if (predicted) Score(w.Predictor, _input, _rows, _layer.Neurons, out _);
         if (c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich)
         {
             // A shared norm left its result behind when attention began.
@@ -65,7 +67,8 @@ internal sealed unsafe partial class LayerStep
         _segmentsLeft = 0;
         _layer.Count.Dense += (long)_rows * _layer.Neurons;
         _layer.Bundles.Window.Tick();
-        if (_layer.Exact) SelectActive(c, w);
+        if (predicted) SelectPredicted();
+        else if (_layer.Exact) SelectActive(c, w);
         else if (_layer.Experts is { } experts) SelectExperts(experts, w);
         else
         {
@@ -94,24 +97,28 @@ internal sealed unsafe partial class LayerStep
         nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
         MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
-        _layer.Count.Active += MarkActive(_layer.Neurons, c.Threshold, _layer.Bundle.Group);
+        _layer.Count.Active += MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked();
     }
 
-    private void TakeMarked()
+    /// <summary>The marked units are needed, and beside them those of an audit.</summary>
+    private void TakeMarked(int auditFrom = 0, int auditTo = 0)
     {
         _neededCount = 0;
+        int wanted = 0;
         int predictedHit = 0;
         bool predicted = _layer.HasPrediction;
         for (int u = 0; u < _layer.Bundles!.Region.Count; u++)
         {
-            if (!_marks[u]) continue;
+            if (!_marks[u] && !(auditFrom <= u && u < auditTo)) continue;
             _needed[_neededCount++] = u;
+            if (!_marks[u]) continue;
+            wanted++;
             if (predicted && _layer.Predicted[u]) predictedHit++;
         }
         if (!predicted) return;
         _layer.Count.PredictedHit += predictedHit;
-        _layer.Count.PredictedFor += _neededCount;
+        _layer.Count.PredictedFor += wanted;
         _layer.HasPrediction = false;
     }
 
@@ -233,8 +240,8 @@ internal sealed unsafe partial class LayerStep
         int unit = _needed[index], first = unit * _layer.Bundle.Group, end = Math.Min(first + _layer.Bundle.Group, _layer.Neurons);
         for (int r = 0; r < _rows; r++)
         {
-            bool needs = !_layer.Exact && UsesUnit(r, unit);
-            for (int i = first; i < end && !needs && _layer.Exact; i++) needs = _g[(long)r * _layer.Neurons + i] > _layer.Config.Threshold;
+            bool needs = !_layer.Sparse && UsesUnit(r, unit);
+            for (int i = first; i < end && !needs && _layer.Sparse; i++) needs = _g[(long)r * _layer.Neurons + i] > _layer.Cut;
             if (needs) Kill(_slotOfRow[r], FaultKind.Flash, _layer.Bundles!.LastError ?? "flash read failed");
         }
     }
@@ -254,9 +261,12 @@ internal sealed unsafe partial class LayerStep
         if (_ready.Count == 0) return;
         // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
         long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
-        _computedNeurons = 0;
+        _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
         pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
         _layer.Count.Computed += _computedNeurons;
+        _layer.Count.Active += _trueNeurons;
+        _layer.Count.AuditActive += _auditTrue;
+        _layer.Count.AuditMissed += _auditMissed;
         _segmentsLeft -= _ready.Count;
     }
 
@@ -273,7 +283,8 @@ internal sealed unsafe partial class LayerStep
         byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
         int* ids = stackalloc int[Gathered];
         int firstNeuron = segment.Block * _layer.BlockNeurons, endNeuron = Math.Min(firstNeuron + _layer.BlockNeurons, _layer.Neurons);
-        float threshold = _layer.Config.Threshold;
+        float cut = _layer.Cut;
+        bool audited = _layer.Mode == FeedForwardMode.Predicted && Audits(segment);
         long computed = 0;
         for (int r = 0; r < _rows; r++)
         {
@@ -288,7 +299,7 @@ internal sealed unsafe partial class LayerStep
                 int first = unit * layout.Group;
                 for (int i = Math.Max(first, firstNeuron); i < Math.Min(first + layout.Group, endNeuron); i++)
                 {
-                    if (_layer.Exact && !(g[i] > threshold)) continue;
+                    if (_layer.Sparse && !(g[i] > cut)) continue;
                     int j = i - first;
                     up[n] = at + layout.UpOffset(j);
                     down[n] = at + layout.DownOffset(j);
@@ -302,6 +313,7 @@ internal sealed unsafe partial class LayerStep
             }
             if (n > 0) AddNeurons(r, rows, ids, n, Partial(segment.Block));
             computed += n;
+            if (audited) CountMissed(segment, r);
         }
         Interlocked.Add(ref _computedNeurons, computed);
     }
@@ -330,6 +342,7 @@ internal sealed unsafe partial class LayerStep
             kernels.Dots(decides, c.Gated ? gate : up, xs, n, c.HiddenSize, a);
             float* bias = c.Gated ? w.GateBias : w.UpBias;
             for (int k = 0; k < n && bias != null; k++) a[k] += bias[ids[k]];
+            if (_layer.Mode == FeedForwardMode.Predicted) CountChosen(a, ids, n);
         }
         Activations.Apply(kernels, c, a, n);
         if (c.Gated)

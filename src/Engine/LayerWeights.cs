@@ -9,9 +9,21 @@ internal unsafe struct Norm
     public float* Bias;
 }
 
+/// <summary>A trained predictor: score = fc2 · relu(fc1 · x); no fc1: there is none.</summary>
+internal unsafe struct LowRankWeights
+{
+    public byte* Fc1;
+    public byte* Fc2;
+    public WeightFormat Fc1Format;
+    public WeightFormat Fc2Format;
+    public int Rank;
+    /// <summary>A score above this reaches the threshold.</summary>
+    public float Cut;
+}
+
 /// <summary>
-/// The resident part of one slice: norms, attention, biases, the router of experts and, for `exact`, the selector (gate rows, or up rows without a gate). Loaded once on the
-/// loader thread, read-only afterwards, freed by the conductor when the layer is detached.
+/// The resident part of one slice: norms, attention, biases, the router of experts and what the mode chooses neurons by: for `exact` the selector (gate rows, or up rows
+/// without a gate), for `predicted` the predictor. Loaded once on the loader thread, read-only afterwards, freed by the conductor when the layer is detached.
 /// </summary>
 internal sealed unsafe class LayerWeights : IDisposable
 {
@@ -41,9 +53,13 @@ internal sealed unsafe class LayerWeights : IDisposable
     public Norm AttentionOutNorm { get; private set; }
     public Norm FfnNorm { get; private set; }
     public Norm FfnOutNorm { get; private set; }
-    /// <summary>Null in dense mode.</summary>
+    /// <summary>Null unless the mode is exact.</summary>
     public byte* Selector { get; private set; }
     public WeightFormat SelectorFormat { get; private set; }
+    /// <summary>From the stream that enters the feed-forward; in mode predicted.</summary>
+    public LowRankWeights Predictor { get; private set; }
+    /// <summary>From the input of the layer before, where the package has it and reads ahead are wanted.</summary>
+    public LowRankWeights Lookahead { get; private set; }
     public byte* Router { get; private set; }
     public WeightFormat RouterFormat { get; private set; }
     public float* RouterBias { get; private set; }
@@ -53,8 +69,9 @@ internal sealed unsafe class LayerWeights : IDisposable
     public float* DownBias { get; private set; }
     public long Bytes => _buffers.Sum(b => b.Length);
 
-    public static LayerWeights Load(PackageFile slice, ModelConfig config, bool selector, MemoryLedger ledger, string label)
+    public static LayerWeights Load(PackageFile slice, Manifest manifest, int layer, FeedForwardMode mode, bool prefetch, MemoryLedger ledger, string label)
     {
+        ModelConfig config = manifest.Model;
         var weights = new LayerWeights(slice);
         try
         {
@@ -101,7 +118,18 @@ internal sealed unsafe class LayerWeights : IDisposable
             weights.RouterFormat = FormatOf("ffn.router");
             weights.RouterBias = Floats("ffn.router.bias");
             weights.SelectorFormat = FormatOf("ffn.selector");
-            if (selector) weights.Selector = Bytes("ffn.selector");
+            LowRankWeights LowRank(string name, LowRank p) => new()
+            {
+                Fc1 = Bytes(name + ".fc1"),
+                Fc2 = Bytes(name + ".fc2"),
+                Fc1Format = FormatOf(name + ".fc1"),
+                Fc2Format = FormatOf(name + ".fc2"),
+                Rank = p.Rank,
+                Cut = MathF.BitDecrement(p.Threshold),
+            };
+            if (mode == FeedForwardMode.Exact) weights.Selector = Bytes("ffn.selector");
+            if (mode == FeedForwardMode.Predicted) weights.Predictor = LowRank(PackageLayout.Predictor, manifest.Predictors!.Layers[layer]);
+            if (mode != FeedForwardMode.Dense && prefetch && manifest.Predictors?.LookaheadOf(layer) is { } ahead) weights.Lookahead = LowRank(PackageLayout.Lookahead, ahead);
             return weights;
         }
         catch

@@ -85,6 +85,8 @@ public sealed partial record Manifest
     public required int Stride { get; init; }
     /// <summary>"selector": slices hold the deciding rows once more, resident (ReLU models). "none".</summary>
     public required string Predictor { get; init; }
+    /// <summary>Trained predictors, or null. Readers that do not know them compute the same without them.</summary>
+    public PredictorConfig? Predictors { get; init; }
     /// <summary>Order of the neurons on flash: "identity".</summary>
     public required string Permutation { get; init; }
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
@@ -176,6 +178,7 @@ public sealed partial record Manifest
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
         string predictor = PredictorOf(Model);
         if (Predictor != predictor) throw new FlashException($"predictor '{Printable(Predictor)}' where this model has '{predictor}'");
+        Predictors?.Check(Model);
         if (Permutation != "identity") throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
         if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");
         long least = 0;
@@ -184,9 +187,9 @@ public sealed partial record Manifest
             ManifestFile file = Files[i] ?? throw new FlashException($"file {i} is null");
             string expected = i == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(i - 1);
             if (file.Path != expected) throw new FlashException($"file {i} is '{Printable(file.Path)}', expected {expected}");
-            // Without exceptions and experts every layer is like the first.
-            if (i < 2 || formats.Exceptions.Count > 0 || Model.Experts != null)
-                least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, formats) : PackageLayout.Slice(Model, formats, i - 1), Alignment);
+            // Without exceptions, experts and predictors every layer is like the first.
+            if (i < 2 || formats.Exceptions.Count > 0 || Model.Experts != null || Predictors != null)
+                least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, formats) : PackageLayout.Slice(Model, formats, i - 1, Predictors), Alignment);
             if (file.Bytes < least || file.Bytes % PackageLayout.Page != 0 || file.Bytes > 1L << 50)
                 throw new FlashException($"{expected} is listed with {file.Bytes} bytes; a file of this model has at least {least}, in pages of {PackageLayout.Page}");
             if (!IsHash(file.Header)) throw new FlashException($"{expected} is listed without a header hash of 32 hex digits");
@@ -209,7 +212,7 @@ public sealed partial record Manifest
 
     internal static string OneLine(string text) => text.ReplaceLineEndings(" ");
 
-    private static string Printable(string? text) => text is null ? "" : OneLine(text.Length > 80 ? text[..80] : text);
+    internal static string Printable(string? text) => text is null ? "" : OneLine(text.Length > 80 ? text[..80] : text);
 
     private static bool IsHash(string text) => HashPattern().IsMatch(text);
 

@@ -16,16 +16,21 @@ public static class PackageLayout
     public const string EdgePath = "edge.bin";
     public const string ManifestPath = "manifest.json";
     public const string Bundles = "bundles";
+    /// <summary>Sections of a trained predictor: this and ".fc1", ".fc2".</summary>
+    public const string Predictor = "predictor";
+    /// <summary>The same for the predictor that looks ahead.</summary>
+    public const string Lookahead = "lookahead";
     public const string HashesSuffix = ".hashes";
 
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
-    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page)
+    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page, PredictorConfig? predictors = null)
     {
         Validate(config, formats);
+        predictors?.Check(config);
         long bytes = FileBytes(Edge(config, formats), alignment);
-        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i), alignment);
+        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors), alignment);
         return bytes;
     }
 
@@ -158,7 +163,7 @@ public static class PackageLayout
         return sections;
     }
 
-    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer)
+    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null)
     {
         List<SectionEntry> sections = [];
         int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
@@ -193,6 +198,8 @@ public static class PackageLayout
             if (config.Gated) Plain(sections, "ffn.gate.bias", 1, neurons);
             Plain(sections, "ffn.down.bias", config.ExpertsOf(layer)?.Count ?? 1, d);
         }
+        if (predictors != null) LowRank(sections, Predictor, formats, predictors.Layers[layer], neurons, d);
+        if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, ahead, neurons, d);
         BundleLayout bundles = BundleLayout.For(config, formats, layer);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
@@ -218,6 +225,10 @@ public static class PackageLayout
     /// <summary>Routers of 16-bit checkpoints are stored without loss.</summary>
     public static WeightFormat RouterFormat(WeightFormats formats) => formats.Most == WeightFormat.F32 ? WeightFormat.F32 : formats.Of("ffn.router") == WeightFormat.F32 ? WeightFormat.F32 : WeightFormat.BF16;
 
+    /// <summary>Format of a predictor's matrix with so many columns: q8, whose error is far below what training leaves, bf16 where rows do not divide into blocks; f32 where nothing is to be rounded.</summary>
+    public static WeightFormat PredictorFormat(WeightFormats formats, int cols) =>
+        formats.Most == WeightFormat.F32 ? WeightFormat.F32 : cols % WeightLayout.Block == 0 ? WeightFormat.Q8 : WeightFormat.BF16;
+
     /// <summary>Units of a matrix that is read row by row from flash: panels where rows are interleaved, else rows.</summary>
     internal static int EmbedUnits(WeightFormat format, int rows) => WeightLayout.IsQuantized(format) ? WeightLayout.Panels(rows) : rows;
 
@@ -237,6 +248,12 @@ public static class PackageLayout
     {
         Plain(to, name + ".weight", 1, length == 0 ? config.HiddenSize : length);
         if (config.HasNormBias) Plain(to, name + ".bias", 1, length == 0 ? config.HiddenSize : length);
+    }
+
+    private static void LowRank(List<SectionEntry> to, string name, WeightFormats formats, LowRank predictor, int neurons, int hidden)
+    {
+        Panels(to, name + ".fc1", PredictorFormat(formats, hidden), predictor.Rank, hidden);
+        Panels(to, name + ".fc2", PredictorFormat(formats, predictor.Rank), neurons, predictor.Rank);
     }
 
     private static void Plain(List<SectionEntry> to, string name, int rows, int cols) =>

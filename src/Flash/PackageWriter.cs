@@ -10,6 +10,8 @@ public sealed record PackageSpec
     /// <summary>Formats of the matrices.</summary>
     public required WeightFormats Format { get; init; }
     public required Provenance Provenance { get; init; }
+    /// <summary>Trained predictors, or null.</summary>
+    public PredictorConfig? Predictors { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -65,7 +67,7 @@ public sealed class PackageWriter : IDisposable
     {
         if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
-        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment);
+        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors);
         PackageFolder folder;
         try
         {
@@ -179,7 +181,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors), _spec.Alignment);
         });
         _current = file;
     }
@@ -215,6 +217,7 @@ public sealed class PackageWriter : IDisposable
             Group = bundles.Group,
             Stride = bundles.Stride,
             Predictor = Manifest.PredictorOf(_spec.Config),
+            Predictors = _spec.Predictors,
             Permutation = "identity",
             SideFiles = _sideFiles,
             Files = _files!,

@@ -25,8 +25,10 @@ public sealed class Checkpoint : IDisposable
     /// <summary>The folder, or the GGUF file.</summary>
     public string Path { get; }
     public bool IsGguf => _weights is GgufWeights;
+    /// <summary>A GGUF file's own tensors, or null.</summary>
+    internal GgufWeights? Gguf => _weights as GgufWeights;
     /// <summary>The vocabulary that a GGUF file brings, or null.</summary>
-    internal VocabularySource? Vocabulary => (_weights as GgufWeights)?.Vocabulary;
+    internal VocabularySource? Vocabulary => Gguf?.Vocabulary;
     public ModelConfig Config { get; private set; }
     /// <summary>Paths of the weight files.</summary>
     public IReadOnlyList<string> Files => _weights.Paths;

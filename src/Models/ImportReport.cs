@@ -11,6 +11,8 @@ public sealed record ImportOptions
     public string Quant { get; init; } = "auto";
     /// <summary>relu, silu or fatrelu:THRESHOLD where the configuration names another activation than the model was trained with; null: as it says.</summary>
     public string? Activation { get; init; }
+    /// <summary>Folder of trained predictors (model_0.pt ...); null: those that a PowerInfer file brings, if any.</summary>
+    public string? Predictors { get; init; }
 
     /// <summary>For measuring what no user can choose: formats of the matrices, what happens to rows before they are stored, no run on a text afterwards.</summary>
     internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
@@ -35,6 +37,8 @@ public sealed record ImportPlan
 {
     public required ModelConfig Config { get; init; }
     public required WeightFormats Formats { get; init; }
+    /// <summary>The trained predictors, or null.</summary>
+    public PredictorConfig? Predictors { get; init; }
     public required long SourceBytes { get; init; }
     /// <summary>Bytes of the package's files.</summary>
     public required long Bytes { get; init; }
@@ -58,6 +62,8 @@ public sealed record ImportResult
     public required string Hash { get; init; }
     public required ModelConfig Config { get; init; }
     public required WeightFormats Formats { get; init; }
+    /// <summary>The trained predictors, or null.</summary>
+    public PredictorConfig? Predictors { get; init; }
     /// <summary>Format of most matrices.</summary>
     public WeightFormat Format => Formats.Most;
     /// <summary>Bytes of the checkpoint's weight files.</summary>

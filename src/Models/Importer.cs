@@ -26,16 +26,18 @@ public sealed class Importer
     private readonly PackageWriter _writer;
     private readonly WeightFormats _formats;
     private readonly RowStore _store;
+    private readonly PredictorSource? _predictors;
     private readonly Action<string> _step;
     private readonly CancellationToken _cancel;
 
-    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
+    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, PredictorSource? predictors, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
     {
         _checkpoint = checkpoint;
         _config = checkpoint.Config;
         _writer = writer;
         _formats = formats;
         _store = new RowStore(checkpoint.Path, prepare);
+        _predictors = predictors;
         _step = step;
         _cancel = cancel;
     }
@@ -54,6 +56,7 @@ public sealed class Importer
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
+        using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
         List<(string Name, byte[] Bytes)> sideFiles = SideFiles(checkpoint);
         notes.AddRange(TextNotes(sideFiles));
 
@@ -64,11 +67,12 @@ public sealed class Importer
             Name = name,
             Config = checkpoint.Config,
             Format = formats,
-            Provenance = Source(checkpoint, file => progress?.Report(new ImportProgress($"checksum of {file}", 0, 0)), cancel),
+            Predictors = predictors?.Config,
+            Provenance = Source(checkpoint, predictors, file => progress?.Report(new ImportProgress($"checksum of {file}", 0, 0)), cancel),
         };
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
-        var importer = new Importer(checkpoint, writer, formats, options.Prepare, s => step = s, cancel);
+        var importer = new Importer(checkpoint, writer, formats, predictors, options.Prepare, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
@@ -87,6 +91,7 @@ public sealed class Importer
             Hash = hash,
             Config = checkpoint.Config,
             Formats = formats,
+            Predictors = predictors?.Config,
             SourceBytes = checkpoint.Bytes,
             Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
             Errors = importer._store.Errors,
@@ -103,13 +108,15 @@ public sealed class Importer
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
+        using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
         notes.AddRange(TextNotes(SideFiles(checkpoint)));
         (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
-        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
+        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
         return new ImportPlan
         {
             Config = checkpoint.Config,
             Formats = formats,
+            Predictors = predictors?.Config,
             SourceBytes = checkpoint.Bytes,
             Bytes = bytes,
             StreamedBytes = streamed,
@@ -154,7 +161,25 @@ public sealed class Importer
         }
         WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
         if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
+        foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix);
         WriteFeedForward(prefix, layer);
+    }
+
+    private void WritePredictor(PredictorMatrix matrix)
+    {
+        WeightFormat format = PackageLayout.PredictorFormat(_formats, matrix.Cols);
+        int blockRows = BlockRows(matrix.Cols, matrix.Rows), rowBytes = WeightLayout.RowBytes(format, matrix.Cols);
+        float[] block = new float[blockRows * matrix.Cols];
+        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(format, matrix.Cols)];
+        using SectionWriter to = _writer.BeginSection(matrix.Section, format, matrix.Rows, matrix.Cols);
+        for (int first = 0; first < matrix.Rows; first += blockRows)
+        {
+            _cancel.ThrowIfCancellationRequested();
+            int count = Math.Min(blockRows, matrix.Rows - first);
+            matrix.ReadRows(first, count, block.AsSpan(0, count * matrix.Cols));
+            _store.Store(format, matrix.Section, first, block, count, matrix.Cols, stored, rowBytes, 0);
+            WritePanels(to, format, stored, count, rowBytes, 0, matrix.Cols, panel);
+        }
     }
 
     private void WriteVectors(string prefix, params ReadOnlySpan<string> sections)
@@ -287,9 +312,9 @@ public sealed class Importer
         return Math.Min(most, (int)Math.Min(int.MaxValue, ((long)rows + WeightLayout.PanelRows - 1) / WeightLayout.PanelRows * WeightLayout.PanelRows));
     }
 
-    private static Provenance Source(Checkpoint checkpoint, Action<string> progress, CancellationToken cancel)
+    private static Provenance Source(Checkpoint checkpoint, PredictorSource? predictors, Action<string> progress, CancellationToken cancel)
     {
-        IEnumerable<string> paths = (checkpoint.IsGguf ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files);
+        IEnumerable<string> paths = (checkpoint.IsGguf ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files).Concat(predictors?.Files ?? []);
         var files = new List<SourceFile>();
         byte[] buffer = new byte[1 << 20];
         foreach (string path in paths)

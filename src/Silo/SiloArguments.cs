@@ -8,7 +8,7 @@ internal static class SiloArguments
 {
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3]
-               [--window 25%] [--mode auto|dense|exact] [--kv auto|f32|f16] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
+               [--window 25%] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
                [--reader-lease SECONDS] [--verbose on|off]
         """;
 

@@ -18,6 +18,14 @@ public sealed class RunTests(FlashHome home)
     }
 
     [Fact]
+    public async Task Predicted_without_predictors_is_one_line_that_says_what_to_do()
+    {
+        var outcome = await Flash.RunAsync(home, "run", "emberling", Prompt, "--mode", "predicted");
+        Assert.Equal(1, outcome.Code);
+        Assert.EndsWith("mode predicted needs trained predictors; emberling has none: import it again with --predictors DIR, or take --mode exact\n", outcome.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Nothing_redirected_holds_an_escape_sequence()
     {
         foreach (string[] args in new[] { new[] { "run", "emberling", Prompt, "--max-tokens", "4" }, ["show", "emberling"], ["list"], ["bench", "emberling", "--generate", "4"] })

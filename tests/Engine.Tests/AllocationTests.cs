@@ -13,17 +13,18 @@ public sealed class AllocationTests
     private const int From = 150, To = 290;
 
     [Theory]
-    [InlineData(1.0, "auto")]
-    [InlineData(0.1, "auto")]
-    [InlineData(0.1, "scalar")]
-    public void A_warm_decode_step_allocates_nothing_on_any_engine_thread(double window, string kernels)
+    [InlineData(1.0, "auto", FeedForwardMode.Exact)]
+    [InlineData(0.1, "auto", FeedForwardMode.Exact)]
+    [InlineData(0.1, "scalar", FeedForwardMode.Exact)]
+    [InlineData(0.1, "auto", FeedForwardMode.Predicted)]
+    public void A_warm_decode_step_allocates_nothing_on_any_engine_thread(double window, string kernels, FeedForwardMode mode)
     {
         var config = TinyPackage.Llama(layers: 2, hidden: 128, ffn: 2048) with { MaxPositions = 512 };
-        using var tiny = TinyPackage.Create(config, WeightFormat.Q8);
+        using var tiny = TinyPackage.Create(config, WeightFormat.Q8, predictors: TinyPackage.LowRanks(config));
         using var device = new FlashReader(threads: 2);
         var reader = new Watched(device);
         using var conductor = new Conductor(new() { Threads = 2, ParallelWork = 0, Kernels = kernels }, null, reader);
-        using var engine = new LocalEngine(tiny.Package, conductor, new LayerOptions { Window = window }, null);
+        using var engine = new LocalEngine(tiny.Package, conductor, new LayerOptions { Window = window, Mode = mode }, null);
         using var session = engine.OpenSession();
         // The session's own lists grow now and not in the interval.
         session.Timeline.Append(new int[600]);

@@ -16,7 +16,7 @@ public sealed class ExactnessTests
     internal sealed record Variant(FeedForwardMode Mode, double Window, bool Prefetch, string Kernels, int Threads, int Chunk, int Companions = 0, bool Cramped = false);
 
     /// <summary>What runs really did: a property over threads or company says nothing when one thread did it all or nobody was merged.</summary>
-    private sealed class Tally
+    internal sealed class Tally
     {
         public long Merged, TakenByOthers, Issued;
 
@@ -198,7 +198,7 @@ public sealed class ExactnessTests
         }
     }
 
-    private static Gen<T> OneOf<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(i => values[i]);
+    internal static Gen<T> OneOf<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(i => values[i]);
 
     internal static int[] Prompt(int length, int vocabulary, int seed)
     {
@@ -206,7 +206,7 @@ public sealed class ExactnessTests
         return Enumerable.Range(0, length).Select(_ => random.Next(vocabulary)).ToArray();
     }
 
-    private static (int Id, float Logit)[][] Transcript(FlashPackage package, Variant v, int[] prompt, int tokens, Tally? tally = null)
+    internal static (int Id, float Logit)[][] Transcript(FlashPackage package, Variant v, int[] prompt, int tokens, Tally? tally = null)
     {
         var options = new EngineOptions { Kernels = v.Kernels, Threads = v.Threads, ParallelWork = 0 };
         if (v.Cramped) options = options with { PartialBytes = 0 };

@@ -60,12 +60,19 @@ internal sealed class TinyPackage : IDisposable
         EosTokens = [2],
     };
 
-    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1)
+    /// <summary>Random predictors for a model: about a third of the scores reach the threshold.</summary>
+    public static PredictorConfig LowRanks(ModelConfig config, int rank = 32, bool lookahead = true) => new()
+    {
+        Layers = [.. Enumerable.Range(0, config.Layers).Select(i => new LowRank(rank + i, 0.25f))],
+        Lookahead = lookahead ? [.. Enumerable.Range(1, config.Layers - 1).Select(i => new LowRank(rank, 0.125f))] : null,
+    };
+
+    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null)
     {
         string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
         string path = Path.Combine(folder, "tiny.flash");
         var random = new Random(seed);
-        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Provenance = new Provenance { Source = "random", Tool = "tests" } };
+        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Provenance = new Provenance { Source = "random", Tool = "tests" } };
         using (var writer = PackageWriter.Create(path, spec))
         {
             int d = config.HiddenSize;
@@ -74,7 +81,14 @@ internal sealed class TinyPackage : IDisposable
             if (config.Positions == PositionKind.Learned) Plain(writer, "positions", config.MaxPositions + config.PositionOffset, d, random, 0.3f, 0);
             Norm(writer, "final_norm", config, random);
             if (!config.TiedHead) Matrix(writer, "head", format, config.VocabSize, d, random, 1f);
-            for (int layer = 0; layer < config.Layers; layer++) Slice(writer, layer, config, format, random, residual);
+            for (int layer = 0; layer < config.Layers; layer++)
+            {
+                Slice(writer, layer, config, format, random, residual);
+                // Numbers of their own: the model is the same with and without them.
+                var apart = new Random(1000 * seed + layer);
+                if (predictors != null) LowRank(writer, "predictor", config, format, predictors.Layers[layer].Rank, apart, lowRank);
+                if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(writer, "lookahead", config, format, ahead.Rank, apart, lowRank);
+            }
             writer.Complete();
         }
         return new TinyPackage(folder, FlashPackage.Open(path, open));
@@ -115,6 +129,17 @@ internal sealed class TinyPackage : IDisposable
             down[i].CopyTo(bundle, rowBytes);
             gate?[i].CopyTo(bundle, 2 * rowBytes);
             bundles.WriteNeuron(bundle);
+        }
+    }
+
+    private static void LowRank(PackageWriter writer, string name, ModelConfig c, WeightFormat format, int rank, Random random, Func<string, int, int, float>? number)
+    {
+        foreach (var (part, rows, cols) in new[] { (".fc1", rank, c.HiddenSize), (".fc2", c.FfnSize, rank) })
+        {
+            WeightFormat stored = PackageLayout.PredictorFormat(format, cols);
+            byte[][] made = Rows(stored, rows, cols, random, 1f);
+            for (int r = 0; r < rows && number != null; r++) Quantizer.QuantizeRow(stored, [.. Enumerable.Range(0, cols).Select(i => number(part, r, i))], made[r]);
+            Panels(writer, name + part, stored, made, cols);
         }
     }
 

@@ -8,7 +8,7 @@ namespace FlashOrleans.Flash.Tests;
 public sealed class GoodPackage : IDisposable
 {
     private readonly TemporaryFolder _folder = new();
-    public GoodPackage() => PackageTiny.Write(Path, PackageTiny.Gated, WeightFormat.Q8);
+    public GoodPackage() => PackageTiny.Write(Path, PackageTiny.Gated, WeightFormat.Q8, predictors: PackageTiny.Predictors);
     public string Path => _folder["good.flash"];
     public void Dispose() => _folder.Dispose();
 }
@@ -120,7 +120,7 @@ public sealed unsafe class PackageDamageTests : IClassFixture<GoodPackage>, IDis
     [Fact]
     public void The_same_layer_of_another_import_is_refused()
     {
-        PackageTiny.Write(_folder["other.flash"], PackageTiny.Gated, WeightFormat.Q8, seed: 2);
+        PackageTiny.Write(_folder["other.flash"], PackageTiny.Gated, WeightFormat.Q8, seed: 2, predictors: PackageTiny.Predictors);
         File.Copy(_folder["other.flash/" + Slice1], Path.Combine(_package, Slice1), overwrite: true);
         Assert.Contains("belongs to another import", Refused().Message, StringComparison.Ordinal);
     }
@@ -129,7 +129,7 @@ public sealed unsafe class PackageDamageTests : IClassFixture<GoodPackage>, IDis
     public void A_package_replaced_while_open_gives_no_slice_of_the_new_one()
     {
         using FlashPackage package = FlashPackage.Open(_package);
-        PackageTiny.Write(_package, PackageTiny.Gated, WeightFormat.Q8, seed: 2);
+        PackageTiny.Write(_package, PackageTiny.Gated, WeightFormat.Q8, seed: 2, predictors: PackageTiny.Predictors);
         Assert.Contains("belongs to another import", Assert.Throws<FlashException>(() => package.OpenSlice(0)).Message, StringComparison.Ordinal);
     }
 

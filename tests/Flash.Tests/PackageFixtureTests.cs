@@ -11,6 +11,9 @@ public sealed class PackageFixtureTests
     /// <summary>Version 2: exceptions to the format, by kind and in one layer.</summary>
     private const string V2 = "v2-tiny.flash", V2Hash = "edb0d6518a8d4e1c9cbf7aa19ea245a7";
 
+    /// <summary>Version 2 since it may hold trained predictors.</summary>
+    private const string Predictors = "v2-predictors.flash", PredictorsHash = "8c9814f5d60c1230d02798d3625bcb33";
+
     private static WeightFormats Mixed => new(WeightFormat.Q4, [new("ffn.down", WeightFormat.Q8), new("layers.1.attn.v", WeightFormat.BF16), new("layers.1.ffn.gate", WeightFormat.F32)]);
 
     private static string Folder(string name)
@@ -23,6 +26,7 @@ public sealed class PackageFixtureTests
     [Theory]
     [InlineData(V1, V1Hash, WeightFormat.Q8)]
     [InlineData(V2, V2Hash, WeightFormat.Q4)]
+    [InlineData(Predictors, PredictorsHash, WeightFormat.Q4)]
     public void An_old_file_still_opens_with_its_identity_and_every_number(string name, string hash, WeightFormat format)
     {
         PackageVerifier.Verify(Folder(name));
@@ -36,7 +40,8 @@ public sealed class PackageFixtureTests
             using NativeBuffer buffer = slice.Load(section.Name, ledger, "weights");
             Assert.Equal(PackageTiny.Bytes(1, "slice1", section.Name, buffer.Length), buffer.Span.ToArray());
         }
-        Assert.Equal(name == V2, slice.Has("attn.v"));
+        Assert.Equal(name != V1, slice.Has("attn.v"));
+        Assert.Equal(name == Predictors, slice.Has("predictor.fc1"));
         BundleLayout layout = slice.Bundles!;
         Assert.Equal((21, 32, 3), (layout.Neurons, layout.Cols, layout.Rows));
         if (name == V1) Assert.Equal((WeightFormat.Q8, WeightFormat.Q8, WeightFormat.Q8, 48, 3, 512, 7), (layout.Up, layout.Down, layout.Gate, layout.UpBytes, layout.Group, layout.Stride, layout.Units));
@@ -45,12 +50,12 @@ public sealed class PackageFixtureTests
         Assert.Equal(PackageTiny.Bundle(1, "slice1", layout.Group + 1, layout), scan.Read(slice.File, layout.Offset + layout.Stride + layout.UpOffset(1), layout.BundleBytes).ToArray());
     }
 
-    [Fact]
-    public void The_writer_of_today_makes_the_same_bytes()
+    [Theory, InlineData(V2), InlineData(Predictors)]
+    public void The_writer_of_today_makes_the_same_bytes(string name)
     {
         using TemporaryFolder folder = new();
-        PackageTiny.Write(folder["tiny.flash"], PackageTiny.Gated, Mixed);
-        foreach (string file in Directory.EnumerateFiles(Folder(V2), "*", SearchOption.AllDirectories))
-            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder(V2), file))));
+        PackageTiny.Write(folder["tiny.flash"], PackageTiny.Gated, Mixed, predictors: name == Predictors ? PackageTiny.Predictors : null);
+        foreach (string file in Directory.EnumerateFiles(Folder(name), "*", SearchOption.AllDirectories))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder(name), file))));
     }
 }

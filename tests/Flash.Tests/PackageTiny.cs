@@ -44,30 +44,34 @@ internal static class PackageTiny
     /// <summary>Bundles of at least a sector at f32: one neuron a unit.</summary>
     public static ModelConfig Wide(ModelConfig config) => config with { HiddenSize = 256, Heads = 4, KvHeads = 2, HeadDim = 64 };
 
-    public static PackageSpec Spec(ModelConfig config, WeightFormats format, string name = "tiny") => new()
+    /// <summary>For models of two layers; one rank that q8 can take and one that it cannot.</summary>
+    public static readonly PredictorConfig Predictors = new() { Layers = [new LowRank(32, 0.5f), new LowRank(5, -1)], Lookahead = [new LowRank(7, 0.25f)] };
+
+    public static PackageSpec Spec(ModelConfig config, WeightFormats format, string name = "tiny", PredictorConfig? predictors = null) => new()
     {
         Name = name,
         Config = config,
         Format = format,
         Alignment = 512,
+        Predictors = predictors,
         Provenance = new Provenance { Source = "made by the tests", Tool = "flash 0.1.0", Files = [new SourceFile("model.safetensors", 3, new string('a', 64))] },
     };
 
-    public static string Write(string path, ModelConfig config, WeightFormats format, int seed = 1, string name = "tiny")
+    public static string Write(string path, ModelConfig config, WeightFormats format, int seed = 1, string name = "tiny", PredictorConfig? predictors = null)
     {
-        using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name));
-        Fill(writer, config, format, seed);
+        using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name, predictors));
+        Fill(writer, config, format, seed, predictors);
         return writer.Complete();
     }
 
-    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormats format, int seed)
+    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormats format, int seed, PredictorConfig? predictors = null)
     {
         writer.BeginEdge();
         foreach (SectionEntry s in PackageLayout.Edge(config, format)) Section(writer, s, seed, "edge");
         for (int layer = 0; layer < config.Layers; layer++)
         {
             writer.BeginSlice(layer);
-            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer)) Section(writer, s, seed, "slice" + layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, predictors)) Section(writer, s, seed, "slice" + layer);
         }
         writer.AddSideFile("tokenizer.json", "{}\n"u8);
     }

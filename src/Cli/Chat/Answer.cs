@@ -23,13 +23,14 @@ internal sealed record Answer
     /// <summary>Native memory and the managed heap.</summary>
     public long DramBytes => Counters.NativeBytes + ManagedBytes;
 
-    public string Line => string.Join(" · ",
+    public string Line => string.Join(" · ", (string[])[
         $"{Tokens.Count} tokens{(Finish == FinishReason.Cancelled ? " (stopped)" : Finish == FinishReason.Length ? " (limit)" : "")}",
         $"{Units.Number(TokensPerSecond)} tok/s",
         $"first token {(First is { } first ? Units.Seconds(first) : "-")}",
         $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token{(Counters.Access == "buffered" ? " (buffered)" : "")}",
         $"window hits {Units.Percent(Counters.HitRate)}",
-        $"DRAM {Units.Bytes(DramBytes)}");
+        .. Counters.FalseNegativeRate is { } missed ? [$"missed neurons {Units.Percent(missed)}"] : Array.Empty<string>(),
+        $"DRAM {Units.Bytes(DramBytes)}"]);
 
     public object ToJson() => new
     {
@@ -43,6 +44,7 @@ internal sealed record Answer
         Counters.FlashBytesPerToken,
         Counters.HitRate,
         Counters.ZeroNeurons,
+        Counters.FalseNegativeRate,
         DramBytes,
         NativeBytes = Counters.NativeBytes,
         ManagedBytes,

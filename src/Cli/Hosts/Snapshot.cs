@@ -25,6 +25,9 @@ internal sealed record Snapshot
     /// <summary>Share of neurons, over tokens, that were exactly zero.</summary>
     public double? ZeroNeurons => 1 - Ratio(Layers.Sum(static l => l.NeuronsActive), Layers.Sum(static l => l.NeuronsDense));
 
+    /// <summary>Mode predicted: of the neurons that were not zero, the share that the predictor left out, on a sample. Null in other modes.</summary>
+    public double? FalseNegativeRate => Ratio(Layers.Sum(static l => l.AuditMissed), Layers.Sum(static l => l.AuditActive));
+
     public static Snapshot operator -(Snapshot after, Snapshot before) => after with
     {
         Layers = [.. after.Layers.Zip(before.Layers, static (a, b) => a with
@@ -45,6 +48,8 @@ internal sealed record Snapshot
             PredictedUnits = a.PredictedUnits - b.PredictedUnits,
             PredictedHit = a.PredictedHit - b.PredictedHit,
             PredictedFor = a.PredictedFor - b.PredictedFor,
+            AuditActive = a.AuditActive - b.AuditActive,
+            AuditMissed = a.AuditMissed - b.AuditMissed,
             ComputeNanos = a.ComputeNanos - b.ComputeNanos,
             PredictNanos = a.PredictNanos - b.PredictNanos,
             FlashWaitNanos = a.FlashWaitNanos - b.FlashWaitNanos,

@@ -114,6 +114,7 @@ internal static class BenchVerb
             row.Run.Counters.FlashBytesPerToken,
             row.Run.Counters.HitRate,
             row.Run.Counters.ZeroNeurons,
+            row.Run.Counters.FalseNegativeRate,
             row.Run.ComputeShare,
             row.Run.FlashWaitShare,
             row.Run.OtherShare,

@@ -15,11 +15,12 @@ internal static class ImportVerb
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: that of the folder or file)");
         var quant = ModelFlags.QuantOfImport();
         var activation = Flags.Text("--activation", "KIND", "relu, silu or fatrelu:THRESHOLD, where the configuration names another one than the model was trained with");
+        var predictors = Flags.Text("--predictors", "DIR", "Folder of trained predictors (model_0.pt, model_1.pt, ...) for --mode predicted; a PowerInfer file brings its own");
         var dry = new Option<bool>("--dry-run") { Description = "Say what would be written and, from a sample, what it would lose; write nothing" };
         var json = Flags.Json();
-        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run")
+        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run", "flash import ~/prosparse-7b --predictors ~/prosparse-7b-predictor")
         {
-            path, name, quant, activation, dry, json,
+            path, name, quant, activation, predictors, dry, json,
         };
         verb.SetAction(parse =>
         {
@@ -28,7 +29,7 @@ internal static class ImportVerb
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name; give one with --name (letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension})");
             if (!Path.Exists(source)) throw new CliException($"{source}: there is no such folder or file; give the folder that holds config.json and the safetensors files, or a .gguf file");
-            var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Activation = parse.GetValue(activation) };
+            var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Activation = parse.GetValue(activation), Predictors = parse.GetValue(predictors) is { } folder ? Path.GetFullPath(folder) : null };
             if (parse.GetValue(dry))
             {
                 Show(app.Screen, Importer.Plan(source, options, app.Interrupts.Stop), parse.GetValue(json));
@@ -38,12 +39,13 @@ internal static class ImportVerb
             app.Screen.EndLine();
             if (parse.GetValue(json))
             {
-                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.SourceBytes, result.Bytes, result.Errors, result.Measured, result.Notes });
+                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.Predictors, result.SourceBytes, result.Bytes, result.Errors, result.Measured, result.Notes });
                 return;
             }
             foreach (string note in result.Notes) app.Screen.Remark(note);
             app.Screen.Out.WriteLine($"{result.Name}: {Text(result.Formats)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}");
             app.Screen.Out.WriteLine(Mode(result.Config));
+            if (result.Predictors is { } stored) app.Screen.Out.WriteLine($"predictors: {Text(stored)}; --mode predicted uses them");
             app.Screen.Out.WriteLine($"zeros in the feed-forward: {Zeros(result.Measured)}");
             ShowErrors(app.Screen, result.Errors);
         });
@@ -72,6 +74,18 @@ internal static class ImportVerb
         return PackageLayout.FormatName(formats.Most) + (kinds.Length == 0 ? "" : $" ({string.Join(", ", kinds)})");
     }
 
+    /// <summary>"lowrank, rank 128, threshold 0; look-ahead rank 256, threshold 0"; what differs between layers as a range.</summary>
+    public static string Text(PredictorConfig predictors)
+    {
+        static string Range<T>(IEnumerable<T> values) where T : IFormattable
+        {
+            string Of(T value) => value.ToString(null, System.Globalization.CultureInfo.InvariantCulture);
+            return Equals(values.Min(), values.Max()) ? Of(values.Min()!) : $"{Of(values.Min()!)}..{Of(values.Max()!)}";
+        }
+        static string Ranks(IReadOnlyList<LowRank> all) => $"rank {Range(all.Select(static p => p.Rank))}, threshold {Range(all.Select(static p => p.Threshold))}";
+        return $"{predictors.Kind}, {Ranks(predictors.Layers)}" + (predictors.Lookahead is { Count: > 0 } ahead ? $"; look-ahead {Ranks(ahead)}" : "");
+    }
+
     /// <summary>Which feed-forward mode the model will run in, and why.</summary>
     public static string Mode(ModelConfig c) => c switch
     {
@@ -84,12 +98,13 @@ internal static class ImportVerb
     {
         if (json)
         {
-            screen.Json(new { plan.Config.Architecture, Quant = Text(plan.Formats), Mode = Mode(plan.Config), plan.SourceBytes, plan.Bytes, plan.ResidentBytes, plan.StreamedBytes, plan.Errors, plan.Sampled, plan.Notes });
+            screen.Json(new { plan.Config.Architecture, Quant = Text(plan.Formats), Mode = Mode(plan.Config), plan.Predictors, plan.SourceBytes, plan.Bytes, plan.ResidentBytes, plan.StreamedBytes, plan.Errors, plan.Sampled, plan.Notes });
             return;
         }
         foreach (string note in plan.Notes) screen.Remark(note);
         screen.Out.WriteLine($"{plan.Config.Architecture}: {Text(plan.Formats)}, {Units.Bytes(plan.SourceBytes)} would become {Units.Bytes(plan.Bytes)}: {Units.Bytes(plan.ResidentBytes)} resident, {Units.Bytes(plan.StreamedBytes)} read as they are needed");
         screen.Out.WriteLine(Mode(plan.Config));
+        if (plan.Predictors is { } predictors) screen.Out.WriteLine($"predictors: {Text(predictors)}");
         if (plan.Sampled < 1) screen.Out.WriteLine($"errors are sampled, from {Units.Percent(plan.Sampled)} of the numbers that change");
         ShowErrors(screen, plan.Errors);
     }

@@ -10,7 +10,7 @@ namespace FlashOrleans.Cli.Verbs;
 /// <summary>`flash show NAME`: what a package is, and what of it lies on flash and what in memory, layer by layer.</summary>
 internal static class ShowVerb
 {
-    private sealed record Part(int? Layer, string File, long Bytes, long ResidentBytes, long BundleBytes, int? Neurons, int? Group, int? Stride);
+    private sealed record Part(int? Layer, string File, long Bytes, long ResidentBytes, long PredictorBytes, long BundleBytes, int? Neurons, int? Group, int? Stride);
 
     public static Command Create(App app)
     {
@@ -34,7 +34,7 @@ internal static class ShowVerb
         {
             using var file = layer < 0 ? package.OpenEdge() : package.OpenSlice(layer);
             parts.Add(new Part(layer < 0 ? null : layer, package.Manifest.Files[layer + 1].Path, package.Manifest.Files[layer + 1].Bytes, file.ResidentBytes,
-                file.Bundles?.Bytes ?? 0, file.Bundles?.Neurons, file.Bundles?.Group, file.Bundles?.Stride));
+                file.Sections.Where(static s => s.Name.StartsWith(PackageLayout.Predictor + ".", StringComparison.Ordinal) || s.Name.StartsWith(PackageLayout.Lookahead + ".", StringComparison.Ordinal)).Sum(static s => s.Bytes), file.Bundles?.Bytes ?? 0, file.Bundles?.Neurons, file.Bundles?.Group, file.Bundles?.Stride));
         }
         return parts;
     }
@@ -75,6 +75,8 @@ internal static class ShowVerb
         package.Manifest.Alignment,
         package.Manifest.Predictor,
         package.Manifest.Measured,
+        package.Manifest.Predictors,
+        PredictorBytes = parts.Sum(static p => p.PredictorBytes),
         Model = package.Config,
         package.Manifest.SideFiles,
         ChatTemplate = ChatTemplateOf(package),
@@ -97,6 +99,7 @@ internal static class ShowVerb
         Fact("mode", ImportVerb.Mode(package.Config));
         Fact("zeros", ImportVerb.Zeros(package.Manifest.Measured));
         if (ActivationVerdict(package) is { } verdict) Fact("activation", verdict);
+        if (package.Manifest.Predictors is { } predictors) Fact("predictors", $"{ImportVerb.Text(predictors)}; {Units.Bytes(parts.Sum(static p => p.PredictorBytes))} resident");
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");

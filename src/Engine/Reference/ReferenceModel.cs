@@ -40,9 +40,18 @@ public sealed partial class ReferenceModel
         float[]? Gate, float[]? GateBias,       // (n_ff, d)
         float[] Up, float[]? UpBias,            // (n_ff, d)
         float[] Down, float[]? DownBias,        // (n_ff, d); bias (d), of experts (experts, d)
-        NormWeights? FfnOutNorm);               // (d)
+        NormWeights? FfnOutNorm,                // (d)
+        Predictor? Predictor);                  // mode predicted: the other neurons are left out
 
-    public ReferenceModel(ModelConfig config, Func<string, float[]> tensor)
+    private sealed record Predictor(
+        float[] Fc1, int Rank,                  // (rank, d)
+        float[] Fc2,                            // (n_ff, rank)
+        float Threshold);
+
+    /// <param name="config">The model's shape.</param>
+    /// <param name="tensor">Its numbers, by name.</param>
+    /// <param name="predictors">Null: every neuron takes part. Else only those whose score reaches the threshold, by <c>predictor.fc1</c> and <c>predictor.fc2</c> of each layer.</param>
+    public ReferenceModel(ModelConfig config, Func<string, float[]> tensor, PredictorConfig? predictors = null)
     {
         ArgumentNullException.ThrowIfNull(config);
         ArgumentNullException.ThrowIfNull(tensor);
@@ -83,15 +92,16 @@ public sealed partial class ReferenceModel
                 GetIf(c.Gated, p + "ffn.gate", n, d), GetIf(c.Gated && c.FfnBias, p + "ffn.gate.bias", 1, n),
                 Get(p + "ffn.up", n, d), GetIf(c.FfnBias, p + "ffn.up.bias", 1, n),
                 Get(p + "ffn.down", n, d), GetIf(c.FfnBias, p + "ffn.down.bias", x?.Count ?? 1, d),
-                Norm(c.HasOutputNorms, p + "ffn_out_norm", d));
+                Norm(c.HasOutputNorms, p + "ffn_out_norm", d),
+                predictors?.Layers[i] is { } low ? new Predictor(Get(p + "predictor.fc1", low.Rank, d), low.Rank, Get(p + "predictor.fc2", n, low.Rank), low.Threshold) : null);
         }
     }
 
-    /// <summary>The model of a package, with its weights as they are stored there.</summary>
-    public static ReferenceModel FromPackage(FlashPackage package)
+    /// <summary>The model of a package, with its weights as they are stored there; <paramref name="predicted"/>: only neurons that its predictors choose take part.</summary>
+    public static ReferenceModel FromPackage(FlashPackage package, bool predicted = false)
     {
         ArgumentNullException.ThrowIfNull(package);
-        return new ReferenceModel(package.Config, new PackageTensors(package).Read);
+        return new ReferenceModel(package.Config, new PackageTensors(package).Read, predicted ? package.Manifest.Predictors : null);
     }
 
     public ModelConfig Config { get; }
@@ -176,9 +186,10 @@ public sealed partial class ReferenceModel
         AddTo(h, attended);
         if (after) h = Norm(h, w.AttnNorm!);
 
-        float[] input = c.Parallel ? x : h;
+        float[] stream = c.Parallel ? x : h, input = stream;
         if (before) input = c.SharedNorm ? normed : Norm(input, w.FfnNorm!);
-        float[] added = w.Router != null ? Experts(w, input, c.Experts!) : FeedForward(w, input, i, trace);
+        bool[]? chosen = w.Predictor != null ? Choose(w.Predictor, stream) : null;
+        float[] added = w.Router != null ? Experts(w, input, c.Experts!) : FeedForward(w, input, chosen, i, trace);
         if (w.FfnOutNorm != null) added = Norm(added, w.FfnOutNorm);
         Scale(added, c.ResidualScale);
         AddTo(h, added);
@@ -225,7 +236,14 @@ public sealed partial class ReferenceModel
         return MatVec(w.Out, w.OutBias, mixed, c.HiddenSize);
     }
 
-    private float[] FeedForward(LayerWeights w, float[] x, int layer, Trace? trace)
+    /// <summary>Neurons whose score, fc2 · relu(fc1 · x), reaches the threshold.</summary>
+    private static bool[] Choose(Predictor p, float[] x)
+    {
+        float[] middle = [.. MatVec(p.Fc1, null, x, p.Rank).Select(static v => MathF.Max(v, 0))];
+        return [.. MatVec(p.Fc2, null, middle, p.Fc2.Length / p.Rank).Select(score => score >= p.Threshold)];
+    }
+
+    private float[] FeedForward(LayerWeights w, float[] x, bool[]? chosen, int layer, Trace? trace)
     {
         ModelConfig c = Config;
         int n = c.NeuronsOf(layer);
@@ -235,7 +253,7 @@ public sealed partial class ReferenceModel
         bool[] active = new bool[n];
         for (int i = 0; i < n; i++)
         {
-            float a = Activate(pre[i], up[i]);
+            float a = chosen == null || chosen[i] ? Activate(pre[i], up[i]) : 0;
             if (a == 0) continue;                                                    // exactly zero: the neuron adds nothing
             active[i] = true;
             AddNeuron(y, a, w.Down, i);

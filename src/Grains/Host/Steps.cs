@@ -79,6 +79,8 @@ internal static class Steps
         PredictedUnits = s.PredictedUnits,
         PredictedHit = s.PredictedHit,
         PredictedFor = s.PredictedFor,
+        AuditActive = s.AuditActive,
+        AuditMissed = s.AuditMissed,
         ComputeNanos = s.ComputeNanos,
         PredictNanos = s.PredictNanos,
         FlashWaitNanos = s.FlashWaitNanos,

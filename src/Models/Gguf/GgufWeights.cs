@@ -18,6 +18,9 @@ internal sealed class GgufWeights(GgufFile file) : WeightSource
     /// <summary>The tokenizer that the metadata describe, or null where there is none.</summary>
     public VocabularySource? Vocabulary => GgufConfig.Vocabulary(file.Metadata);
 
+    /// <summary>PowerInfer's threshold of the predictors in the file.</summary>
+    public float SparseThreshold => file.Metadata.Float32("powerinfer.sparse_threshold") ?? 0;
+
     public override bool Has(string tensor) => file.Tensors.ContainsKey(tensor);
 
     public override IReadOnlyList<long> Shape(string tensor) => [.. file.Tensors[tensor].Dims.Reverse()];

@@ -47,6 +47,8 @@ internal sealed class PredictorLayer : IDisposable
 
     public float[] ReadFc1() => ReadAll(_fc1);
     public float[] ReadFc2() => ReadAll(_fc2);
+    public void ReadFc1(int firstRow, int count, Span<float> to) => _file.ReadRows(_fc1, firstRow, count, to);
+    public void ReadFc2(int firstRow, int count, Span<float> to) => _file.ReadRows(_fc2, firstRow, count, to);
     public void Dispose() => _file.Dispose();
 
     private float[] ReadAll(TensorInfo tensor)
@@ -73,6 +75,7 @@ internal sealed class PredictorFolder : IDisposable
 {
     private const int MaxLayers = 4_096;
     private readonly List<PredictorLayer> _layers = [];
+    private string? _config;
 
     private PredictorFolder(string path) => Path = path;
 
@@ -81,6 +84,9 @@ internal sealed class PredictorFolder : IDisposable
 
     /// <summary>In ascending order of <see cref="PredictorLayer.Layer"/>, without a gap: from 0, or from 1 in a look-ahead folder.</summary>
     public IReadOnlyList<PredictorLayer> Layers => _layers;
+
+    /// <summary>What was read, the look-ahead folder's included.</summary>
+    public IEnumerable<string> Files => _layers.Select(static l => l.Path).Concat(_config == null ? [] : [_config]).Concat(Lookahead?.Files ?? []);
 
     /// <summary>The predictors of layer N from the input of layer N - 1; null when the folder has none.</summary>
     public PredictorFolder? Lookahead { get; private set; }
@@ -92,7 +98,11 @@ internal sealed class PredictorFolder : IDisposable
         {
             folder.OpenLayers(0);
             string config = System.IO.Path.Combine(path, "config.json");
-            if (File.Exists(config)) folder.SparseThreshold = ReadThreshold(config);
+            if (File.Exists(config))
+            {
+                folder.SparseThreshold = ReadThreshold(config);
+                folder._config = config;
+            }
             string ahead = System.IO.Path.Combine(path, "lookahead");
             if (!Directory.Exists(ahead)) return folder;
             folder.Lookahead = new PredictorFolder(ahead) { SparseThreshold = folder.SparseThreshold };

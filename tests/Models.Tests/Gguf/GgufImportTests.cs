@@ -1,3 +1,4 @@
+using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Models.Gguf;
 using FlashOrleans.Tests;
@@ -43,6 +44,41 @@ public sealed class GgufImportTests : IDisposable
         Assert.Equal((twin.Config.Activation, twin.Config.FfnSize, twin.Config.KvHeads, twin.Config.TiedHead), (checkpoint.Config.Activation, checkpoint.Config.FfnSize, checkpoint.Config.KvHeads, checkpoint.Config.TiedHead));
         Assert.Equal(twin.Tensors.Order(), checkpoint.Tensors.Order());
         foreach (string name in twin.Tensors) Assert.Equal(twin.Read(name), checkpoint.Read(name));
+    }
+
+    [Fact]
+    public void The_predictors_of_a_PowerInfer_file_go_into_the_package_by_themselves()
+    {
+        using Checkpoint twin = Checkpoint.Open(TestData.Golden("llama-relu"));
+        string file = Path.Combine(_folder, "model.powerinfer.gguf"), target = Path.Combine(_folder, "m.flash");
+        File.WriteAllBytes(file, PowerInfer(twin, "llama", threshold: -0.5f));
+        ImportResult result = Importer.Import(file, target, new ImportOptions { Quant = "f32" });
+        using FlashPackage package = FlashPackage.Open(target);
+        Assert.Equivalent(new PredictorConfig { Layers = [.. Enumerable.Repeat(new LowRank(8, -0.5f), twin.Config.Layers)] }, package.Manifest.Predictors, strict: true);
+        var stored = new PackageTensors(package);
+        for (int i = 0; i < twin.Config.Layers; i++)
+        {
+            Assert.Equal(Numbers(8 * twin.Config.HiddenSize, i), stored.Read($"layers.{i}.predictor.fc1"));
+            Assert.Equal(Numbers(8 * twin.Config.FfnSize, -i), stored.Read($"layers.{i}.predictor.fc2"));
+        }
+        Assert.Equivalent(package.Manifest.Predictors, result.Predictors, strict: true);
+        // Told to be no ReLU model, it has no use for them.
+        ImportPlan silu = Importer.Plan(file, new ImportOptions { Activation = "silu" });
+        Assert.Null(silu.Predictors);
+        Assert.Contains(silu.Notes, static n => n.Contains("predictors in the file are left out", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("blk.1.fc2.weight", "has predictors, but no tensor blk.1.fc2.weight")]
+    [InlineData("blk.1.fc1.weight", "has predictors, but no tensor blk.1.fc1.weight")]
+    [InlineData("wide", "inputs and")]
+    [InlineData("rank", "do not fit: the rows of fc2 must be as long as fc1 has rows")]
+    public void Predictors_of_a_PowerInfer_file_that_do_not_fit_are_refused(string fault, string says)
+    {
+        using Checkpoint twin = Checkpoint.Open(TestData.Golden("llama-relu"));
+        string file = Path.Combine(_folder, "model.powerinfer.gguf");
+        File.WriteAllBytes(file, PowerInfer(twin, "llama", fault: fault));
+        Assert.Contains(says, Assert.Throws<ModelFormatException>(() => Importer.Plan(file)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -92,7 +128,9 @@ public sealed class GgufImportTests : IDisposable
         return builder;
     }
 
-    private static byte[] PowerInfer(Checkpoint twin, string architecture)
+    private static float[] Numbers(int count, int seed) => [.. Enumerable.Range(0, count).Select(i => (i * 7 + seed) % 31 / 31f - 0.5f)];
+
+    private static byte[] PowerInfer(Checkpoint twin, string architecture, float? threshold = null, string fault = "")
     {
         ModelConfig c = twin.Config;
         var builder = new GgufBuilder { Magic = "PWRI" };
@@ -102,9 +140,11 @@ public sealed class GgufImportTests : IDisposable
         {
             foreach ((string ours, string theirs) in new[] { ("ffn.gate", "ffn_gate"), ("ffn.up", "ffn_up"), ("ffn.down", "ffn_down_t") })
                 builder.Tensor($"blk.{i}.{theirs}.weight", [c.HiddenSize, c.FfnSize], twin.Read($"layers.{i}.{ours}"));
-            builder.Tensor($"blk.{i}.fc1.weight", [c.HiddenSize, 8], new float[c.HiddenSize * 8]);
-            builder.Tensor($"blk.{i}.fc2.weight", [8, c.FfnSize], new float[c.FfnSize * 8]);
+            int wide = c.HiddenSize + (fault == "wide" ? 1 : 0), rank = fault == "rank" ? 9 : 8;
+            if (fault != $"blk.{i}.fc1.weight") builder.Tensor($"blk.{i}.fc1.weight", [wide, 8], Numbers(8 * wide, i));
+            if (fault != $"blk.{i}.fc2.weight") builder.Tensor($"blk.{i}.fc2.weight", [rank, c.FfnSize], Numbers(rank * c.FfnSize, -i));
         }
+        if (threshold is { } t) builder.Key("powerinfer.sparse_threshold", t);
         return builder.Build();
     }
 

@@ -1,0 +1,129 @@
+using FlashOrleans.Flash;
+using FlashOrleans.Models.Gguf;
+using FlashOrleans.Models.Pickle;
+
+namespace FlashOrleans.Models;
+
+/// <summary>Reads rows [first, first + count), row after row; refuses numbers that are not finite.</summary>
+internal delegate void RowReader(int first, int count, Span<float> to);
+
+/// <summary>One matrix of a predictor and the section of the slice that it becomes.</summary>
+internal sealed record PredictorMatrix(string Section, int Rows, int Cols, RowReader ReadRows);
+
+/// <summary>
+/// The trained predictors that an import brings along: a folder of them, or the fc1/fc2 tensors of a PowerInfer file. Opened whole and held against the model's shape, so
+/// that what does not fit is one clear line before anything is written; rows are read on demand, by the importing thread. Owns the folder's files, not the checkpoint's.
+/// </summary>
+internal sealed class PredictorSource : IDisposable
+{
+    private readonly PredictorFolder? _folder;
+    private readonly GgufWeights? _gguf;
+
+    private PredictorSource(PredictorConfig config, PredictorFolder? folder, GgufWeights? gguf)
+    {
+        Config = config;
+        _folder = folder;
+        _gguf = gguf;
+    }
+
+    public PredictorConfig Config { get; }
+
+    /// <summary>Files besides the checkpoint's.</summary>
+    public IEnumerable<string> Files => _folder?.Files ?? [];
+
+    /// <summary>The predictors of <paramref name="folder"/>, else those in the checkpoint, else null.</summary>
+    public static PredictorSource? Open(Checkpoint checkpoint, string? folder, List<string> notes)
+    {
+        ModelConfig c = checkpoint.Config;
+        bool inFile = checkpoint.Gguf is { } gguf && gguf.Has(Tensor(0, 1));
+        if (folder == null && !inFile) return null;
+        if (!c.HasSelector(0))
+        {
+            string why = c.Experts != null ? "it has experts" : $"activation {c.Activation} has no exact zeros";
+            if (folder != null) throw new ModelFormatException(folder, $"predictors choose the neurons of a ReLU model that are not zero; {checkpoint.Path} is none ({why}): import it without --predictors");
+            notes.Add($"the predictors in the file are left out: they choose the neurons of a ReLU model that are not zero ({why})");
+            return null;
+        }
+        return folder != null ? OpenFolder(c, folder) : new PredictorSource(OfFile(c, checkpoint.Gguf!), null, checkpoint.Gguf);
+    }
+
+    /// <summary>What a layer's slice gets.</summary>
+    public IEnumerable<PredictorMatrix> Matrices(int layer)
+    {
+        if (_folder == null) return [Matrix(PackageLayout.Predictor, layer, 1), Matrix(PackageLayout.Predictor, layer, 2)];
+        IEnumerable<PredictorMatrix> own = Matrices(PackageLayout.Predictor, _folder.Layers[layer]);
+        return layer == 0 || _folder.Lookahead == null ? own : own.Concat(Matrices(PackageLayout.Lookahead, _folder.Lookahead.Layers[layer - 1]));
+    }
+
+    public void Dispose() => _folder?.Dispose();
+
+    private static PredictorSource OpenFolder(ModelConfig c, string path)
+    {
+        PredictorFolder folder = PredictorFolder.Open(path);
+        try
+        {
+            // The folder has made sure that its layers are alike and without a gap.
+            foreach (PredictorFolder part in folder.Lookahead == null ? [folder] : (PredictorFolder[])[folder, folder.Lookahead])
+                Fits(c, part.Path, folder.Layers.Count, part.Layers[0].Inputs, part.Layers[0].Neurons);
+            return new PredictorSource(new PredictorConfig { Layers = Ranks(folder), Lookahead = folder.Lookahead == null ? null : Ranks(folder.Lookahead) }, folder, null);
+        }
+        catch
+        {
+            folder.Dispose();
+            throw;
+        }
+    }
+
+    private static LowRank[] Ranks(PredictorFolder folder) => [.. folder.Layers.Select(l => new LowRank(l.Rank, folder.SparseThreshold))];
+
+    private static PredictorConfig OfFile(ModelConfig c, GgufWeights gguf)
+    {
+        var layers = new LowRank[c.Layers];
+        for (int i = 0; i < c.Layers; i++)
+        {
+            string fc1 = Tensor(i, 1), fc2 = Tensor(i, 2);
+            foreach (string tensor in (string[])[fc1, fc2])
+            {
+                if (!gguf.Has(tensor)) throw new ModelFormatException(gguf.Name, $"has predictors, but no tensor {tensor}");
+                if (gguf.Shape(tensor).Count != 2) throw new ModelFormatException(gguf.PathOf(tensor), $"tensor {tensor} is [{string.Join(", ", gguf.Shape(tensor))}]; a matrix is expected");
+                gguf.DemandWeights(tensor);
+            }
+            IReadOnlyList<long> one = gguf.Shape(fc1), two = gguf.Shape(fc2);
+            if (one[0] != two[1]) throw new ModelFormatException(gguf.PathOf(fc1), $"tensors {fc1} [{string.Join(", ", one)}] and {fc2} [{string.Join(", ", two)}] do not fit: the rows of fc2 must be as long as fc1 has rows");
+            Fits(c, gguf.PathOf(fc1), c.Layers, one[1], two[0]);
+            layers[i] = new LowRank((int)one[0], gguf.SparseThreshold);
+        }
+        if (gguf.Has(Tensor(c.Layers, 1))) throw new ModelFormatException(gguf.Name, $"has a predictor of layer {c.Layers}, the model has {c.Layers} layers");
+        if (!float.IsFinite(gguf.SparseThreshold)) throw new ModelFormatException(gguf.Name, "metadata powerinfer.sparse_threshold is not a number of use");
+        return new PredictorConfig { Layers = layers };
+    }
+
+    private static void Fits(ModelConfig c, string path, int layers, long inputs, long neurons)
+    {
+        if (layers != c.Layers || inputs != c.HiddenSize || neurons != c.FfnSize)
+            throw new ModelFormatException(path, $"the predictors are for {layers} layers, {inputs} inputs and {neurons} neurons; the model has {c.Layers}, {c.HiddenSize} and {c.FfnSize}: they were trained for another model");
+    }
+
+    private static string Tensor(int layer, int matrix) => $"blk.{layer}.fc{matrix}.weight";
+
+    private static IEnumerable<PredictorMatrix> Matrices(string section, PredictorLayer p) =>
+    [
+        new(section + ".fc1", p.Rank, p.Inputs, Finite(p.Path, "fc1.weight", p.Inputs, p.ReadFc1)),
+        new(section + ".fc2", p.Neurons, p.Rank, Finite(p.Path, "fc2.weight", p.Rank, p.ReadFc2)),
+    ];
+
+    private PredictorMatrix Matrix(string section, int layer, int matrix)
+    {
+        string tensor = Tensor(layer, matrix);
+        IReadOnlyList<long> shape = _gguf!.Shape(tensor);
+        return new PredictorMatrix($"{section}.fc{matrix}", (int)shape[0], (int)shape[1],
+            Finite(_gguf.PathOf(tensor), tensor, (int)shape[1], (first, count, to) => _gguf.ReadRows(tensor, first, count, to)));
+    }
+
+    private static RowReader Finite(string path, string tensor, int cols, RowReader read) => (first, count, to) =>
+    {
+        read(first, count, to);
+        for (int i = 0; i < to.Length; i++)
+            if (!float.IsFinite(to[i])) throw new ModelFormatException(path, $"tensor {tensor} holds {to[i]} in row {first + i / cols}; the predictor is damaged or diverged in training");
+    };
+}
