@@ -105,6 +105,9 @@ public sealed class Checkpoint : IDisposable
         return found;
     }
 
+    /// <summary>Rows of the tensor are columns in the file.</summary>
+    internal bool IsTurned(string name) => Map(name).Runs.Any(static r => r.Transposed);
+
     /// <summary>Rows in the package's format as the checkpoint stores them: only where <see cref="Nearest"/> says that all of them are lossless in it.</summary>
     internal void ReadStored(string name, int first, int count, WeightFormat format, byte[] to, int stride, int offset)
     {

@@ -12,6 +12,8 @@ internal static class ImportSample
     private const long Numbers = 8 << 20;
     /// <summary>Rows that are read together.</summary>
     private const int Piece = 4;
+    /// <summary>Rows that are columns in the file cost a read of every row there: no more matrices of them than this.</summary>
+    private const int MostTurned = 8;
 
     private readonly record struct Matrix(string Kind, string Tensor, int First, int Rows, int Cols, WeightFormat Format);
 
@@ -23,10 +25,13 @@ internal static class ImportSample
         bool[] kept = [.. all.Select(m => ImportFormats.IsKept(checkpoint.Nearest(m.Tensor, m.First, m.Rows), m.Format))];
         long total = all.Where((_, i) => !kept[i]).Sum(static m => (long)m.Rows * m.Cols), seen = 0;
         double share = total == 0 ? 1 : Math.Min(1, (double)numbers / total);
+        int turned = all.Count(m => checkpoint.IsTurned(m.Tensor)), at = 0;
         for (int i = 0; i < all.Length; i++)
         {
+            // Of many turned ones those that are spread evenly.
+            bool takes = !checkpoint.IsTurned(all[i].Tensor) || share == 1 || (at + 1) * MostTurned / turned > at++ * MostTurned / turned;
             if (kept[i]) store.Kept(all[i].Kind);
-            else seen += Store(checkpoint, all[i], share, store, cancel);
+            else if (takes) seen += Store(checkpoint, all[i], share, store, cancel);
         }
         return (store.Errors, total == 0 ? 1 : (double)seen / total);
     }
@@ -35,7 +40,10 @@ internal static class ImportSample
     private static long Store(Checkpoint checkpoint, Matrix m, double share, RowStore store, CancellationToken cancel)
     {
         int piece = Math.Min(m.Rows, share < 1 ? Piece : Math.Max(Piece, (1 << 20) / m.Cols)), stretches = (m.Rows + piece - 1) / piece;
-        int take = Math.Clamp((int)Math.Round(stretches * share), 1, stretches), stride = WeightLayout.RowBytes(m.Format, m.Cols);
+        int take = Math.Clamp((int)Math.Round(stretches * share), 1, stretches);
+        // Neighbouring columns share their reads.
+        if (share < 1 && checkpoint.IsTurned(m.Tensor)) (piece, stretches, take) = (Math.Min(m.Rows, take * piece), Math.Max(1, m.Rows / (take * piece)), 1);
+        int stride = WeightLayout.RowBytes(m.Format, m.Cols);
         float[] block = new float[piece * m.Cols];
         byte[] stored = new byte[piece * stride];
         long seen = 0;

@@ -165,6 +165,40 @@ public sealed class PackageWriterTests : IDisposable
     }
 
     [Fact]
+    public void A_package_can_be_looked_at_and_measured_before_it_has_its_name()
+    {
+        using PackageWriter writer = PackageWriter.Create(_folder["m.flash"], PackageTiny.Spec(PackageTiny.Gated, WeightFormat.Q8));
+        PackageTiny.Fill(writer, PackageTiny.Gated, WeightFormat.Q8, seed: 1);
+        string before;
+        using (FlashPackage package = writer.Open())
+        {
+            before = package.Hash;
+            using PackageFile slice = package.OpenSlice(1);
+            Assert.Equal(21, slice.Bundles!.Neurons);
+        }
+        Assert.False(Directory.Exists(_folder["m.flash"]));
+        writer.Measured = new Measured { Tokens = 9, Zeros = [0.5, 0.25], Nll = 2.5, Other = Activation.Silu, OtherNll = 3.5 };
+        string hash = writer.Complete();
+        using FlashPackage named = FlashPackage.Open(_folder["m.flash"]);
+        Assert.Equal(hash, named.Hash);
+        Assert.NotEqual(before, hash);
+        Assert.Equivalent(writer.Measured, named.Manifest.Measured, strict: true);
+    }
+
+    [Theory]
+    [InlineData(0.5)]
+    [InlineData(0.5, 1.5)]
+    [InlineData(0.5, 0.5, 0.5)]
+    public void Measured_zeros_that_are_no_shares_of_the_layers_are_refused(params double[] zeros)
+    {
+        using PackageWriter writer = PackageWriter.Create(_folder["m.flash"], PackageTiny.Spec(PackageTiny.Gated, WeightFormat.Q8));
+        PackageTiny.Fill(writer, PackageTiny.Gated, WeightFormat.Q8, seed: 1);
+        writer.Measured = new Measured { Tokens = 9, Zeros = zeros };
+        Assert.Throws<FlashException>(writer.Complete);
+        Assert.False(Directory.Exists(_folder["m.flash"]));
+    }
+
+    [Fact]
     public void A_section_gets_exactly_its_bytes()
     {
         using PackageWriter writer = Create();
