@@ -74,10 +74,7 @@ public sealed class PackageWriter : IDisposable
         }
         try
         {
-            // The manifest and what the file system adds are small change: 1 MiB of reserve.
-            long free = freeSpace(folder.Path), needed = total + (1 << 20);
-            if (free < needed)
-                throw new FlashException($"{path}: the package needs {Megabytes(needed)} and the disk has {Megabytes(free)} free: make room, or choose another folder with FLASH_HOME, and import again");
+            DemandRoom(path, total, freeSpace(folder.Path));
             return sink is null
                 ? new PackageWriter(spec, folder, total, progress, cancel)
                 : new PackageWriter(spec, folder, total, progress, cancel) { Sink = sink };
@@ -87,6 +84,22 @@ public sealed class PackageWriter : IDisposable
             folder.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Refuses when there is no room for the package, before anything is begun.</summary>
+    public static void DemandRoom(string path, ModelConfig config, WeightFormats formats)
+    {
+        string? folder = Path.GetDirectoryName(Path.GetFullPath(path));
+        while (folder != null && !Directory.Exists(folder)) folder = Path.GetDirectoryName(folder);
+        if (folder != null) DemandRoom(path, PackageLayout.EstimateBytes(config, formats), FreeSpace(folder));
+    }
+
+    private static void DemandRoom(string path, long total, long free)
+    {
+        // The manifest and what the file system adds are small change: 1 MiB of reserve.
+        long needed = total + (1 << 20);
+        if (free < needed)
+            throw new FlashException($"{path}: the package needs {Megabytes(needed)} and the disk has {Megabytes(free)} free: make room, or choose another folder with FLASH_HOME, and import again");
     }
 
     public void BeginEdge() => Begin(SectionTable.Edge);

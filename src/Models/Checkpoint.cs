@@ -25,8 +25,12 @@ public sealed class Checkpoint : IDisposable
     /// <summary>The folder, or the GGUF file.</summary>
     public string Path { get; }
     public bool IsGguf => _weights is GgufWeights;
-    /// <summary>The vocabulary that a GGUF file brings, or null.</summary>
-    internal VocabularySource? Vocabulary => (_weights as GgufWeights)?.Vocabulary;
+    /// <summary>A folder, whose side files say what is not in the weights.</summary>
+    internal bool IsFolder => _weights is WeightFiles;
+    /// <summary>The vocabulary that comes with the weights (a GGUF file's), or null.</summary>
+    internal VocabularySource? Vocabulary => _weights.Vocabulary;
+    /// <summary>Of random weights the seed.</summary>
+    internal ulong? SyntheticSeed => _weights.SyntheticSeed;
     public ModelConfig Config { get; private set; }
     /// <summary>Paths of the weight files.</summary>
     public IReadOnlyList<string> Files => _weights.Paths;
@@ -62,7 +66,8 @@ public sealed class Checkpoint : IDisposable
         }
     }
 
-    private static Checkpoint Open(string path, ModelConfig config, TensorNames names, WeightSource weights, string authority)
+    /// <summary>Tensors of any source; owns it from here on.</summary>
+    internal static Checkpoint Open(string path, ModelConfig config, TensorNames names, WeightSource weights, string authority)
     {
         try
         {

@@ -43,14 +43,20 @@ public sealed class Importer
     /// <summary>Imports a checkpoint folder or a GGUF file into the package folder <paramref name="packagePath"/> (…/name.flash), replacing one that is there.</summary>
     public static ImportResult Import(string source, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
     {
-        ArgumentException.ThrowIfNullOrEmpty(packagePath);
         ThreadRole.AssertNotGrainTurn("importing a model");
+        using Checkpoint checkpoint = Checkpoint.Open(source);
+        return Import(checkpoint, packagePath, options, progress, cancel);
+    }
+
+    /// <summary>Imports a checkpoint that is open already; its owner closes it.</summary>
+    internal static ImportResult Import(Checkpoint checkpoint, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(packagePath);
         packagePath = Path.TrimEndingDirectorySeparator(Path.GetFullPath(packagePath));
         // A package is replaced; anything else that lies there is the user's.
         if (File.Exists(packagePath) || (Directory.Exists(packagePath) && !File.Exists(Path.Combine(packagePath, PackageLayout.ManifestPath))))
             throw new ModelFormatException(packagePath, "exists and is not a package; choose another name");
         options ??= new ImportOptions();
-        using Checkpoint checkpoint = Checkpoint.Open(source);
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
@@ -250,7 +256,7 @@ public sealed class Importer
 
     private static List<(string, byte[])> SideFiles(Checkpoint checkpoint)
     {
-        if (checkpoint.IsGguf) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
+        if (!checkpoint.IsFolder) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
         return [.. s_sideFiles.Select(name => (Name: name, Path: Path.Combine(checkpoint.Path, name))).Where(f => File.Exists(f.Path)).Select(f => (f.Name, ReadSmall(f.Path)))];
     }
 
@@ -279,7 +285,7 @@ public sealed class Importer
 
     private static Provenance Source(Checkpoint checkpoint, Action<string> progress, CancellationToken cancel)
     {
-        IEnumerable<string> paths = (checkpoint.IsGguf ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files);
+        IEnumerable<string> paths = (!checkpoint.IsFolder ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files);
         var files = new List<SourceFile>();
         byte[] buffer = new byte[1 << 20];
         foreach (string path in paths)
@@ -299,7 +305,7 @@ public sealed class Importer
         }
         // The folder's name, not its path: a package may travel.
         string source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Path)));
-        return new Provenance { Source = source, Files = files, Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}" };
+        return new Provenance { Source = source, Files = files, Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}", SyntheticSeed = checkpoint.SyntheticSeed };
     }
 
     private static byte[] ReadSmall(string path)

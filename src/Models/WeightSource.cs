@@ -1,4 +1,5 @@
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
@@ -12,6 +13,10 @@ internal abstract class WeightSource : IDisposable
     public abstract string Name { get; }
     public abstract IReadOnlyList<string> Paths { get; }
     public abstract long Bytes { get; }
+    /// <summary>The tokenizer that comes with the weights, or null.</summary>
+    public virtual VocabularySource? Vocabulary => null;
+    /// <summary>Of random weights the seed; null: the weights are a model's.</summary>
+    public virtual ulong? SyntheticSeed => null;
 
     public abstract bool Has(string tensor);
     /// <summary>Outermost dimension first.</summary>

@@ -114,7 +114,10 @@ internal static class GgufConfig
         {
             "relu" => (Activation.Relu, 0),
             "silu" => (Activation.Silu, 0),
-            _ => throw wrong($"hidden_activation \"{name}\" is not supported; supported: relu, silu"),
+            "drelu" => (Activation.DRelu, 0),
+            "fatrelu" when m.Float32($"{arch}.hidden_activation_threshold") is { } threshold && float.IsFinite(threshold) && threshold >= 0 => (Activation.FatRelu, threshold),
+            "fatrelu" => throw wrong($"hidden_activation \"fatrelu\" needs a threshold of at least 0 (metadata {arch}.hidden_activation_threshold)"),
+            _ => throw wrong($"hidden_activation \"{name}\" is not supported; supported: relu, silu, drelu, fatrelu"),
         };
     }
 
