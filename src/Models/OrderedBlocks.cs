@@ -88,3 +88,27 @@ internal sealed class Scratch<T>
 
     public T[] Of(int length) => _items.Length >= length ? _items : _items = new T[length];
 }
+
+/// <summary>Work of a thread of its own, stopped and waited for when it is disposed; its exception is thrown where its result is asked for.</summary>
+internal sealed class BackgroundWork<T> : IDisposable
+{
+    private readonly CancellationTokenSource _stop;
+    private readonly Task<T> _task;
+
+    public BackgroundWork(Func<CancellationToken, T> work, CancellationToken cancel)
+    {
+        _stop = CancellationTokenSource.CreateLinkedTokenSource(cancel);
+        _task = Task.Factory.StartNew(() => work(_stop.Token), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+    }
+
+    public T Result => _task.GetAwaiter().GetResult();
+
+    public void Dispose()
+    {
+        _stop.Cancel();
+        // Whatever it ended with, nobody asks any more.
+        Task.WhenAny(_task).Wait();
+        _ = _task.Exception;
+        _stop.Dispose();
+    }
+}

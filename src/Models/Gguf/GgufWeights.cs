@@ -22,6 +22,8 @@ internal sealed class GgufWeights(GgufFile file) : BlockWeights
 
     public override void ReadRows(string tensor, long firstRow, int count, Span<float> destination) => file.ReadRows(file.Tensors[tensor], firstRow, count, destination);
 
+    public override void Hold(string tensor, CancellationToken cancel) => file.Hold(file.Tensors[tensor], cancel);
+
     public override void Dispose() => file.Dispose();
 
     protected override GgufType TypeOf(string tensor) => file.Tensors[tensor].Type;
