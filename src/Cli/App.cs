@@ -53,6 +53,7 @@ internal sealed class App(Screen screen, Interrupts interrupts)
         {
             RunVerb.Create(this),
             ImportVerb.Create(this),
+            SynthVerb.Create(this),
             PullVerb.Create(this),
             ListVerb.Create(this),
             ShowVerb.Create(this),

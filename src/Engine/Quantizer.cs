@@ -74,10 +74,16 @@ public static partial class Quantizer
         }
     }
 
-    /// <summary>Row r's bytes into a panel that takes <paramref name="each"/> bytes of 16 rows in turn.</summary>
+    /// <summary>Row r's bytes into a panel that takes <paramref name="each"/> bytes, four or two, of 16 rows in turn.</summary>
     private static void Weave(ReadOnlySpan<byte> row, int each, int r, Span<byte> panel)
     {
-        for (int k = 0; k < row.Length; k += each) row.Slice(k, each).CopyTo(panel[(k * WeightLayout.PanelRows + r * each)..]);
+        if (each == 4) Weave(MemoryMarshal.Cast<byte, uint>(row), MemoryMarshal.Cast<byte, uint>(panel)[r..]);
+        else Weave(MemoryMarshal.Cast<byte, ushort>(row), MemoryMarshal.Cast<byte, ushort>(panel)[r..]);
+    }
+
+    private static void Weave<T>(ReadOnlySpan<T> row, Span<T> panel)
+    {
+        for (int k = 0; k < row.Length; k++) panel[k * WeightLayout.PanelRows] = row[k];
     }
 
     /// <summary>The floats a stored row stands for: integer * scale for q8 and q4, integer * scale + minimum for q4b and q4k, each product and sum rounded to float.</summary>

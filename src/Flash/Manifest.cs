@@ -14,6 +14,8 @@ public sealed record Provenance
     public IReadOnlyList<SourceFile> Files { get; init; } = [];
     /// <summary>The program that wrote the package: "flash 0.1.0".</summary>
     public required string Tool { get; init; }
+    /// <summary>The weights are random, of this seed; null: they are a model's.</summary>
+    public ulong? SyntheticSeed { get; init; }
 }
 
 /// <summary>A file of the checkpoint that was imported.</summary>

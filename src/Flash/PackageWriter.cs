@@ -17,7 +17,7 @@ public sealed record PackageSpec
 }
 
 /// <summary>
-/// Writes a package, streaming: memory stays at a few MiB whatever the model. One thread. Files grow in a temporary folder beside the
+/// Writes a package, streaming: memory stays at a few MiB whatever the model. One thread at a time. Files grow in a temporary folder beside the
 /// target, which <see cref="Complete"/> turns into the package; disposing without it (an error, Ctrl-C) leaves nothing behind. Files come one
 /// after another, sections of a file in any order, several open at a time; each must get exactly the bytes its shape demands.
 /// A full disk or a failing device is one <see cref="FlashException"/>; misuse by the caller an <see cref="InvalidOperationException"/>.
@@ -31,6 +31,7 @@ public sealed class PackageWriter : IDisposable
     private readonly List<ManifestSideFile> _sideFiles = [];
     private readonly long _total;
     private PackageFileWriter? _current;
+    private Task _flushing = Task.CompletedTask;
     private long _written;
 
     private PackageWriter(PackageSpec spec, PackageFolder folder, long total, Action<long, long>? progress, CancellationToken cancel)
@@ -79,10 +80,7 @@ public sealed class PackageWriter : IDisposable
         }
         try
         {
-            // The manifest and what the file system adds are small change: 1 MiB of reserve.
-            long free = freeSpace(folder.Path), needed = total + (1 << 20);
-            if (free < needed)
-                throw new FlashException($"{path}: the package needs {Megabytes(needed)} and the disk has {Megabytes(free)} free: make room, or choose another folder with FLASH_HOME, and import again");
+            DemandRoom(path, total, freeSpace(folder.Path));
             return sink is null
                 ? new PackageWriter(spec, folder, total, progress, cancel)
                 : new PackageWriter(spec, folder, total, progress, cancel) { Sink = sink };
@@ -92,6 +90,22 @@ public sealed class PackageWriter : IDisposable
             folder.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Refuses when there is no room for the package, before anything is begun.</summary>
+    public static void DemandRoom(string path, ModelConfig config, WeightFormats formats)
+    {
+        string? folder = Path.GetDirectoryName(Path.GetFullPath(path));
+        while (folder != null && !Directory.Exists(folder)) folder = Path.GetDirectoryName(folder);
+        if (folder != null) DemandRoom(path, PackageLayout.EstimateBytes(config, formats), FreeSpace(folder));
+    }
+
+    private static void DemandRoom(string path, long total, long free)
+    {
+        // The manifest and what the file system adds are small change: 1 MiB of reserve.
+        long needed = total + (1 << 20);
+        if (free < needed)
+            throw new FlashException($"{path}: the package needs {Megabytes(needed)} and the disk has {Megabytes(free)} free: make room, or choose another folder with FLASH_HOME, and import again");
     }
 
     public void BeginEdge() => Begin(SectionTable.Edge);
@@ -147,6 +161,8 @@ public sealed class PackageWriter : IDisposable
     {
         _current?.Dispose();
         _current = null;
+        Task.WhenAny(_flushing).Wait();
+        _ = _flushing.Exception;
         _folder.Dispose();
     }
 
@@ -190,8 +206,18 @@ public sealed class PackageWriter : IDisposable
     {
         if (_current is not { } file) return;
         string header = file.Complete();
+        AwaitFlush();
+        // The device takes a file while the next one is made.
+        _flushing = Task.Run(file.Flush);
         _files[file.Layer + 1] = new ManifestFile(file.Layer < 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(file.Layer), file.Bytes, header);
         _current = null;
+    }
+
+    private void AwaitFlush()
+    {
+        Task flushing = _flushing;
+        _flushing = Task.CompletedTask;
+        flushing.GetAwaiter().GetResult();
     }
 
     private void WriteWhole(string path, byte[] bytes) => Guard(path, 0, () =>
@@ -204,6 +230,7 @@ public sealed class PackageWriter : IDisposable
     private string WriteManifest()
     {
         EndFile();
+        AwaitFlush();
         int missing = Array.IndexOf(_files, null);
         if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
         BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format, 0);

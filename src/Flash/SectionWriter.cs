@@ -72,16 +72,27 @@ internal sealed class PackageFileWriter : IDisposable
         Done(name, XxHash3.HashToUInt64(bytes));
     }
 
-    /// <summary>Writes the header, flushes to the device, closes. Returns the header's hash.</summary>
+    /// <summary>Writes the header and returns its hash; <see cref="Flush"/> is still to come.</summary>
     public string Complete()
     {
         int missing = Array.IndexOf(_done, false);
         if (missing >= 0) throw new InvalidOperationException($"{Path}: section {_entries[missing].Name} was not written");
         byte[] header = new SectionTable(Layer, Bytes, _entries).Encode();
         Write(0, header);
-        _owner.Guard(Path, 0, () => RandomAccess.FlushToDisk(_handle));
-        Dispose();
         return SectionTable.Hash(header);
+    }
+
+    /// <summary>Flushes to the device and closes. Any thread.</summary>
+    public void Flush()
+    {
+        try
+        {
+            _owner.Guard(Path, 0, () => RandomAccess.FlushToDisk(_handle));
+        }
+        finally
+        {
+            Dispose();
+        }
     }
 
     public void Dispose() => _handle.Dispose();

@@ -7,7 +7,7 @@ namespace FlashOrleans.Models;
 /// <summary>
 /// A Hugging Face folder or a GGUF file, opened: its configuration, and its tensors under the names of a package (<see cref="Family"/>), each checked for presence, type
 /// and shape before anything is read. Reads rows on demand: fused tensors (q, k, v) appear as one, and <c>ffn.down</c> is turned neuron-major,
-/// a strip of columns at a time. Memory is what the caller asks for. Any thread, one caller at a time.
+/// a strip of columns at a time. Memory is what the caller asks for. Any thread.
 /// </summary>
 public sealed class Checkpoint : IDisposable
 {
@@ -27,8 +27,12 @@ public sealed class Checkpoint : IDisposable
     public bool IsGguf => _weights is GgufWeights;
     /// <summary>A GGUF file's own tensors, or null.</summary>
     internal GgufWeights? Gguf => _weights as GgufWeights;
-    /// <summary>The vocabulary that a GGUF file brings, or null.</summary>
-    internal VocabularySource? Vocabulary => Gguf?.Vocabulary;
+    /// <summary>A folder, whose side files say what is not in the weights.</summary>
+    internal bool IsFolder => _weights is WeightFiles;
+    /// <summary>The vocabulary that comes with the weights (a GGUF file's), or null.</summary>
+    internal VocabularySource? Vocabulary => _weights.Vocabulary;
+    /// <summary>Of random weights the seed.</summary>
+    internal ulong? SyntheticSeed => _weights.SyntheticSeed;
     public ModelConfig Config { get; private set; }
     /// <summary>Paths of the weight files.</summary>
     public IReadOnlyList<string> Files => _weights.Paths;
@@ -66,7 +70,8 @@ public sealed class Checkpoint : IDisposable
         }
     }
 
-    private static Checkpoint Open(string path, ModelConfig config, TensorNames names, WeightSource weights, string authority)
+    /// <summary>Tensors of any source; owns it from here on.</summary>
+    internal static Checkpoint Open(string path, ModelConfig config, TensorNames names, WeightSource weights, string authority)
     {
         try
         {
@@ -153,6 +158,15 @@ public sealed class Checkpoint : IDisposable
         else ReadRuns(map, first, count, destination);
         if (map.Offset != 0)
             for (int i = 0; i < destination.Length; i++) destination[i] += map.Offset;
+    }
+
+    /// <summary>Prepares a tensor whose rows are columns in the checkpoint (<see cref="WeightSource.Hold"/>); not while the one before is read. False: there was nothing to do.</summary>
+    internal bool Hold(string name, CancellationToken cancel)
+    {
+        string[] sources = [.. Map(name).Runs.Where(static r => r.Transposed).Select(static r => r.Source).Distinct()];
+        if (sources.Length != 1) return false;
+        _weights.Hold(sources[0], cancel);
+        return true;
     }
 
     /// <summary>A whole tensor, for models that fit in memory (<c>ReferenceModel</c>).</summary>

@@ -22,9 +22,7 @@ public static class ConfigReader
             throw new ModelFormatException(path, "not found; a checkpoint folder needs config.json beside its weights");
         using JsonDocument document = Parse(path);
         var json = new ConfigJson(path, document.RootElement);
-        Family family = Family.For(json);
-        ModelConfig config = family.ReadConfig(json);
-        Validate(json, config);
+        (ModelConfig config, Family family) = Read(json);
 
         string generation = Path.Combine(folder, "generation_config.json");
         (int? bos, IReadOnlyList<int> eos) = (json.TokenId("bos_token_id"), json.TokenIds("eos_token_id"));
@@ -42,6 +40,15 @@ public static class ConfigReader
             BosToken = bos is { } b && (uint)b < (uint)config.VocabSize ? b : null,
             EosTokens = [.. eos.Where(id => (uint)id < (uint)config.VocabSize).Distinct()],
         }, family);
+    }
+
+    /// <summary>What a configuration says by itself, checked; the tokens that begin and end are yet to be taken from it.</summary>
+    internal static (ModelConfig Config, Family Family) Read(ConfigJson json)
+    {
+        Family family = Family.For(json);
+        ModelConfig config = family.ReadConfig(json);
+        Validate(json, config);
+        return (config, family);
     }
 
     internal static JsonDocument Parse(string path)

@@ -30,7 +30,7 @@ internal static class ImportSample
         {
             // Of many turned ones those that are spread evenly.
             bool takes = !checkpoint.IsTurned(all[i].Tensor) || share == 1 || (at + 1) * MostTurned / turned > at++ * MostTurned / turned;
-            if (kept[i]) store.Kept(all[i].Kind);
+            if (kept[i]) store.Add(all[i].Kind, default);
             else if (takes) seen += Store(checkpoint, all[i], share, store, cancel);
         }
         return (store.Errors, total == 0 ? 1 : (double)seen / total);
@@ -52,7 +52,7 @@ internal static class ImportSample
             cancel.ThrowIfCancellationRequested();
             int first = (int)((k + 0.5) * stretches / take) * piece, count = Math.Min(piece, m.Rows - first);
             checkpoint.ReadRows(m.Tensor, m.First + first, count, block.AsSpan(0, count * m.Cols));
-            store.Store(m.Format, m.Kind, m.First + first, block, count, m.Cols, stored, stride, 0);
+            store.Add(m.Kind, store.Store(m.Format, m.Kind, m.First + first, block, count, m.Cols, stored, stride, 0));
             seen += (long)count * m.Cols;
         }
         return seen;

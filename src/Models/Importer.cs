@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using FlashOrleans.Engine;
@@ -7,9 +8,9 @@ using FlashOrleans.Models.Text;
 namespace FlashOrleans.Models;
 
 /// <summary>
-/// A Hugging Face folder or a GGUF file → a flash package. Rows are read, stored in the package's format and written in blocks of a few MiB, so that memory does not depend
-/// on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns. The thread that calls <see cref="Import"/> does it
-/// all (never a grain turn); other processors help with quantising. An error or a cancellation leaves nothing behind: a checkpoint at fault is a
+/// A Hugging Face folder or a GGUF file → a flash package. Rows are read, stored in the package's format and written in blocks of about a MiB, several at a time
+/// (<see cref="OrderedBlocks{TScratch}"/>), so that memory does not depend on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns. The thread that calls
+/// <see cref="Import"/> waits (never a grain turn). An error or a cancellation leaves nothing behind: a checkpoint at fault is a
 /// <see cref="ModelFormatException"/>, a disk at fault a <see cref="FlashException"/>.
 /// </summary>
 public sealed class Importer
@@ -18,8 +19,8 @@ public sealed class Importer
     private static readonly string[] s_sideFiles =
         ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
 
-    /// <summary>Numbers read at a time and per matrix: 4 MiB of floats.</summary>
-    private const int BlockNumbers = 1 << 20;
+    /// <summary>Numbers of a block, per matrix: 1 MiB of floats for each worker.</summary>
+    private const int BlockNumbers = 1 << 18;
 
     private readonly Checkpoint _checkpoint;
     private readonly ModelConfig _config;
@@ -27,8 +28,18 @@ public sealed class Importer
     private readonly WeightFormats _formats;
     private readonly RowStore _store;
     private readonly PredictorSource? _predictors;
+    private readonly OrderedBlocks<Block> _blocks = new(static () => new Block());
     private readonly Action<string> _step;
     private readonly CancellationToken _cancel;
+
+    /// <summary>What a worker holds of the block that it makes.</summary>
+    private sealed class Block
+    {
+        public Scratch<float> Numbers { get; } = new();
+        public Scratch<byte> Stored { get; } = new();
+        public Scratch<byte> Panels { get; } = new();
+        public List<(string Kind, RowCost Cost)> Costs { get; } = [];
+    }
 
     private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, PredictorSource? predictors, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
     {
@@ -45,14 +56,20 @@ public sealed class Importer
     /// <summary>Imports a checkpoint folder or a GGUF file into the package folder <paramref name="packagePath"/> (…/name.flash), replacing one that is there.</summary>
     public static ImportResult Import(string source, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
     {
-        ArgumentException.ThrowIfNullOrEmpty(packagePath);
         ThreadRole.AssertNotGrainTurn("importing a model");
+        using Checkpoint checkpoint = Checkpoint.Open(source);
+        return Import(checkpoint, packagePath, options, progress, cancel);
+    }
+
+    /// <summary>Imports a checkpoint that is open already; its owner closes it.</summary>
+    internal static ImportResult Import(Checkpoint checkpoint, string packagePath, ImportOptions? options = null, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(packagePath);
         packagePath = Path.TrimEndingDirectorySeparator(Path.GetFullPath(packagePath));
         // A package is replaced; anything else that lies there is the user's.
         if (File.Exists(packagePath) || (Directory.Exists(packagePath) && !File.Exists(Path.Combine(packagePath, PackageLayout.ManifestPath))))
             throw new ModelFormatException(packagePath, "exists and is not a package; choose another name");
         options ??= new ImportOptions();
-        using Checkpoint checkpoint = Checkpoint.Open(source);
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
@@ -68,20 +85,24 @@ public sealed class Importer
             Config = checkpoint.Config,
             Format = formats,
             Predictors = predictors?.Config,
-            Provenance = Source(checkpoint, predictors, file => progress?.Report(new ImportProgress($"checksum of {file}", 0, 0)), cancel),
+            Provenance = Origin(checkpoint, []),
         };
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
+        using var hashing = new BackgroundWork<IReadOnlyList<SourceFile>>(stop => Checksums(checkpoint, predictors, stop), cancel);
         var importer = new Importer(checkpoint, writer, formats, predictors, options.Prepare, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
-        if (options.Measure)
+        // Random weights have nothing to measure.
+        if (options.Measure && checkpoint.SyntheticSeed == null)
         {
             using FlashPackage written = writer.Open();
             (writer.Measured, string? note) = Calibration.Run(written, s => progress?.Report(new ImportProgress(s, 0, 0)), cancel);
             if (note != null) notes.Add(note);
         }
+        progress?.Report(new ImportProgress("checksums", 0, 0));
+        writer.Provenance = Origin(checkpoint, hashing.Result);
         step = "done";
         string hash = writer.Complete();
         return new ImportResult
@@ -146,6 +167,7 @@ public sealed class Importer
         _step($"layer {layer + 1} of {_config.Layers}");
         string prefix = $"layers.{layer}.";
         _writer.BeginSlice(layer);
+        using var held = new BackgroundWork<bool>(stop => _checkpoint.Hold(prefix + "ffn.down", stop), _cancel);
         WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
             "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
             "ffn.router.bias", "ffn.up.bias", "ffn.gate.bias", "ffn.down.bias");
@@ -162,24 +184,29 @@ public sealed class Importer
         WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
         if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
         foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix);
+        _ = held.Result;
         WriteFeedForward(prefix, layer);
     }
 
     private void WritePredictor(PredictorMatrix matrix)
     {
         WeightFormat format = PackageLayout.PredictorFormat(_formats, matrix.Cols);
-        int blockRows = BlockRows(matrix.Cols, matrix.Rows), rowBytes = WeightLayout.RowBytes(format, matrix.Cols);
-        float[] block = new float[blockRows * matrix.Cols];
-        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(format, matrix.Cols)];
+        int blockRows = BlockRows(matrix.Cols, matrix.Rows), rowBytes = WeightLayout.RowBytes(format, matrix.Cols), panelBytes = WeightLayout.PanelBytes(format, matrix.Cols);
         using SectionWriter to = _writer.BeginSection(matrix.Section, format, matrix.Rows, matrix.Cols);
-        for (int first = 0; first < matrix.Rows; first += blockRows)
+        int Count(int block) => Math.Min(blockRows, matrix.Rows - block * blockRows);
+        _blocks.Run((matrix.Rows + blockRows - 1) / blockRows, (k, block) =>
         {
-            _cancel.ThrowIfCancellationRequested();
-            int count = Math.Min(blockRows, matrix.Rows - first);
-            matrix.ReadRows(first, count, block.AsSpan(0, count * matrix.Cols));
-            _store.Store(format, matrix.Section, first, block, count, matrix.Cols, stored, rowBytes, 0);
-            WritePanels(to, format, stored, count, rowBytes, 0, matrix.Cols, panel);
-        }
+            float[] numbers = block.Numbers.Of(blockRows * matrix.Cols);
+            byte[] stored = block.Stored.Of(blockRows * rowBytes);
+            // Files of predictors are read by one thread at a time; they are small.
+            lock (_predictors!) matrix.ReadRows(k * blockRows, Count(k), numbers.AsSpan(0, Count(k) * matrix.Cols));
+            block.Costs.Add((matrix.Section, _store.Store(format, matrix.Section, k * blockRows, numbers, Count(k), matrix.Cols, stored, rowBytes, 0)));
+            Weave(format, stored, Count(k), rowBytes, 0, matrix.Cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+        }, (k, block) =>
+        {
+            Enter(block);
+            to.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
+        }, _cancel);
     }
 
     private void WriteVectors(string prefix, params ReadOnlySpan<string> sections)
@@ -208,19 +235,20 @@ public sealed class Importer
     /// <summary>Rows [from, from + rows) of a tensor as panels.</summary>
     private void WriteMatrix(string prefix, string section, WeightFormat format, string tensor, int from, int rows)
     {
-        int cols = _checkpoint.Shape(prefix + tensor).Cols;
-        int blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(format, cols);
-        float[] block = new float[blockRows * cols];
-        byte[] stored = new byte[blockRows * rowBytes], panel = new byte[WeightLayout.PanelBytes(format, cols)];
+        int cols = _checkpoint.Shape(prefix + tensor).Cols, blockRows = BlockRows(cols, rows), rowBytes = WeightLayout.RowBytes(format, cols), panelBytes = WeightLayout.PanelBytes(format, cols);
         bool kept = ImportFormats.IsKept(_checkpoint.Nearest(prefix + tensor, from, rows), format);
         using SectionWriter to = _writer.BeginSection(section, format, rows, cols);
-        for (int first = 0; first < rows; first += blockRows)
+        int Count(int block) => Math.Min(blockRows, rows - block * blockRows);
+        _blocks.Run((rows + blockRows - 1) / blockRows, (k, block) =>
         {
-            _cancel.ThrowIfCancellationRequested();
-            int count = Math.Min(blockRows, rows - first);
-            Fill(kept, format, section, prefix + tensor, from + first, count, cols, block, stored, rowBytes, 0);
-            WritePanels(to, format, stored, count, rowBytes, 0, cols, panel);
-        }
+            byte[] stored = block.Stored.Of(blockRows * rowBytes);
+            Fill(kept, format, section, prefix + tensor, from + k * blockRows, Count(k), cols, block, stored, rowBytes, 0);
+            Weave(format, stored, Count(k), rowBytes, 0, cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+        }, (k, block) =>
+        {
+            Enter(block);
+            to.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
+        }, _cancel);
     }
 
     /// <summary>
@@ -239,53 +267,66 @@ public sealed class Importer
             bundleBytes += WeightLayout.RowBytes(kinds[i].Format, d);
         }
         (_, WeightFormat decides, int offset) = kinds[_config.Gated ? 2 : 0];
-        float[] block = new float[blockRows * d];
-        byte[] stored = new byte[blockRows * bundleBytes], panel = new byte[WeightLayout.PanelBytes(decides, d)];
+        bool[] kept = [.. kinds.Select(k => ImportFormats.IsKept(_checkpoint.Nearest(prefix + k.Kind, 0, n), k.Format))];
+        int panelBytes = WeightLayout.PanelBytes(decides, d);
         using BundleWriter bundles = _writer.BeginBundles();
         using SectionWriter? selector = _config.HasSelector(layer) ? _writer.BeginSection("ffn.selector", decides, n, d) : null;
-        for (int first = 0; first < n; first += blockRows)
+        int Count(int block) => Math.Min(blockRows, n - block * blockRows);
+        _blocks.Run((n + blockRows - 1) / blockRows, (k, block) =>
         {
-            int count = Math.Min(blockRows, n - first);
-            foreach ((string kind, WeightFormat format, int at) in kinds)
+            byte[] stored = block.Stored.Of(blockRows * bundleBytes);
+            for (int i = 0; i < kinds.Length; i++)
             {
-                _cancel.ThrowIfCancellationRequested();
-                Fill(ImportFormats.IsKept(_checkpoint.Nearest(prefix + kind, 0, n), format), format, kind, prefix + kind, first, count, d, block, stored, bundleBytes, at);
+                (string kind, WeightFormat format, int at) = kinds[i];
+                Fill(kept[i], format, kind, prefix + kind, k * blockRows, Count(k), d, block, stored, bundleBytes, at);
             }
-            for (int i = 0; i < count; i++) bundles.WriteNeuron(stored.AsSpan(i * bundleBytes, bundleBytes));
-            if (selector != null) WritePanels(selector, decides, stored, count, bundleBytes, offset, d, panel);
-        }
+            if (selector != null) Weave(decides, stored, Count(k), bundleBytes, offset, d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+        }, (k, block) =>
+        {
+            Enter(block);
+            for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes, bundleBytes));
+            selector?.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
+        }, _cancel);
     }
 
     /// <summary>Rows of a tensor in the package's format: as they are stored where that is the same, else through floats.</summary>
-    private void Fill(bool kept, WeightFormat format, string kind, string tensor, int first, int count, int cols, float[] block, byte[] stored, int stride, int offset)
+    private void Fill(bool kept, WeightFormat format, string kind, string tensor, int first, int count, int cols, Block block, byte[] stored, int stride, int offset)
     {
         if (kept)
         {
             _checkpoint.ReadStored(tensor, first, count, format, stored, stride, offset);
-            _store.Kept(kind);
+            block.Costs.Add((kind, default));
             return;
         }
-        _checkpoint.ReadRows(tensor, first, count, block.AsSpan(0, count * cols));
-        _store.Store(format, kind, first, block, count, cols, stored, stride, offset);
+        float[] numbers = block.Numbers.Of(count * cols);
+        _checkpoint.ReadRows(tensor, first, count, numbers.AsSpan(0, count * cols));
+        block.Costs.Add((kind, _store.Store(format, kind, first, numbers, count, cols, stored, stride, offset)));
+    }
+
+    /// <summary>Takes the costs of a block into account.</summary>
+    private void Enter(Block block)
+    {
+        foreach ((string kind, RowCost cost) in block.Costs) _store.Add(kind, cost);
+        block.Costs.Clear();
     }
 
     /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
-    private static void WritePanels(SectionWriter to, WeightFormat format, byte[] stored, int count, int stride, int offset, int cols, byte[] panel)
+    private static void Weave(WeightFormat format, byte[] stored, int count, int stride, int offset, int cols, byte[] panels)
     {
-        int rowBytes = WeightLayout.RowBytes(format, cols);
-        byte[] rows = new byte[WeightLayout.PanelRows * rowBytes];
+        int rowBytes = WeightLayout.RowBytes(format, cols), panelBytes = WeightLayout.PanelBytes(format, cols);
+        byte[] rows = ArrayPool<byte>.Shared.Rent(WeightLayout.PanelRows * rowBytes);
         for (int first = 0; first < count; first += WeightLayout.PanelRows)
         {
             int n = Math.Min(WeightLayout.PanelRows, count - first);
             for (int r = 0; r < n; r++) stored.AsSpan((first + r) * stride + offset, rowBytes).CopyTo(rows.AsSpan(r * rowBytes));
-            Quantizer.PackPanel(format, rows, n, cols, panel);
-            to.Write(panel);
+            Quantizer.PackPanel(format, rows, n, cols, panels.AsSpan(first / WeightLayout.PanelRows * panelBytes, panelBytes));
         }
+        ArrayPool<byte>.Shared.Return(rows);
     }
 
     private static List<(string, byte[])> SideFiles(Checkpoint checkpoint)
     {
-        if (checkpoint.IsGguf) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
+        if (!checkpoint.IsFolder) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
         return [.. s_sideFiles.Select(name => (Name: name, Path: Path.Combine(checkpoint.Path, name))).Where(f => File.Exists(f.Path)).Select(f => (f.Name, ReadSmall(f.Path)))];
     }
 
@@ -312,14 +353,14 @@ public sealed class Importer
         return Math.Min(most, (int)Math.Min(int.MaxValue, ((long)rows + WeightLayout.PanelRows - 1) / WeightLayout.PanelRows * WeightLayout.PanelRows));
     }
 
-    private static Provenance Source(Checkpoint checkpoint, PredictorSource? predictors, Action<string> progress, CancellationToken cancel)
+    /// <summary>The source's files with their checksums, read beside the import itself.</summary>
+    private static List<SourceFile> Checksums(Checkpoint checkpoint, PredictorSource? predictors, CancellationToken cancel)
     {
-        IEnumerable<string> paths = (checkpoint.IsGguf ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files).Concat(predictors?.Files ?? []);
+        IEnumerable<string> paths = (!checkpoint.IsFolder ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files).Concat(predictors?.Files ?? []);
         var files = new List<SourceFile>();
         byte[] buffer = new byte[1 << 20];
         foreach (string path in paths)
         {
-            progress(Path.GetFileName(path));
             try
             {
                 using FileStream file = new(path, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 0, FileOptions.SequentialScan);
@@ -332,10 +373,17 @@ public sealed class Importer
                 throw new ModelFormatException(path, $"cannot be read: {e.Message}", e);
             }
         }
-        // The folder's name, not its path: a package may travel.
-        string source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Path)));
-        return new Provenance { Source = source, Files = files, Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}" };
+        return files;
     }
+
+    private static Provenance Origin(Checkpoint checkpoint, IReadOnlyList<SourceFile> files) => new()
+    {
+        // The folder's name, not its path: a package may travel.
+        Source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Path))),
+        Files = files,
+        Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}",
+        SyntheticSeed = checkpoint.SyntheticSeed,
+    };
 
     private static byte[] ReadSmall(string path)
     {

@@ -12,7 +12,7 @@ internal sealed record PredictorMatrix(string Section, int Rows, int Cols, RowRe
 
 /// <summary>
 /// The trained predictors that an import brings along: a folder of them, or the fc1/fc2 tensors of a PowerInfer file. Opened whole and held against the model's shape, so
-/// that what does not fit is one clear line before anything is written; rows are read on demand, by the importing thread. Owns the folder's files, not the checkpoint's.
+/// that what does not fit is one clear line before anything is written; rows are read on demand, by one of the import's threads at a time. Owns the folder's files, not the checkpoint's.
 /// </summary>
 internal sealed class PredictorSource : IDisposable
 {

@@ -1,24 +1,27 @@
+using System.Buffers;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Models;
 
+/// <summary>What storing a block of rows cost: squared error, the numbers' own squares, and the error of the worst row relative to its size.</summary>
+internal readonly record struct RowCost(double Error, double Energy, double Worst);
+
 /// <summary>
-/// Turns blocks of float rows into stored rows and keeps account of what that cost. Rows are quantised one by one, on all processors, each
-/// independent of the others: the bytes do not depend on how rows are cut into blocks. One import, one thread calls it.
+/// Turns blocks of float rows into stored rows (any thread) and keeps account of what that cost (one thread, in the order of the blocks, so that the sums do not depend on who was
+/// faster). Rows are quantised one by one, each independent of the others: the bytes do not depend on how rows are cut into blocks.
 /// </summary>
 internal sealed class RowStore(string blame, RowPreparation? prepare = null)
 {
-    private readonly Dictionary<string, (double Error, double Energy, double Worst)> _kinds = new(StringComparer.Ordinal);
-    private (double Error, double Energy)[] _rows = [];
+    private readonly Dictionary<string, RowCost> _kinds = new(StringComparer.Ordinal);
 
     /// <summary>Stores, in a format, <paramref name="count"/> rows of <paramref name="cols"/> numbers; row i goes to <paramref name="to"/> at i times <paramref name="stride"/> plus <paramref name="offset"/>.</summary>
-    public void Store(WeightFormat format, string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset)
+    public RowCost Store(WeightFormat format, string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset)
     {
-        if (_rows.Length < count) _rows = new (double, double)[count];
         int rowBytes = WeightLayout.RowBytes(format, cols);
-        string? refused = null;
-        Parallel.For(0, count, () => new float[cols], (i, loop, back) =>
+        float[] back = ArrayPool<float>.Shared.Rent(cols);
+        var cost = new RowCost();
+        for (int i = 0; i < count; i++)
         {
             ReadOnlySpan<float> row = from.AsSpan(i * cols, cols);
             Span<byte> stored = to.AsSpan(i * stride + offset, rowBytes);
@@ -27,17 +30,16 @@ internal sealed class RowStore(string blame, RowPreparation? prepare = null)
                 ReadOnlySpan<float> prepared = row;
                 if (prepare != null)
                 {
-                    row.CopyTo(back);
-                    prepare(kind, back);
-                    prepared = back;
+                    Span<float> changed = back.AsSpan(0, cols);
+                    row.CopyTo(changed);
+                    prepare(kind, changed);
+                    prepared = changed;
                 }
                 Quantizer.QuantizeRow(format, prepared, stored);
             }
             catch (ArgumentException e)
             {
-                Volatile.Write(ref refused, $"{kind} row {firstRow + i}, {e.Message}");
-                loop.Stop();
-                return back;
+                throw new ModelFormatException(blame, $"{kind} row {firstRow + i}, {e.Message}", e);
             }
             Quantizer.DequantizeRow(format, stored, cols, back);
             double error = 0, energy = 0;
@@ -47,31 +49,19 @@ internal sealed class RowStore(string blame, RowPreparation? prepare = null)
                 error += d * d;
                 energy += (double)row[k] * row[k];
             }
-            _rows[i] = (error, energy);
-            return back;
-        }, static _ => { });
-        if (refused != null) throw new ModelFormatException(blame, refused);
-        Account(kind, count);
+            cost = Sum(cost, new RowCost(error, energy, Ratio(error, energy)));
+        }
+        ArrayPool<float>.Shared.Return(back);
+        return cost;
     }
 
-    /// <summary>Rows that went over as they were stored.</summary>
-    public void Kept(string kind) => _kinds.TryAdd(kind, default);
+    /// <summary>Enters what a block of a kind cost; nothing for rows that went over as they were stored.</summary>
+    public void Add(string kind, RowCost cost) => _kinds[kind] = Sum(_kinds.GetValueOrDefault(kind), cost);
 
     /// <summary>Per kind, in the order of first appearance.</summary>
-    public IReadOnlyList<QuantizationError> Errors =>
-        [.. _kinds.Select(k => new QuantizationError(k.Key, Ratio(k.Value.Error, k.Value.Energy), k.Value.Worst))];
+    public IReadOnlyList<QuantizationError> Errors => [.. _kinds.Select(k => new QuantizationError(k.Key, Ratio(k.Value.Error, k.Value.Energy), k.Value.Worst))];
 
-    private void Account(string kind, int count)
-    {
-        (double error, double energy, double worst) = _kinds.GetValueOrDefault(kind);
-        for (int i = 0; i < count; i++)
-        {
-            error += _rows[i].Error;
-            energy += _rows[i].Energy;
-            worst = Math.Max(worst, Ratio(_rows[i].Error, _rows[i].Energy));
-        }
-        _kinds[kind] = (error, energy, worst);
-    }
+    private static RowCost Sum(RowCost a, RowCost b) => new(a.Error + b.Error, a.Energy + b.Energy, Math.Max(a.Worst, b.Worst));
 
     private static double Ratio(double error, double energy) => energy > 0 ? Math.Sqrt(error / energy) : 0;
 }

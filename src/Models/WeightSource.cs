@@ -1,10 +1,11 @@
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
 /// <summary>
 /// The tensors of a checkpoint by their names there, as floats, whatever file they are in. Each is seen as a matrix of rows as long as its last dimension. Any
-/// thread, one caller at a time; what is wrong with a file is a <see cref="ModelFormatException"/>.
+/// thread; what is wrong with a file is a <see cref="ModelFormatException"/>.
 /// </summary>
 internal abstract class WeightSource : IDisposable
 {
@@ -12,6 +13,10 @@ internal abstract class WeightSource : IDisposable
     public abstract string Name { get; }
     public abstract IReadOnlyList<string> Paths { get; }
     public abstract long Bytes { get; }
+    /// <summary>The tokenizer that comes with the weights, or null.</summary>
+    public virtual VocabularySource? Vocabulary => null;
+    /// <summary>Of random weights the seed; null: the weights are a model's.</summary>
+    public virtual ulong? SyntheticSeed => null;
 
     public abstract bool Has(string tensor);
     /// <summary>Outermost dimension first.</summary>
@@ -31,6 +36,9 @@ internal abstract class WeightSource : IDisposable
 
     /// <summary>A row in the package's format, without a detour through floats; only where <see cref="Nearest"/> says that it is lossless.</summary>
     public abstract void ReadStored(string tensor, long row, WeightFormat format, Span<byte> destination);
+
+    /// <summary>The tensor will be read in small pieces, before another one is: a source may keep it in memory meanwhile, if it is not too large.</summary>
+    public virtual void Hold(string tensor, CancellationToken cancel) { }
 
     public abstract void Dispose();
 }

@@ -7,6 +7,7 @@ public sealed class UsageTests(FlashHome home)
     [Theory]
     [InlineData("run")]
     [InlineData("import")]
+    [InlineData("synth")]
     [InlineData("pull")]
     [InlineData("list")]
     [InlineData("show")]

@@ -171,7 +171,7 @@ public sealed class ImporterTests : IDisposable
     }
 
     [Theory]
-    [InlineData("checksum of model.safetensors")]
+    [InlineData("checksums")]
     [InlineData("embedding")]
     [InlineData("layer 2 of 6")]
     [InlineData("layer 6 of 6")]

@@ -38,6 +38,7 @@ internal static class RunVerb
             ChatSettings settings;
             using (var package = FlashPackage.Open(path))
             {
+                if (package.Manifest.Provenance.SyntheticSeed is { } seed) app.Screen.Remark(SynthVerb.Noise(package.Name, seed));
                 var codec = TextSource.CodecOf(package);
                 if (codec.TemplateNote is { } note && !parse.GetValue(raw)) app.Screen.Remark(note);
                 settings = new ChatSettings

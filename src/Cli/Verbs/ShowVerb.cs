@@ -21,8 +21,13 @@ internal static class ShowVerb
         {
             using var package = model.Open(app, parse);
             var parts = Parts(package);
-            if (parse.GetValue(json)) app.Screen.Json(Everything(package, parts));
-            else Print(app.Screen, package, parts);
+            if (parse.GetValue(json))
+            {
+                app.Screen.Json(Everything(package, parts));
+                return;
+            }
+            if (package.Manifest.Provenance.SyntheticSeed is { } seed) app.Screen.Remark(SynthVerb.Noise(package.Name, seed));
+            Print(app.Screen, package, parts);
         });
         return verb;
     }

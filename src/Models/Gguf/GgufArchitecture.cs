@@ -57,8 +57,12 @@ internal sealed record GgufArchitecture(string Name, Func<GgufKeys, ModelConfig>
     private static ModelConfig Llama(GgufKeys k)
     {
         string act = k.Text("hidden_activation") ?? (k.IsPowerInfer ? "relu" : "silu");
-        k.Refuse(act is not ("relu" or "silu"), "hidden_activation", "relu, silu");
-        ModelConfig c = k.Common("llama").Windows(k) with { Activation = act == "relu" ? Activation.Relu : Activation.Silu };
+        k.Refuse(act is not ("relu" or "silu" or "drelu" or "fatrelu"), "hidden_activation", "relu, silu, drelu, fatrelu");
+        ModelConfig c = k.Common("llama").Windows(k) with
+        {
+            Activation = act switch { "relu" => Activation.Relu, "drelu" => Activation.DRelu, "fatrelu" => Activation.FatRelu, _ => Activation.Silu },
+            ActivationParameter = act == "fatrelu" ? (float)k.Number("hidden_activation_threshold") : 0,
+        };
         return k.Whole("expert_count") is null or 0 ? c : c.Experts(k, k.Size("expert_feed_forward_length", 1 << 22, absent: c.FfnSize), normalised: true) with { Architecture = "mixtral" };
     }
 

@@ -116,6 +116,18 @@ internal sealed partial class GgufFile : IDisposable
         _parts[tensor.Part].Read(tensor.Offset + firstRow * tensor.RowBytes, destination);
     }
 
+    /// <summary>Blocks of one row as they are stored, from <paramref name="firstBlock"/> on.</summary>
+    public void ReadBlocks(GgufTensor tensor, long row, int firstBlock, Span<byte> destination)
+    {
+        long at = (long)firstBlock * GgufTypes.Block(tensor.Type).Bytes;
+        if (row < 0 || row >= tensor.Rows || firstBlock < 0 || at > tensor.RowBytes - destination.Length)
+            throw new ArgumentOutOfRangeException(nameof(row), $"row {row} of {tensor.Name} {tensor.DimsText}, {destination.Length} bytes from block {firstBlock} on");
+        _parts[tensor.Part].Read(tensor.Offset + row * tensor.RowBytes + at, destination);
+    }
+
+    /// <summary>Holds a tensor in memory (<see cref="BinaryFile.Hold"/>).</summary>
+    public void Hold(GgufTensor tensor, CancellationToken cancel) => _parts[tensor.Part].Hold(tensor.Offset, tensor.Bytes, cancel);
+
     public void Dispose()
     {
         foreach (BinaryFile part in _parts) part.Dispose();

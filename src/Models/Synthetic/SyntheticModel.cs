@@ -1,0 +1,178 @@
+using System.Globalization;
+using FlashOrleans.Flash;
+using FlashOrleans.Models.Gguf;
+using FlashOrleans.Models.Text;
+
+namespace FlashOrleans.Models.Synthetic;
+
+/// <summary>What a synthetic model should be.</summary>
+public sealed record SyntheticOptions
+{
+    /// <summary>A name of <see cref="SyntheticModel.Shapes"/>, or a file in the layout of config.json.</summary>
+    public required string Shape { get; init; }
+    /// <summary>q4, q8, bf16 or f32.</summary>
+    public string Quant { get; init; } = "q4";
+    /// <summary>Another number of layers than the shape has.</summary>
+    public int? Layers { get; init; }
+    public ulong Seed { get; init; }
+    /// <summary>Name of the package; null takes it from the package's folder.</summary>
+    public string? Name { get; init; }
+    /// <summary>Where the same tensors go as a GGUF file; null: nowhere.</summary>
+    public string? Gguf { get; init; }
+}
+
+/// <summary>
+/// A model of a real shape whose weights are random, for measuring sizes and speeds; what it writes is noise, and its package and its GGUF file say so. The package comes from the
+/// <see cref="Importer"/>, as every other. The GGUF file holds, number for number, the same tensors: <c>ffn_down</c>, which GGUF stores the other way round, too.
+/// The caller's thread waits, workers compute. An error or a cancellation leaves nothing behind, neither package nor file.
+/// </summary>
+public static class SyntheticModel
+{
+    private const int BlockBytes = 4 << 20;
+    /// <summary>Bytes of text, one token of two, one that begins and one that ends.</summary>
+    private const int LeastVocabulary = 256 + 3;
+
+    public static IReadOnlyList<string> Shapes => SyntheticShapes.Names;
+
+    /// <summary>Makes the package <paramref name="packagePath"/> (…/name.flash), and the GGUF file where one is asked for. What lies there is treated as an import treats it.</summary>
+    public static ImportResult Create(string packagePath, SyntheticOptions options, IProgress<ImportProgress>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ThreadRole.AssertNotGrainTurn("making a model");
+        (GgufType type, WeightFormat format) = options.Quant switch
+        {
+            "q4" => (GgufType.Q4_0, WeightFormat.Q4),
+            "q8" => (GgufType.Q8_0, WeightFormat.Q8),
+            "bf16" => (GgufType.BF16, WeightFormat.BF16),
+            "f32" => (GgufType.F32, WeightFormat.F32),
+            _ => throw new ModelFormatException($"quantisation \"{options.Quant}\" is none that random weights have; there are q4, q8, bf16 and f32"),
+        };
+        ModelConfig config = SyntheticShapes.Read(options.Shape, options.Layers);
+        // As PowerInfer stores them, a row of down for each neuron: the package's order, read as fast as it is made.
+        TensorNames names = TensorNames.Gguf with
+        {
+            Rotation = RotationOrder.Neighbours,
+            Positions = "position_embd",
+            ProjectIn = "project_in",
+            ProjectOut = "project_out",
+            AttnOutNorm = "post_attention_norm",
+            FfnOutNorm = "post_ffw_norm",
+            Sinks = "attn_sinks",
+            Down = "ffn_down_t",
+            DownByNeuron = true,
+            FusedExperts = config is { Experts: not null, FfnBias: true } ? "ffn_" : null,
+        };
+        string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
+        PackageLayout.Validate(config, format);
+        var weights = new SyntheticWeights(name, config, TensorMaps.For(config, names, "").Shapes, type, options.Seed, Vocabulary(config, name));
+        using GgufWriter? gguf = options.Gguf is { } path ? Declare(path, config, name, names, weights) : null;
+        if (gguf != null)
+        {
+            // Room for both before the first byte of either.
+            gguf.Begin();
+            PackageWriter.DemandRoom(packagePath, config, format);
+        }
+        using Checkpoint checkpoint = Checkpoint.Open(name, config, names, weights, "the shape says");
+        if (gguf != null) Write(gguf, names, weights, progress, cancel);
+        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Quant = options.Quant }, progress, cancel);
+        gguf?.Complete();
+        return result;
+    }
+
+    /// <summary>The front of the file: what llama.cpp wants to know of a Llama, and the activation under the private key that <see cref="GgufConfig"/> reads.</summary>
+    private static GgufWriter Declare(string path, ModelConfig c, string name, TensorNames names, SyntheticWeights weights)
+    {
+        bool llama = c is { Norm: NormKind.Rms, NormPlacement: NormPlacement.Pre, FinalNorm: true, Parallel: false, Gated: true, Experts: null, HeadBias: false, EmbeddingSize: 0 }
+            && c is { Positions: PositionKind.Rope, Rope: null, SlidingWindow: 0, QkNorm: QkNorm.None, Sinks: false, AttentionBias: false, HasOutputBias: false, FfnBias: false }
+            && c is { EmbeddingScale: 1, ResidualScale: 1, LogitScale: 1, AttentionScale: 0, AttentionSoftcap: 0, LogitSoftcap: 0 }
+            && c.Activation is Activation.Silu or Activation.Relu or Activation.FatRelu or Activation.DRelu && c.LayerTraits.All(static t => t == LayerTraits.None);
+        if (!llama) throw new ModelFormatException($"--gguf writes the architecture llama, which cannot say what a model of architecture {c.Architecture} with these options computes; leave it out");
+        if (weights.Vocabulary is not { } vocabulary) throw new ModelFormatException($"a GGUF file needs a vocabulary of at least {LeastVocabulary} tokens; the shape has {c.VocabSize}");
+        if ((File.Exists(path) && !GgufFile.IsGguf(path)) || Directory.Exists(path)) throw new ModelFormatException(path, "exists and is not a GGUF file; choose another name");
+        var gguf = new GgufWriter(path);
+        gguf.Key("general.architecture", "llama").Key("general.name", name).Key(GgufWeights.SyntheticSeedKey, weights.SyntheticSeed!.Value)
+            .Key("general.quantization_version", 2u)
+            .Key("llama.context_length", (uint)c.MaxPositions).Key("llama.embedding_length", (uint)c.HiddenSize).Key("llama.block_count", (uint)c.Layers)
+            .Key("llama.feed_forward_length", (uint)c.FfnSize).Key("llama.attention.head_count", (uint)c.Heads).Key("llama.attention.head_count_kv", (uint)c.KvHeads)
+            .Key("llama.attention.key_length", (uint)c.HeadDim).Key("llama.attention.value_length", (uint)c.HeadDim).Key("llama.rope.dimension_count", (uint)c.HeadDim)
+            .Key("llama.rope.freq_base", (float)c.RopeTheta).Key("llama.attention.layer_norm_rms_epsilon", c.NormEps).Key("llama.vocab_size", (uint)c.VocabSize);
+        if (c.Activation != Activation.Silu) gguf.Key("llama.hidden_activation", c.Activation.ToString().ToLowerInvariant());
+        if (c.Activation == Activation.FatRelu) gguf.Key("llama.hidden_activation_threshold", c.ActivationParameter);
+        gguf.Key("tokenizer.ggml.model", vocabulary.Model).Key("tokenizer.ggml.pre", vocabulary.Pre!).Key("tokenizer.ggml.tokens", vocabulary.Tokens)
+            .Key("tokenizer.ggml.token_type", vocabulary.TokenTypes).Key("tokenizer.ggml.merges", vocabulary.Merges)
+            .Key("tokenizer.ggml.bos_token_id", (uint)vocabulary.Bos!).Key("tokenizer.ggml.eos_token_id", (uint)vocabulary.Eos!).Key("tokenizer.ggml.add_bos_token", vocabulary.AddBos!.Value);
+        foreach (string tensor in weights.Tensors)
+        {
+            long[] dims = [.. weights.Shape(tensor).Reverse()];
+            if (IsTurned(tensor, names)) gguf.Declare(tensor.Replace(names.Down, TensorNames.Gguf.Down, StringComparison.Ordinal), weights.StoredAs(tensor), dims[1], dims[0]);
+            else gguf.Declare(tensor, weights.StoredAs(tensor), dims);
+        }
+        return gguf;
+    }
+
+    private static void Write(GgufWriter gguf, TensorNames names, SyntheticWeights weights, IProgress<ImportProgress>? progress, CancellationToken cancel)
+    {
+        long written = 0;
+        var blocks = new OrderedBlocks<Scratch<byte>>(static () => new());
+        foreach (string tensor in weights.Tensors)
+        {
+            IReadOnlyList<long> shape = weights.Shape(tensor);
+            bool turned = IsTurned(tensor, names);
+            (int rows, int cols) = shape.Count == 1 ? (1, (int)shape[0]) : turned ? ((int)shape[1], (int)shape[0]) : ((int)shape[0], (int)shape[1]);
+            (int values, int blockBytes) = GgufTypes.Block(weights.StoredAs(tensor));
+            int rowBytes = cols / values * blockBytes, each = Math.Max(1, BlockBytes / rowBytes / WeightLayout.Block) * WeightLayout.Block;
+            int Count(int block) => Math.Min(each, rows - block * each);
+            blocks.Run((rows + each - 1) / each, (block, scratch) =>
+            {
+                Span<byte> to = scratch.Of(Count(block) * rowBytes).AsSpan(0, Count(block) * rowBytes);
+                for (int r = 0; r < Count(block); r += turned ? WeightLayout.Block : 1)
+                {
+                    if (turned) weights.ReadTransposed(tensor, block * each + r, to[(r * rowBytes)..]);
+                    else weights.ReadRow(tensor, block * each + r, to.Slice(r * rowBytes, rowBytes));
+                }
+            }, (block, scratch) =>
+            {
+                int bytes = Count(block) * rowBytes;
+                gguf.Write(scratch.Of(bytes).AsMemory(0, bytes));
+                written += bytes;
+                progress?.Report(new ImportProgress("gguf", written, gguf.Bytes));
+            }, cancel);
+        }
+    }
+
+    private static bool IsTurned(string tensor, TensorNames names) => tensor.Contains(names.Down, StringComparison.Ordinal);
+
+    /// <summary>A byte-level BPE of the model's size: all bytes, one merge, tokens that end and begin; what is beyond has its number for a name.</summary>
+    private static VocabularySource? Vocabulary(ModelConfig c, string name)
+    {
+        if (c.VocabSize < LeastVocabulary) return null;
+        int eos = c.EosTokens.Count > 0 ? c.EosTokens[0] : c.BosToken == 2 ? 1 : 2, bos = c.BosToken ?? (eos == 1 ? 2 : 1);
+        string[] tokens = new string[c.VocabSize];
+        int[] types = new int[c.VocabSize];
+        int plain = 0;
+        for (int id = 0; id < tokens.Length; id++)
+        {
+            bool special = id == bos || id == eos;
+            types[id] = special ? 3 : 1;
+            tokens[id] = id == bos ? "<s>" : id == eos ? "</s>" : plain switch
+            {
+                < 256 => ByteAlphabet.Char((byte)plain).ToString(),
+                256 => ByteAlphabet.Write(" t"),
+                _ => string.Create(CultureInfo.InvariantCulture, $"<{id}>"),
+            };
+            if (!special) plain++;
+        }
+        return new VocabularySource
+        {
+            Model = "gpt2",
+            Pre = "gpt-2",
+            Name = name,
+            Tokens = tokens,
+            TokenTypes = types,
+            Merges = [$"{ByteAlphabet.Write(" ")} t"],
+            Bos = bos,
+            Eos = eos,
+            AddBos = c.BosToken != null,
+        };
+    }
+}

@@ -1,0 +1,51 @@
+using System.Text.Json;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Models.Synthetic;
+
+/// <summary>
+/// Shapes that random weights can have: those of published models by name, as their configurations say them, and any file in the layout of config.json. They are read like a
+/// checkpoint's, so that what the file gets wrong is one line.
+/// </summary>
+internal static class SyntheticShapes
+{
+    private static readonly (string Name, string Config)[] s_known =
+    [
+        ("opt-6.7b", """
+            {"architectures":["OPTForCausalLM"],"model_type":"opt","vocab_size":50272,"hidden_size":4096,"ffn_dim":16384,"num_hidden_layers":32,"num_attention_heads":32,
+             "max_position_embeddings":2048,"activation_function":"relu","do_layer_norm_before":true,"word_embed_proj_dim":4096,"bos_token_id":2,"eos_token_id":2}
+            """),
+        ("llama-2-7b", Llama("LlamaForCausalLM", "llama", 4096, 11008, 32, 32, 32)),
+        ("prosparse-7b", Llama("SparseLlamaForCausalLM", "sparsellama", 4096, 11008, 32, 32, 32, "\"hidden_act\":\"fatrelu\",\"hidden_act_param\":0.01,")),
+        ("bamboo-7b", Llama("BambooForCausalLM", "bamboo", 4096, 14336, 32, 32, 8, "\"hidden_act\":\"relu\",")),
+        ("tinyllama-1.1b", Llama("LlamaForCausalLM", "llama", 2048, 5632, 22, 32, 4, positions: 2048)),
+        ("llama-2-13b", Llama("LlamaForCausalLM", "llama", 5120, 13824, 40, 40, 40)),
+    ];
+
+    public static IReadOnlyList<string> Names => [.. s_known.Select(static s => s.Name)];
+
+    /// <summary>The model of a name or of a file (…json).</summary>
+    /// <param name="shape">Which.</param>
+    /// <param name="layers">Another number of layers than the shape has.</param>
+    public static ModelConfig Read(string shape, int? layers)
+    {
+        string? known = s_known.FirstOrDefault(s => s.Name == shape).Config;
+        if (known == null && !File.Exists(shape))
+            throw new ModelFormatException($"shape '{shape}' is none; there are {string.Join(", ", Names)}, or give a file in the layout of config.json");
+        using JsonDocument document = known == null ? ConfigReader.Parse(shape) : JsonDocument.Parse(known);
+        var json = new ConfigJson(shape, document.RootElement);
+        (ModelConfig config, _) = ConfigReader.Read(json);
+        config = config with
+        {
+            BosToken = json.TokenId("bos_token_id") is { } bos && (uint)bos < (uint)config.VocabSize ? bos : null,
+            EosTokens = [.. json.TokenIds("eos_token_id").Where(id => (uint)id < (uint)config.VocabSize).Distinct()],
+        };
+        if (layers is not { } n) return config;
+        return config with { Layers = n, LayerTraits = config.LayerTraits.Count == 0 ? [] : [.. Enumerable.Range(0, n).Select(i => config.LayerTraits[i % config.Layers])] };
+    }
+
+    private static string Llama(string architecture, string type, int hidden, int ffn, int layers, int heads, int keyHeads, string act = "", int positions = 4096) => $$"""
+        {"architectures":["{{architecture}}"],"model_type":"{{type}}",{{act}}"vocab_size":32000,"hidden_size":{{hidden}},"intermediate_size":{{ffn}},"num_hidden_layers":{{layers}},
+         "num_attention_heads":{{heads}},"num_key_value_heads":{{keyHeads}},"max_position_embeddings":{{positions}},"rms_norm_eps":1e-5,"rope_theta":10000.0,"bos_token_id":1,"eos_token_id":2}
+        """;
+}
