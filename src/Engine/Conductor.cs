@@ -58,7 +58,11 @@ public sealed partial class Conductor : IDisposable
             _completed.Enqueue((store, request));
             Wake();
         };
-        _poll = PollHints;
+        _poll = () =>
+        {
+            SettleReads();
+            PollHints();
+        };
         _onEnd = step =>
         {
             for (int i = 0; i < step.SlotCount; i++) _held.Remove(step.SlotAt(i));

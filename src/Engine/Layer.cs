@@ -59,6 +59,13 @@ public sealed class Layer
     public Task Loaded => _loaded.Task;
     public PrefetchPolicy Policy { get; } = new();
 
+    /// <summary>True: every step needs every unit, a cyclic scan.</summary>
+    internal bool Scans => !Sparse && Experts == null;
+
+    /// <summary>Units that a scan has under way or waiting to be summed, at most: the device's depth in long reads, a quarter of the window if that is less.</summary>
+    internal int ScanUnits { get; private set; }
+    private const int ScanBytes = 4 << 20;
+
     internal ModelConfig Config { get; }
     internal ExpertConfig? Experts { get; }
     /// <summary>Neurons, those of all experts together.</summary>
@@ -163,8 +170,10 @@ public sealed class Layer
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         var region = Slice.BundleUnits(whole: !Exact);
         int slots = Math.Clamp((int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this };
-        Bundles.Window.EvictMostRecent = !Sparse;
+        ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
+        // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Resident = Scans ? slots - ScanUnits : 0 };
+        if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)

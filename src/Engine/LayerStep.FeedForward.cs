@@ -1,33 +1,15 @@
-using System.Runtime.InteropServices;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The feed-forward half of a step. The needed units (all, or those with a non-zero neuron) are taken in ascending order in batches as large as the window can pin;
-/// a batch's neuron blocks are summed as their units arrive, in any order, each into its own partial sum, and added in ascending order at the end of the batch.
-/// A block cut by the end of a batch goes on in the next one with the same partial sum, so neither window nor arrival order can change a bit.
+/// The feed-forward half of a step: which units are needed, and what a neuron adds. How units come and go meanwhile is in LayerStep.Gather.cs.
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
-    private struct Segment
-    {
-        public int Block, From, To, Missing;
-        public bool Done;
-    }
-
     private int[] _needed = new int[64];
-    private int[] _neededSlot = new int[64];
-    private bool[] _neededFailed = new bool[64];
     private bool[] _marks = [];
-    private int[] _awaiting = [];
-    private int _neededCount, _batchFrom, _batchTo, _segmentsLeft;
-    private readonly List<Segment> _segments = [];
-    private readonly List<int> _ready = [];
-    private readonly List<int> _freePartials = [];
-    private int[] _partialOf = [];
-    private int _nextFold;
-    private Action<int, int>? _segmentJob;
+    private int _neededCount;
     private long _computedNeurons;
 
     private void BeginFeedForward()
@@ -47,24 +29,8 @@ internal sealed unsafe partial class LayerStep
         if (WeightLayout.IsQuantized(layout.Up) || WeightLayout.IsQuantized(layout.Gate)) Operand(WeightFormat.Q8, _input, _q, _rows, c.HiddenSize, out _);
         new Span<float>(_y, _rows * c.HiddenSize).Clear();
         int units = _layer.Bundles!.Region.Count;
-        if (_needed.Length < units)
-        {
-            _needed = new int[units];
-            _neededSlot = new int[units];
-            _neededFailed = new bool[units];
-        }
+        if (_needed.Length < units) _needed = new int[units];
         if (_marks.Length < units) _marks = new bool[units];
-        int slots = _layer.Bundles.Window.Slots;
-        if (_awaiting.Length < slots) _awaiting = new int[slots];
-        Array.Fill(_awaiting, -1);
-        if (_partialOf.Length < _layer.Blocks) _partialOf = new int[_layer.Blocks];
-        Array.Fill(_partialOf, -1);
-        _freePartials.Clear();
-        for (int i = _partialBuffers - 1; i >= 0; i--) _freePartials.Add(i);
-        _nextFold = 0;
-        _batchFrom = _batchTo = 0;
-        _segments.Clear();
-        _segmentsLeft = 0;
         _layer.Count.Dense += (long)_rows * _layer.Neurons;
         _layer.Bundles.Window.Tick();
         if (predicted) SelectPredicted();
@@ -76,7 +42,7 @@ internal sealed unsafe partial class LayerStep
             _neededCount = units;
             _layer.Count.Active += (long)_rows * _layer.Neurons;
         }
-        Array.Clear(_neededFailed, 0, _neededCount);
+        BeginGather();
         _coldBefore = _layer.Bundles.Cold;
     }
 
@@ -112,6 +78,8 @@ internal sealed unsafe partial class LayerStep
         {
             if (!_marks[u] && !(auditFrom <= u && u < auditTo)) continue;
             _needed[_neededCount++] = u;
+            // What is held and needed later in this step must not make room for what is needed before it.
+            _layer.Bundles.Expect(u);
             if (!_marks[u]) continue;
             wanted++;
             if (predicted && _layer.Predicted[u]) predictedHit++;
@@ -141,98 +109,6 @@ internal sealed unsafe partial class LayerStep
         return active;
     }
 
-    /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed.</summary>
-    private bool AdvanceFeedForward()
-    {
-        while (true)
-        {
-            if (_segmentsLeft == 0)
-            {
-                FoldBatch();
-                if (_batchTo == _neededCount)
-                {
-                    _layer.ObserveLookAhead(_rows, _neededCount, (int)(_layer.Bundles!.Cold - _coldBefore));
-                    return true;
-                }
-                if (!NextBatch()) return false;
-            }
-            RunReadySegments();
-            if (_segmentsLeft > 0) return false;
-        }
-    }
-
-    /// <summary>Pins the next units, starts their reads and cuts them into blocks. False when the window has no slot to give until a read under way completes.</summary>
-    private bool NextBatch()
-    {
-        var bundles = _layer.Bundles!;
-        _batchFrom = _batchTo;
-        _segments.Clear();
-        while (_batchTo < _neededCount)
-        {
-            int unit = _needed[_batchTo];
-            if (!OpenBlocks(unit)) break;
-            int slot = bundles.Acquire(unit, out bool ready);
-            if (slot < 0) break;
-            _neededSlot[_batchTo] = slot;
-            if (!ready) _awaiting[slot] = _batchTo;
-            AddToSegments(unit, _batchTo, ready);
-            _batchTo++;
-        }
-        bundles.Flush();
-        _segmentsLeft = _segments.Count;
-        return _batchTo > _batchFrom;
-    }
-
-    private (int First, int Last) BlocksOf(int unit)
-    {
-        int first = unit * _layer.Bundle.Group;
-        int last = Math.Min(first + _layer.Bundle.Group, _layer.Neurons) - 1;
-        return (first / _layer.BlockNeurons, last / _layer.BlockNeurons);
-    }
-
-    /// <summary>Gives each block of the unit a partial sum, from +0; false when none is free in this batch.</summary>
-    private bool OpenBlocks(int unit)
-    {
-        var (first, last) = BlocksOf(unit);
-        for (int b = first; b <= last; b++)
-        {
-            if (_partialOf[b] >= 0) continue;
-            if (_freePartials.Count == 0) return false;
-            _partialOf[b] = _freePartials[^1];
-            _freePartials.RemoveAt(_freePartials.Count - 1);
-            new Span<float>(Partial(b), _rows * _layer.Config.HiddenSize).Clear();
-        }
-        return true;
-    }
-
-    private float* Partial(int block) => _partials + (long)_partialOf[block] * _capacity * _layer.Config.HiddenSize;
-
-    private void AddToSegments(int unit, int index, bool ready)
-    {
-        var (first, last) = BlocksOf(unit);
-        for (int b = first; b <= last; b++)
-        {
-            if (_segments.Count == 0 || _segments[^1].Block < b) _segments.Add(new Segment { Block = b, From = index });
-            ref var segment = ref CollectionsMarshal.AsSpan(_segments)[^1];
-            if (segment.Block != b) segment = ref CollectionsMarshal.AsSpan(_segments)[^2];
-            segment.To = index + 1;
-            if (!ready) segment.Missing++;
-        }
-    }
-
-    private void FeedForwardArrived(int slot, ReadFault fault)
-    {
-        Runnable |= _segmentsLeft == 0;
-        int index = slot < _awaiting.Length ? _awaiting[slot] : -1;
-        if (index < 0) return;
-        _awaiting[slot] = -1;
-        if (fault != ReadFault.None) FailUnit(index);
-        foreach (ref var segment in CollectionsMarshal.AsSpan(_segments))
-        {
-            if (segment.From <= index && index < segment.To && --segment.Missing == 0) Runnable = true;
-        }
-    }
-
     /// <summary>A neuron that cannot be read ends only the slots that need it.</summary>
     private void FailUnit(int index)
     {
@@ -246,34 +122,10 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    private void RunReadySegments()
-    {
-        _ready.Clear();
-        var segments = CollectionsMarshal.AsSpan(_segments);
-        long units = 0;
-        for (int i = 0; i < segments.Length; i++)
-        {
-            if (segments[i].Done || segments[i].Missing > 0) continue;
-            segments[i].Done = true;
-            units += segments[i].To - segments[i].From;
-            _ready.Add(i);
-        }
-        if (_ready.Count == 0) return;
-        // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
-        long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
-        _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
-        pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
-        _layer.Count.Computed += _computedNeurons;
-        _layer.Count.Active += _trueNeurons;
-        _layer.Count.AuditActive += _auditTrue;
-        _layer.Count.AuditMissed += _auditMissed;
-        _segmentsLeft -= _ready.Count;
-    }
-
     /// <summary>Neurons whose coefficients are computed at a time; not a numeric constant: their down rows follow each other into one sum.</summary>
     private const int Gathered = 128;
 
-    /// <summary>One block's neurons of this batch for every row: coefficients first, then their down rows in ascending order.</summary>
+    /// <summary>One segment's neurons for every row: coefficients first, then their down rows in ascending order.</summary>
     private void SegmentItem(int item, int worker)
     {
         var segment = _segments[_ready[item]];
@@ -365,31 +217,5 @@ internal sealed unsafe partial class LayerStep
     private static void Fill(byte** to, byte* value, int n)
     {
         for (int i = 0; i < n; i++) to[i] = value;
-    }
-
-    /// <summary>Adds the finished blocks in ascending order and gives the batch's slots back.</summary>
-    private void FoldBatch()
-    {
-        int end = _batchTo == _neededCount ? _layer.Blocks : BlocksOf(_needed[_batchTo]).First;
-        long width = _layer.Config.HiddenSize;
-        for (; _nextFold < end; _nextFold++)
-        {
-            if (_partialOf[_nextFold] < 0) continue;
-            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral.
-            kernels.Add(_y, Partial(_nextFold), (int)(_rows * width));
-            _freePartials.Add(_partialOf[_nextFold]);
-            _partialOf[_nextFold] = -1;
-        }
-        ReleaseBatch();
-    }
-
-    private void ReleaseBatch()
-    {
-        for (int i = _batchFrom; i < _batchTo; i++)
-        {
-            _layer.Bundles!.Release(_neededSlot[i]);
-            _awaiting[_neededSlot[i]] = -1;
-        }
-        _batchFrom = _batchTo;
     }
 }

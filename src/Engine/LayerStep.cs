@@ -145,7 +145,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             if (!s.Dead) Kill(i, FaultKind.Rejected, $"layer {_layer.Index} failed: {error.Message}");
         }
         ReleaseEmbedding();
-        ReleaseBatch();
+        AbandonGather();
         // Reads that were being put together count as outstanding: unsent, they would keep the layer for ever.
         _layer.FlushReads();
         End();

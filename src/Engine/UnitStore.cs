@@ -11,10 +11,12 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
 {
     private readonly IFlashReader _reader;
     private readonly Action<UnitStore, ReadRequest> _completed;
-    private readonly Stack<ReadRequest> _idle = new();
-    private readonly Queue<ReadRequest> _unsentDemand = new();
+    /// <summary>Room from the start: how many wait at once depends on the device, and a step must not allocate because it is slow.</summary>
+    private const int Waiting = 256;
+    private readonly Stack<ReadRequest> _idle = new(Waiting);
+    private readonly Queue<ReadRequest> _unsentDemand = new(Waiting);
     /// <summary>A list, since one in the middle may turn into demand.</summary>
-    private readonly List<ReadRequest> _unsentPrefetch = [];
+    private readonly List<ReadRequest> _unsentPrefetch = new(Waiting);
     private readonly ReadRequest?[] _requestOf;
     private ReadRequest? _open;
 
@@ -32,6 +34,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
     public int Outstanding { get; private set; }
     public object? Owner { get; init; }
+    /// <summary>Units below this id stay once they are there.</summary>
+    public int Resident { get; init; }
 
     public long DemandBytes { get; private set; }
     public long PrefetchBytes { get; private set; }
@@ -105,6 +109,18 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return true;
     }
 
+    /// <summary>A cyclic scan goes on where the next one will miss first, with so many units at most.</summary>
+    public void ReadOn(int most)
+    {
+        for (int unit = 0; unit < Region.Count && most > 0; unit++)
+        {
+            if (Window.Find(unit) >= 0) continue;
+            if (!Prefetch(unit)) break;
+            most--;
+        }
+        Flush();
+    }
+
     /// <summary>Sends what <see cref="Acquire"/> and <see cref="Prefetch"/> gathered, and what the reader's full queue held back before, demand first.
     /// The queue is shared with other stores: whoever settles any read must flush all of them, or one whose requests were all refused waits for ever.</summary>
     public void Flush()
@@ -116,7 +132,12 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _unsentPrefetch.RemoveRange(0, sent);
     }
 
-    public void Release(int slot) => Window.Unpin(slot);
+    public void Release(int slot)
+    {
+        // A resident unit keeps the pin of the step that brought it.
+        if (Window.Pins(slot) == 1 && (uint)Window.UnitOf(slot) < (uint)Resident) return;
+        Window.Unpin(slot);
+    }
 
     void IReadCompletion.Completed(ReadRequest request) => _completed(this, request);
 

@@ -67,8 +67,6 @@ public sealed unsafe class Window : IDisposable
     public long Evictions { get; private set; }
     /// <summary>Prefetched units that were evicted before anyone used them.</summary>
     public long PrefetchEvictedUnused { get; private set; }
-    /// <summary>True: evict the most recently used instead (optimal for cyclic scans: dense mode).</summary>
-    public bool EvictMostRecent { get; set; }
     /// <summary>
     /// Prefetch takes no slot whose score is above this. The score of a stationary unit is its uses per tick times 50, so 4 means: what is used
     /// in more than one of 12 ticks is safer than a guess.
@@ -87,7 +85,7 @@ public sealed unsafe class Window : IDisposable
     /// <summary>Takes a slot for a unit that has none (free, else by eviction) and puts it in state Reading with one pin. -1 when all slots are pinned or being read.</summary>
     public int Reserve(int unit)
     {
-        int slot = TakeSlot(unit, float.PositiveInfinity, EvictMostRecent);
+        int slot = TakeSlot(unit, float.PositiveInfinity);
         if (slot >= 0) _pins[slot] = 1;
         return slot;
     }
@@ -96,11 +94,11 @@ public sealed unsafe class Window : IDisposable
     /// Like <see cref="Reserve"/> for a guess: no pin, and room comes only from free slots or from unpinned ones whose score is at most
     /// <see cref="PrefetchScoreLimit"/>; a prefetched slot nobody used yet is safe for <see cref="PrefetchHold"/> ticks, then it goes like any other (with no
     /// history: first). -1 when there is none; then the guess is not worth a slot. The slot is Reading without a pin: it cannot be evicted before the
-    /// read ends, and whoever needs the unit meanwhile pins it. Not meant for <see cref="EvictMostRecent"/>: a cyclic scan knows what comes, it reserves.
+    /// read ends, and whoever needs the unit meanwhile pins it.
     /// </summary>
     public int ReservePrefetch(int unit)
     {
-        int slot = TakeSlot(unit, PrefetchScoreLimit, mostRecent: false);
+        int slot = TakeSlot(unit, PrefetchScoreLimit);
         if (slot < 0) return -1;
         _flags[slot] = Prefetched;
         _prefetchTick[slot] = _score.Now;
@@ -172,7 +170,7 @@ public sealed unsafe class Window : IDisposable
 
     public void Dispose() => _memory.Dispose();
 
-    private int TakeSlot(int unit, float limit, bool mostRecent)
+    private int TakeSlot(int unit, float limit)
     {
         if (_slotOf[unit] >= 0) throw new InvalidOperationException($"unit {unit} already has slot {_slotOf[unit]}");
         int slot;
@@ -182,7 +180,7 @@ public sealed unsafe class Window : IDisposable
         }
         else
         {
-            slot = mostRecent ? _evictable.First : LowestScore(limit);
+            slot = LowestScore(limit);
             if (slot < 0) return -1;
             Evict(slot);
         }

@@ -135,11 +135,11 @@ public sealed class ExactnessTests
     }
 
     [Theory, InlineData("llama", WeightFormat.Q8), InlineData("opt", WeightFormat.Q4), InlineData("llama", WeightFormat.F32), InlineData("opt", WeightFormat.Q4B)]
-    public void Exact_computes_only_active_neurons_and_reads_less_than_dense(string shape, WeightFormat format)
+    public void Exact_computes_only_active_neurons_and_needs_fewer_bundles_than_dense(string shape, WeightFormat format)
     {
         using var tiny = TinyPackage.Create(Shape(shape, format), format);
         int[] prompt = Prompt(10, tiny.Package.Config.VocabSize, seed: 7);
-        long exactBytes = 0, denseBytes = 0;
+        long exact = 0, dense = 0;
         foreach (var mode in new[] { FeedForwardMode.Exact, FeedForwardMode.Dense })
         {
             using var engine = new LocalEngine(tiny.Package, new(), new() { Mode = mode, Window = 0.1, Prefetch = false });
@@ -150,16 +150,16 @@ public sealed class ExactnessTests
                 {
                     Assert.Equal(stats.NeuronsActive, stats.NeuronsComputed);
                     Assert.InRange(stats.NeuronsActive, 1, stats.NeuronsDense * 3 / 4);
-                    exactBytes += stats.DemandBytes;
+                    exact += stats.UnitsNeeded;
                 }
                 else
                 {
                     Assert.Equal(stats.NeuronsDense, stats.NeuronsComputed);
-                    denseBytes += stats.DemandBytes;
+                    dense += stats.UnitsNeeded;
                 }
             }
         }
-        Assert.InRange(exactBytes, 1, denseBytes - 1);
+        Assert.InRange(exact, 1, dense - 1);
     }
 
     [Theory, InlineData(1.0), InlineData(0.1)]

@@ -228,49 +228,6 @@ public sealed unsafe class WindowTests
         Assert.Equal(0, window.PrefetchEvictedUnused);
     }
 
-    [Theory]
-    [InlineData(100, 25, 1)]
-    [InlineData(400, 100, 8)]
-    [InlineData(64, 48, 4)]
-    public void A_cyclic_scan_hits_in_proportion_to_the_slots_when_the_most_recent_goes(int units, int slots, int inUse)
-    {
-        Assert.InRange(Scan(units, slots, inUse, mostRecent: false), 0, 0.05);
-        double expected = (slots - inUse) / (double)units;
-        Assert.InRange(Scan(units, slots, inUse, mostRecent: true), expected - 0.03, slots / (double)units + 0.03);
-    }
-
-    /// <summary>Hit rate of scanning all units again and again, with a few of them pinned at a time.</summary>
-    private double Scan(int units, int slots, int inUse, bool mostRecent)
-    {
-        using Window window = New(units, slots);
-        window.EvictMostRecent = mostRecent;
-        Queue<int> pinned = new();
-        long hits = 0, uses = 0;
-        for (int pass = 0; pass < 12; pass++)
-        {
-            for (int unit = 0; unit < units; unit++)
-            {
-                if (pinned.Count == inUse) window.Unpin(pinned.Dequeue());
-                int slot = window.Find(unit);
-                if (pass >= 2) uses++;
-                if (slot >= 0)
-                {
-                    if (pass >= 2) hits++;
-                    window.Pin(slot);
-                }
-                else
-                {
-                    slot = window.Reserve(unit);
-                    window.Filled(slot);
-                }
-                window.Touch(slot);
-                pinned.Enqueue(slot);
-            }
-            window.Tick();
-        }
-        return hits / (double)uses;
-    }
-
     [Fact]
     public void Nothing_is_allocated_after_construction()
     {
@@ -314,10 +271,9 @@ public sealed unsafe class WindowTests
     {
         const int units = 24;
         Gen<(Act, int)[]> calls = Gen.Select(Gen.Enum<Act>(), Gen.Int[0, units - 1]).Array[0, 200];
-        Gen.Select(calls, Gen.Int[1, 12], Gen.Bool).Sample((acts, slots, mostRecent) =>
+        Gen.Select(calls, Gen.Int[1, 12]).Sample((acts, slots) =>
         {
             using Window window = New(units, slots);
-            window.EvictMostRecent = mostRecent;
             Held[] model = [.. Enumerable.Range(0, slots).Select(_ => new Held { Unit = -1 })];
             long unused = 0;
             foreach ((Act act, int number) in acts)

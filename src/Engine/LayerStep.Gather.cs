@@ -1,0 +1,264 @@
+using System.Runtime.InteropServices;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// How the needed units of a feed-forward come from flash, are summed and go. Units are acquired in ascending order as far as the window has slots, and cut into segments, one a
+/// block of neurons. A segment is summed into its block's partial sum as soon as its units are there, in any order, and gives them back at once, so that reads
+/// follow each other without a pause; finished blocks are added in ascending order. A block cut where the window was full goes on later with the same partial sum,
+/// so neither window nor arrival order can change a bit.
+/// </summary>
+internal sealed unsafe partial class LayerStep
+{
+    /// <summary>Units [From, To) of the needed ones, of one block, that are summed together.</summary>
+    private struct Segment
+    {
+        public int Block, From, To, Missing;
+        public bool Cold, Done;
+    }
+
+    /// <summary>Bytes of units summed at a time while others are on their way: between such turns the conductor takes in what has arrived and asks for more.</summary>
+    private const int TurnBytes = 4 << 20;
+
+    /// <summary>By index of needed unit: its slot, or -1 once given back; segments that have yet to use it; the first of them.</summary>
+    private int[] _neededSlot = new int[64];
+    private byte[] _uses = new byte[64];
+    private int[] _segmentOf = new int[64];
+    private bool[] _neededFailed = new bool[64];
+    /// <summary>By index: the window did not hold it when the step began.</summary>
+    private bool[] _neededCold = new bool[64];
+    /// <summary>By slot: the index that waits for its read, or -1.</summary>
+    private int[] _awaiting = [];
+    private int _acquired, _opened, _cold, _mostCold;
+    private bool _noSlot;
+    private readonly List<Segment> _segments = [];
+    /// <summary>All segments before it are done.</summary>
+    private int _firstLive;
+    private readonly List<int> _ready = [];
+    private readonly List<int> _freePartials = [];
+    private int[] _partialOf = [];
+    private int _nextFold;
+    private Action<int, int>? _segmentJob;
+
+    private void BeginGather()
+    {
+        var bundles = _layer.Bundles!;
+        if (_neededSlot.Length < _needed.Length)
+        {
+            _neededSlot = new int[_needed.Length];
+            _uses = new byte[_needed.Length];
+            _segmentOf = new int[_needed.Length];
+            _neededFailed = new bool[_needed.Length];
+            _neededCold = new bool[_needed.Length];
+        }
+        Array.Clear(_uses, 0, _neededCount);
+        Array.Clear(_neededFailed, 0, _neededCount);
+        if (_awaiting.Length < bundles.Window.Slots) _awaiting = new int[bundles.Window.Slots];
+        Array.Fill(_awaiting, -1);
+        if (_partialOf.Length < _layer.Blocks) _partialOf = new int[_layer.Blocks];
+        Array.Fill(_partialOf, -1);
+        _freePartials.Clear();
+        for (int i = _partialBuffers - 1; i >= 0; i--) _freePartials.Add(i);
+        _segments.Clear();
+        // A block may be cut, seldom more than once: what varies from step to step must not allocate in one of them.
+        _segments.EnsureCapacity(2 * _layer.Blocks + 16);
+        _ready.EnsureCapacity(2 * _layer.Blocks + 16);
+        _acquired = _opened = _cold = _firstLive = _nextFold = 0;
+        _noSlot = false;
+        _mostCold = _layer.Scans ? _layer.ScanUnits : int.MaxValue;
+    }
+
+    /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed.</summary>
+    private bool AdvanceFeedForward()
+    {
+        while (true)
+        {
+            Acquire();
+            Open();
+            bool ran = RunReadySegments();
+            Fold();
+            if (_opened == _neededCount && _firstLive == _segments.Count) break;
+            if (!ran) return false;
+            Poll?.Invoke();
+        }
+        Runnable = false;
+        _layer.ObserveLookAhead(_rows, _neededCount, (int)(_layer.Bundles!.Cold - _coldBefore));
+        if (_layer.Scans && _layer.Options.Prefetch) _layer.Bundles.ReadOn(_mostCold);
+        return true;
+    }
+
+    /// <summary>Pins the next units and starts the reads of those that are not there.</summary>
+    private void Acquire()
+    {
+        var bundles = _layer.Bundles!;
+        _noSlot = false;
+        while (_acquired < _neededCount)
+        {
+            int unit = _needed[_acquired];
+            if (_cold >= _mostCold && bundles.Window.Find(unit) < 0) break;
+            long before = bundles.Cold;
+            int slot = bundles.Acquire(unit, out bool ready);
+            if (slot < 0)
+            {
+                _noSlot = true;
+                break;
+            }
+            _neededSlot[_acquired] = slot;
+            _neededCold[_acquired] = bundles.Cold != before;
+            if (bundles.Cold != before) _cold++;
+            if (!ready) _awaiting[slot] = _acquired;
+            _acquired++;
+        }
+        bundles.Flush();
+    }
+
+    /// <summary>Puts acquired units into segments as far as there are partial sums for their blocks.</summary>
+    private void Open()
+    {
+        for (; _opened < _acquired; _opened++)
+        {
+            var (first, last) = BlocksOf(_needed[_opened]);
+            if (!OpenBlocks(first, last)) return;
+            bool missing = _awaiting[_neededSlot[_opened]] == _opened;
+            for (int b = first; b <= last; b++)
+            {
+                int at = SegmentFor(b);
+                ref var segment = ref CollectionsMarshal.AsSpan(_segments)[at];
+                segment.To = _opened + 1;
+                segment.Cold |= _neededCold[_opened];
+                if (missing) segment.Missing++;
+                if (_uses[_opened]++ == 0) _segmentOf[_opened] = at;
+            }
+        }
+    }
+
+    /// <summary>The segment of a block that a unit joins: the last one or, where a unit lies in two blocks, the one before it, unless it is summed already.</summary>
+    private int SegmentFor(int block)
+    {
+        var segments = CollectionsMarshal.AsSpan(_segments);
+        for (int s = segments.Length - 1; s >= 0 && segments[s].Block >= block; s--)
+        {
+            if (segments[s].Block == block && !segments[s].Done) return s;
+        }
+        _segments.Add(new Segment { Block = block, From = _opened });
+        return _segments.Count - 1;
+    }
+
+    private (int First, int Last) BlocksOf(int unit)
+    {
+        int first = unit * _layer.Bundle.Group;
+        int last = Math.Min(first + _layer.Bundle.Group, _layer.Neurons) - 1;
+        return (first / _layer.BlockNeurons, last / _layer.BlockNeurons);
+    }
+
+    /// <summary>Gives each block a partial sum, from +0; false when none is free.</summary>
+    private bool OpenBlocks(int first, int last)
+    {
+        for (int b = first; b <= last; b++)
+        {
+            if (_partialOf[b] >= 0) continue;
+            if (_freePartials.Count == 0) return false;
+            _partialOf[b] = _freePartials[^1];
+            _freePartials.RemoveAt(_freePartials.Count - 1);
+            new Span<float>(Partial(b), _rows * _layer.Config.HiddenSize).Clear();
+        }
+        return true;
+    }
+
+    private float* Partial(int block) => _partials + (long)_partialOf[block] * _capacity * _layer.Config.HiddenSize;
+
+    private void FeedForwardArrived(int slot, ReadFault fault)
+    {
+        Runnable |= _noSlot;
+        int index = slot < _awaiting.Length ? _awaiting[slot] : -1;
+        if (index < 0) return;
+        _awaiting[slot] = -1;
+        if (fault != ReadFault.None) FailUnit(index);
+        if (index >= _opened) return;
+        var segments = CollectionsMarshal.AsSpan(_segments);
+        for (int s = _segmentOf[index], left = _uses[index]; left > 0; s++)
+        {
+            if (segments[s].From > index || index >= segments[s].To) continue;
+            left--;
+            if (--segments[s].Missing == 0) Runnable = true;
+        }
+    }
+
+    /// <summary>Sums segments whose units are all there, those that free the slots of the scan first. False when there was none.</summary>
+    private bool RunReadySegments()
+    {
+        var segments = CollectionsMarshal.AsSpan(_segments);
+        bool waiting = _acquired < _neededCount;
+        long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
+        _ready.Clear();
+        for (int i = _firstLive; i < segments.Length; i++)
+        {
+            if (segments[i].Missing > 0) waiting = true;
+            else if (!segments[i].Done && segments[i].Cold) units += Take(segments, i);
+        }
+        for (int i = _firstLive; i < segments.Length && (!waiting || units < most); i++)
+        {
+            if (!segments[i].Done && segments[i].Missing == 0) units += Take(segments, i);
+        }
+        if (_ready.Count == 0) return false;
+        // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
+        long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
+        _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
+        pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
+        _layer.Count.Computed += _computedNeurons;
+        _layer.Count.Active += _trueNeurons;
+        _layer.Count.AuditActive += _auditTrue;
+        _layer.Count.AuditMissed += _auditMissed;
+        foreach (int i in _ready)
+        {
+            for (int k = segments[i].From; k < segments[i].To; k++)
+            {
+                if (--_uses[k] == 0) GiveBack(k);
+            }
+        }
+        while (_firstLive < segments.Length && segments[_firstLive].Done) _firstLive++;
+        return true;
+    }
+
+    private int Take(Span<Segment> segments, int index)
+    {
+        segments[index].Done = true;
+        _ready.Add(index);
+        return segments[index].To - segments[index].From;
+    }
+
+    private void GiveBack(int index)
+    {
+        int slot = _neededSlot[index];
+        _layer.Bundles!.Release(slot);
+        if (_awaiting[slot] == index) _awaiting[slot] = -1;
+        if (_neededCold[index]) _cold--;
+        _neededSlot[index] = -1;
+    }
+
+    /// <summary>Adds finished blocks in ascending order.</summary>
+    private void Fold()
+    {
+        int end = _firstLive < _segments.Count ? _segments[_firstLive].Block : _opened < _neededCount ? BlocksOf(_needed[_opened]).First : _layer.Blocks;
+        long width = _layer.Config.HiddenSize;
+        for (; _nextFold < end; _nextFold++)
+        {
+            if (_partialOf[_nextFold] < 0) continue;
+            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral.
+            kernels.Add(_y, Partial(_nextFold), (int)(_rows * width));
+            _freePartials.Add(_partialOf[_nextFold]);
+            _partialOf[_nextFold] = -1;
+        }
+    }
+
+    /// <summary>Gives back everything that is still pinned: the step was broken off.</summary>
+    private void AbandonGather()
+    {
+        for (int i = 0; i < _acquired; i++)
+        {
+            if (_neededSlot[i] >= 0) GiveBack(i);
+        }
+        _acquired = 0;
+    }
+}
