@@ -7,7 +7,7 @@ namespace FlashOrleans.Cli.Tests;
 /// <summary>A checkpoint of many gigabytes that takes no room: its one file is a hole. Nothing reads it to the end before a signal arrives.</summary>
 internal static class HugeCheckpoint
 {
-    private const int Vocabulary = 1 << 27, Hidden = 32, Ffn = 64;
+    private const int Vocabulary = 1 << 24, Hidden = 256, Ffn = 64;
 
     public static void Create(string folder)
     {

@@ -115,7 +115,7 @@ public sealed class RunTests(FlashHome home)
         string folder = Path.Combine(home.Folder, "endless");
         HugeCheckpoint.Create(folder);
         using var flash = Flash.Start(home, "import", folder, "--name", "endless");
-        await flash.SeeAsync("endless");
+        await flash.SeeAsync("importing endless");
         flash.Signal(SigInt);
         var outcome = await flash.EndAsync();
         Directory.Delete(folder, recursive: true);
