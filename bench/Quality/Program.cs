@@ -14,16 +14,16 @@ namespace FlashOrleans.Quality.Bench;
 /// </summary>
 internal static class Program
 {
-    private sealed record Variant(string Name, string Quant, RowPreparation? Prepare = null, string[]? Exact = null, string[]? Eight = null, KvType Kv = KvType.Auto);
+    private sealed record Variant(string Name, string Quant, RowPreparation? Prepare = null, (WeightFormat Format, string[] Matrices)? Except = null, KvType Kv = KvType.Auto);
 
     private static readonly string[] s_matrices = ["embed", "project_in", "project_out", "head", "attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate"];
 
     private static readonly Variant[] s_forms =
     [
         new("q8", "q8"), new("keep", "keep"),
-        new("q4 nearest", "q4", Nearest(Symmetric)), new("q4", "q4"), new("q4, embedding and head q8", "q4", Eight: ["embed", "head"]),
-        new("q4b nearest", "q4b", Nearest(Asymmetric)), new("q4b", "q4b"), new("q4b, embedding and head q8", "q4b", Eight: ["embed", "head"]),
-        new("q4k", "q4k"), new("q4k, embedding and head q8", "q4k", Eight: ["embed", "head"]),
+        new("q4 nearest", "q4", Nearest(Symmetric)), new("q4", "q4"), new("q4, embedding and head q8", "q4", Except: (WeightFormat.Q8, ["embed", "head"])),
+        new("q4b nearest", "q4b", Nearest(Asymmetric)), new("q4b", "q4b"), new("q4b, embedding and head q8", "q4b", Except: (WeightFormat.Q8, ["embed", "head"])),
+        new("q4k", "q4k"), new("q4k, embedding and head q8", "q4k", Except: (WeightFormat.Q8, ["embed", "head"])),
     ];
 
     private static readonly Variant[] s_parts =
@@ -32,10 +32,11 @@ internal static class Program
         new("f32, f16 keys and values", "f32", Kv: KvType.F16),
         new("f32, `down` rounded to q8", "f32", (kind, row) => { if (kind == "ffn.down") Through(WeightFormat.Q8, row); }),
         new("f32, all rounded to q8", "f32", (_, row) => Through(WeightFormat.Q8, row)),
-        .. s_matrices.Where(static m => m is not ("project_in" or "project_out" or "attn.v")).Select(static m => new Variant($"keep, `{m}` in f32", "keep", Exact: m == "attn.qkv" ? ["attn.qkv", "attn.v"] : [m])),
-        new("keep, attention in f32", "keep", Exact: ["attn.qkv", "attn.v", "attn.o"]),
-        new("keep, up and gate in f32", "keep", Exact: ["ffn.up", "ffn.gate"]),
-        new("keep, all but up and gate in f32", "keep", Exact: [.. s_matrices.Except(["ffn.up", "ffn.gate"])], Kv: KvType.F32),
+        .. s_matrices.Where(static m => m is not ("project_in" or "project_out" or "attn.v")).Select(static m => new Variant($"keep, `{m}` in f32", "keep", Except: (WeightFormat.F32, m == "attn.qkv" ? ["attn.qkv", "attn.v"] : [m]))),
+        new("keep, attention in f32", "keep", Except: (WeightFormat.F32, ["attn.qkv", "attn.v", "attn.o"])),
+        new("keep, up and gate in f32", "keep", Except: (WeightFormat.F32, ["ffn.up", "ffn.gate"])),
+        new("keep, `down` in bf16", "keep", Except: (WeightFormat.BF16, ["ffn.down"])),
+        .. Enumerable.Range(0, 6).Select(static i => new Variant($"keep, `down` in bf16 in layers {5 * i} to {5 * i + 4}", "keep", Except: (WeightFormat.BF16, [.. Enumerable.Range(5 * i, 5).Select(static l => $"layers.{l}.ffn.down")]))),
     ];
 
     private static int Main(string[] args)
@@ -121,10 +122,9 @@ internal static class Program
     {
         // Here q4 is form A, whatever the rows.
         WeightFormats chosen = variant.Quant == "q4" ? WeightFormat.Q4 : ImportFormats.Choose(checkpoint, variant.Quant, []);
-        if (variant.Exact == null && variant.Eight == null) return chosen;
+        if (variant.Except is not { } except) return chosen;
         var exceptions = chosen.Exceptions.ToDictionary(static e => e.Key, static e => e.Value);
-        foreach (string matrix in variant.Exact ?? []) exceptions[matrix] = WeightFormat.F32;
-        foreach (string matrix in variant.Eight ?? []) exceptions[matrix] = WeightFormat.Q8;
+        foreach (string matrix in except.Matrices.Where(m => !m.StartsWith("layers.", StringComparison.Ordinal) || checkpoint.Has(m))) exceptions[matrix] = except.Format;
         return new WeightFormats(chosen.Most, exceptions);
     }
 
