@@ -4,8 +4,8 @@ namespace FlashOrleans.Models;
 
 /// <summary>
 /// Which format each matrix of a package gets. One for all, or `keep`: for each matrix the format that is nearest to how the checkpoint stores it. Rows along
-/// the model's width go over without loss where a format holds them (q8_0, q4_0, q4_1, q4_K); <c>ffn.down</c> is stored the other way round, so that it has to be
-/// quantised anew: in 8 bits, which adds half a percent, where 4 bits would add seven (docs/adr/0011-keep.md).
+/// the model's width go over without loss where a format holds them (q8_0, q4_0, q4_1, q4_K); <c>ffn.down</c> is stored the other way round, where its blocks mean nothing: it
+/// becomes bf16, since quantising it twice would cost more than everything else together (docs/adr/0011-keep.md).
 /// </summary>
 internal static class ImportFormats
 {
@@ -67,7 +67,7 @@ internal static class ImportFormats
                 {
                     "attn.qkv" => Of(checkpoint, tensor, 0, c.QkvRows - values),
                     "attn.v" => Of(checkpoint, tensor, c.QkvRows - values, values),
-                    "ffn.down" => Anew(Of(checkpoint, tensor, 0, int.MaxValue), c.HiddenSize),
+                    "ffn.down" => Turned(Of(checkpoint, tensor, 0, int.MaxValue)),
                     _ => Of(checkpoint, tensor, 0, int.MaxValue),
                 };
             }
@@ -84,8 +84,8 @@ internal static class ImportFormats
         return cols % WeightLayout.Multiple(format) == 0 ? format : WeightFormat.BF16;
     }
 
-    /// <summary>Rows that must be quantised anew.</summary>
-    private static WeightFormat Anew(WeightFormat format, int cols) => !WeightLayout.IsQuantized(format) ? format : cols % WeightLayout.Block == 0 ? WeightFormat.Q8 : WeightFormat.BF16;
+    /// <summary>Of columns that become rows.</summary>
+    private static WeightFormat Turned(WeightFormat format) => WeightLayout.IsQuantized(format) ? WeightFormat.BF16 : format;
 
     /// <summary>The same assignment in few words: the commonest format, kinds that differ, layers that differ from their kind.</summary>
     private static WeightFormats Shortest(Dictionary<string, WeightFormat> all, int layers)

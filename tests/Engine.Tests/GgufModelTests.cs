@@ -67,7 +67,8 @@ public sealed class GgufModelTests
                 error += (actual[i] - expected[i]) * (double)(actual[i] - expected[i]);
                 size += expected[i] * (double)expected[i];
             }
-            Assert.True(size == 0 || Math.Sqrt(error / size) < 0.01, $"{name}: relative error {Math.Sqrt(error / size)}");
+            double most = name.EndsWith("ffn.down", StringComparison.Ordinal) ? 0.003 : 0.01;
+            Assert.True(size == 0 || Math.Sqrt(error / size) < most, $"{name}: relative error {Math.Sqrt(error / size)}");
         }
         Assert.True(kept >= 3 * imported.Package.Config.Layers, $"only {kept} tensors were kept");
     }

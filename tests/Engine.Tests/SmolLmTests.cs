@@ -38,7 +38,7 @@ public sealed class SmolLmTests
     public void As_it_is_stored_the_engine_stays_nearer_to_the_oracle_than_eight_bit_activations_have_to()
     {
         using var imported = ImportedPackage.Create(Model, "keep");
-        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q8, WeightFormat.Q8),
+        Assert.Equal((WeightFormat.Q4B, WeightFormat.BF16, WeightFormat.Q8),
             (imported.Package.Manifest.Weights.Of(0, "attn.qkv"), imported.Package.Manifest.Weights.Of(0, "ffn.down"), imported.Package.Manifest.Weights.Of("embed")));
         using var engine = new LocalEngine(imported.Package, null, new() { Window = 1 });
         double error = 0;
@@ -71,7 +71,7 @@ public sealed class SmolLmTests
         }
         Assert.True(error / count <= 0.25, $"mean error of the ten best logits {error / count}");
         // llama.cpp agrees in 96.5 % of the steps.
-        Assert.True(agree >= 0.965 * steps, $"{agree} of {steps} steps agree");
+        Assert.True(agree >= 0.975 * steps, $"{agree} of {steps} steps agree");
     }
 
     [Fact]
