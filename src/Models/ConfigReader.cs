@@ -57,12 +57,12 @@ public static class ConfigReader
         {
             long length = new FileInfo(path).Length;
             if (length > MaxFileBytes) throw new ModelFormatException(path, $"{length} bytes are too many for a configuration");
-            JsonDocument document = JsonDocument.Parse(File.ReadAllBytes(path), new JsonDocumentOptions { AllowDuplicateProperties = false });
+            JsonDocument document = StrictJson.Parse(File.ReadAllBytes(path), new JsonDocumentOptions { AllowDuplicateProperties = false });
             if (document.RootElement.ValueKind == JsonValueKind.Object) return document;
             document.Dispose();
             throw new ModelFormatException(path, "is not a JSON object");
         }
-        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        catch (JsonException e)
         {
             throw ModelFormatException.NotJson(path, "", e);
         }

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using CsCheck;
 using FlashOrleans.Flash;
 using FlashOrleans.Tests;
 
@@ -131,6 +132,38 @@ public sealed class ConfigReaderTests : IDisposable
     {
         File.WriteAllText(Path.Combine(_folder, "config.json"), """{"model_type":"llama","hidden_size":8,"hidden_size":16}""");
         Assert.Throws<ModelFormatException>(() => ConfigReader.Read(_folder));
+    }
+
+    [Theory]
+    [InlineData("{\n\"model_type\":\"lla\u00ffma\"}", "line 2, byte 14")]
+    [InlineData("{\"architectures\":[\"\\ud800\"]}", "line 1, byte 19")]
+    [InlineData("{\"model_type\":\"llama\",\"rope_scaling\":{\"\\udc00type\":1}}", "no valid text")]
+    public void Strings_that_are_no_text_are_refused(string latin1, string says)
+    {
+        File.WriteAllBytes(Path.Combine(_folder, "config.json"), System.Text.Encoding.Latin1.GetBytes(latin1));
+        Assert.Contains(says, Assert.Throws<ModelFormatException>(() => ConfigReader.Read(_folder)).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>CsCheck_Iter in the environment sets the number of cases.</summary>
+    [Fact]
+    public void Damaged_configurations_are_read_or_refused_and_nothing_else()
+    {
+        byte[][] good = [.. Directory.EnumerateFiles(TestData.Repo("tests", "data", "golden", "models"), "config*.json", SearchOption.AllDirectories).Order(StringComparer.Ordinal).Select(File.ReadAllBytes)];
+        string[] words = ["llama", "gpt2", "gemma2", "mixtral", "gpt-oss", "relu", "silu", "gelu_new", "linear", "dynamic", "yarn", "longrope", "sliding_attention"];
+        Gen.Select(Gen.Int[0, good.Length - 1], Gen.Int[0, good.Length - 1], Gen.Int).Sample((which, donor, seed) =>
+        {
+            File.WriteAllBytes(Path.Combine(_folder, "config.json"), JsonMutations.Make(good[which], good[donor], words, new Random(seed)));
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            try
+            {
+                ConfigReader.Read(_folder);
+            }
+            catch (ModelFormatException e)
+            {
+                Assert.DoesNotContain('\n', e.Message);
+            }
+            Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 1 << 20);
+        }, iter: Math.Max(Check.Iter, 500), threads: 1);
     }
 
     private ModelConfig Read(string family, Action<JsonObject> change)

@@ -13,7 +13,7 @@ internal static class SideFile
         if (json is null) return null;
         try
         {
-            using var document = JsonDocument.Parse(json);
+            using var document = StrictJson.Parse(json);
             return document.RootElement.ValueKind == JsonValueKind.Object
                 ? document.RootElement.Clone()
                 : throw new ModelFormatException(name, "the file is not a JSON object");
@@ -60,14 +60,6 @@ internal static class SideFile
     private static string? String(JsonElement of, string name)
     {
         if (TokenizerFile.Get(of, name) is not { } value) return null;
-        try
-        {
-            if (value.ValueKind == JsonValueKind.String) return value.GetString();
-        }
-        catch (InvalidOperationException)
-        {
-            // No valid Unicode: the same error.
-        }
-        throw new ModelFormatException("tokenizer_config.json", $"\"{name}\" is not a string");
+        return value.ValueKind == JsonValueKind.String ? value.GetString() : throw new ModelFormatException("tokenizer_config.json", $"\"{name}\" is not a string");
     }
 }
