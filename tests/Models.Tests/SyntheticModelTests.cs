@@ -64,6 +64,17 @@ public sealed class SyntheticModelTests : IDisposable
         foreach (string tensor in (ReadOnlySpan<string>)["embed", "head", "layers.1.attn.qkv", "layers.1.attn.o", "layers.1.ffn.up", "layers.1.ffn.gate"]) Assert.Equal(a.Read(tensor), b.Read(tensor));
     }
 
+    /// <summary>An import would take super-blocks there, which cannot be made as fast as they are written.</summary>
+    [Fact]
+    public void Four_bits_are_made_in_blocks_where_rows_come_in_super_blocks_too()
+    {
+        Create("m", Shape(Gated.Replace("\"hidden_size\":64", "\"hidden_size\":256", StringComparison.Ordinal)), "q4");
+        using FlashPackage package = Open("m");
+        Assert.Equal(256, package.Config.HiddenSize);
+        Assert.Equal("q4", package.Manifest.Quant);
+        Assert.Null(package.Manifest.Formats);
+    }
+
     [Fact]
     public void The_same_seed_gives_the_same_package_and_another_one_another()
     {

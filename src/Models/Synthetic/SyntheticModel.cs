@@ -74,7 +74,7 @@ public static class SyntheticModel
         }
         using Checkpoint checkpoint = Checkpoint.Open(name, config, names, weights, "the shape says");
         if (gguf != null) Write(gguf, names, weights, progress, cancel);
-        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Quant = options.Quant }, progress, cancel);
+        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format }, progress, cancel);
         gguf?.Complete();
         return result;
     }
