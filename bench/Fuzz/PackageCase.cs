@@ -19,6 +19,8 @@ internal static class PackageCase
 
     private static readonly string[] s_words = ["f32", "bf16", "q8", "q4", "q4b", "q4k", "relu", "silu", "selector", "none", "identity", "lowrank", "rope", "learned", "rms", "layer", "ffn.down", "layers.1.attn.v", "../../etc/passwd", "edge.bin"];
 
+    private const string SideFile = "tokenizer.json";
+
     public static Action Prepare(Random random, string folder)
     {
         (string Path, byte[] Bytes)[] good = s_packages.Value[random.Next(s_packages.Value.Length)];
@@ -26,7 +28,9 @@ internal static class PackageCase
         Directory.CreateDirectory(Path.Combine(package, "layers"));
         foreach ((string path, byte[] bytes) in good) File.WriteAllBytes(Path.Combine(package, path), bytes);
         bool forged = random.Next(2) == 0;
-        (string relative, byte[] content) = good[random.Next(good.Length)];
+        // manifest.json knows the hash of the side file, which is three bytes here: nothing is behind it.
+        (string Path, byte[] Bytes)[] damageable = [.. good.Where(static f => f.Path != SideFile)];
+        (string relative, byte[] content) = damageable[random.Next(damageable.Length)];
         string file = Path.Combine(package, relative);
         if (relative == PackageLayout.ManifestPath)
         {
@@ -38,8 +42,8 @@ internal static class PackageCase
         {
             int end = random.Next(2) == 0 ? content.Length : Math.Min(content.Length, 64 + 16 * SectionTable.EntryBytes);
             byte[] bytes = Mutations.Bytes(content, 0, end, random);
-            // What is not in the manifest's list, or has no whole header, cannot be made to fit.
-            if (forged && bytes.Length >= PackageLayout.Page && relative != "tokenizer.json") PackageForge.File_(package, relative, _ => Fitted(bytes, random.Next(2) == 0));
+            // Without a whole header there is nothing to make fit.
+            if (forged && bytes.Length >= PackageLayout.Page) PackageForge.File_(package, relative, _ => Fitted(bytes, random.Next(2) == 0));
             else File.WriteAllBytes(file, bytes);
         }
         bool everything = random.Next(2) == 0;
@@ -88,7 +92,7 @@ internal static class PackageCase
     /// <summary>As a layer reads them: what does not have its checksum is an answer here, not an exception.</summary>
     private static unsafe void ReadUnits(UnitRegion units)
     {
-        using var scan = new FileScan(new MemoryLedger());
+        using var scan = new FileScan(new MemoryLedger(), Math.Max(units.PartBytes, PackageLayout.Page));
         for (int unit = 0; unit < units.Count; unit++)
             fixed (byte* part = scan.Read(units.File, units.Start(unit), units.PartBytes)) units.Verify(unit, part);
     }

@@ -58,7 +58,7 @@ internal static class Program
     {
         var worker = new Worker(format, seed, folder);
         string? wrong = worker.Run(number, MostSeconds, MostBytes);
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format.Name}, seed {seed}, case {number}: {wrong ?? worker.Refusal ?? "read"} ({worker.LongestMs:0.0} ms, {worker.MostBytes} bytes)"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format.Name}, seed {seed}, case {number}: {wrong ?? worker.Refusal ?? "read"} ({worker.Longest.Ms:0.0} ms, {worker.Most.Bytes} bytes)"));
         return wrong == null;
     }
 
@@ -82,12 +82,15 @@ internal static class Program
             while (!thread.Join(1000))
             {
                 if (workers.FirstOrDefault(static w => w.RunningSeconds > Endless) is not { } stuck) continue;
-                Tell(format, seed, stuck.Number, $"did not end in {Endless} seconds; the run is given up");
+                Tell(format, seed, stuck.Number, $"did not end in {Endless} seconds; the format is given up");
+                Volatile.Write(ref next, cases);
                 return false;
             }
         }
+        (double ms, int slow) = workers.Max(static w => w.Longest);
+        (long bytes, int large) = workers.Max(static w => w.Most);
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"| {format.Name} | {cases} | {workers.Sum(static w => w.Read)} | {workers.Sum(static w => w.Refused)} | {clock.Elapsed.TotalSeconds:0} | {workers.Max(static w => w.LongestMs):0} | {workers.Max(static w => w.MostBytes) / 1048576.0:0.0} MiB |"));
+            $"| {format.Name} | {cases} | {workers.Sum(static w => w.Read)} | {workers.Sum(static w => w.Refused)} | {clock.Elapsed.TotalSeconds:0} | {ms:0} (case {slow}) | {bytes / 1048576.0:0.0} MiB (case {large}) |"));
         return wrong == 0;
     }
 

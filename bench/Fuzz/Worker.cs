@@ -20,8 +20,8 @@ internal sealed class Worker
     public int Read { get; private set; }
     public int Refused { get; private set; }
     public string? Refusal { get; private set; }
-    public double LongestMs { get; private set; }
-    public long MostBytes { get; private set; }
+    public (double Ms, int Number) Longest { get; private set; }
+    public (long Bytes, int Number) Most { get; private set; }
     /// <summary>Of the case under way; any thread.</summary>
     public double RunningSeconds => Volatile.Read(ref _started) is var started && started == 0 ? 0 : Stopwatch.GetElapsedTime(started).TotalSeconds;
 
@@ -52,8 +52,8 @@ internal sealed class Worker
         Volatile.Write(ref _started, 0);
         double ms = Stopwatch.GetElapsedTime(started).TotalMilliseconds;
         bytes = GC.GetAllocatedBytesForCurrentThread() - bytes;
-        LongestMs = Math.Max(LongestMs, ms);
-        MostBytes = Math.Max(MostBytes, bytes);
+        if (ms > Longest.Ms) Longest = (ms, number);
+        if (bytes > Most.Bytes) Most = (bytes, number);
         if (wrong != null) return wrong;
         if (Refusal is { } text && (text.Length == 0 || text.AsSpan().ContainsAny("\n\r\u2028\u2029\u0085"))) return $"was refused in other than one line: {text}";
         if (ms > mostSeconds * 1000) return $"took {ms:0} ms";

@@ -76,14 +76,13 @@ public sealed class Checkpoint : IDisposable
         try
         {
             string prefix = names.Prefixes.FirstOrDefault(p => weights.Has(p + names.Embedding + ".weight")) ?? names.Prefixes[0];
-            (IReadOnlyList<TensorMap> maps, IReadOnlyList<SourceShape> shapes) = TensorMaps.For(config, names, prefix);
-            foreach (SourceShape shape in shapes)
+            (IReadOnlyList<TensorMap> maps, _) = TensorMaps.For(config, names, prefix, shape =>
             {
                 if (!weights.Has(shape.Name)) throw new ModelFormatException(weights.Name, $"tensor {shape.Name} is missing");
                 if (!weights.Shape(shape.Name).SequenceEqual(shape.Shape))
                     throw new ModelFormatException(weights.PathOf(shape.Name), $"tensor {shape.Name} is [{string.Join(", ", weights.Shape(shape.Name))}], {authority} [{string.Join(", ", shape.Shape)}]");
                 weights.DemandWeights(shape.Name);
-            }
+            });
             return new Checkpoint(path, config, weights, maps.ToDictionary(m => m.Name, StringComparer.Ordinal));
         }
         catch

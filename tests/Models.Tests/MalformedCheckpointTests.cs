@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using FlashOrleans.Tests;
 
 namespace FlashOrleans.Models.Tests;
@@ -25,6 +26,22 @@ public sealed class MalformedCheckpointTests
             count++;
         }
         Assert.True(count > 50, $"only {count} checkpoint cases");
+    }
+
+    /// <summary>A configuration may promise more tensors than fit in memory: the first that is missing must be the last that is thought of.</summary>
+    [Fact]
+    public void A_small_folder_that_promises_millions_of_tensors_is_refused_with_little_memory()
+    {
+        string good = TestData.Repo("tests", "data", "bad", "ok-checkpoint");
+        using var folder = new TemporaryFolder();
+        folder.Write("model.safetensors", File.ReadAllBytes(Path.Combine(good, "model.safetensors")));
+        JsonObject config = JsonNode.Parse(File.ReadAllBytes(Path.Combine(good, "config.json")))!.AsObject();
+        (config["architectures"], config["model_type"]) = (new JsonArray("MixtralForCausalLM"), "mixtral");
+        (config["num_hidden_layers"], config["num_local_experts"], config["num_experts_per_tok"]) = (256, 1024, 2);
+        folder.Write("config.json", JsonSerializer.SerializeToUtf8Bytes(config));
+        long before = GC.GetAllocatedBytesForCurrentThread();
+        Assert.Throws<ModelFormatException>(() => Checkpoint.Open(folder.Path));
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 4 << 20);
     }
 
     private static void Check(string folder, string path)

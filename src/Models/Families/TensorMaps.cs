@@ -29,19 +29,25 @@ internal sealed class TensorMaps
     private readonly ModelConfig _c;
     private readonly TensorNames _n;
     private readonly string _prefix;
+    private readonly Action<SourceShape>? _demand;
     private readonly Dictionary<string, long[]> _shapes = new(StringComparer.Ordinal);
     private readonly List<TensorMap> _maps = [];
 
-    private TensorMaps(ModelConfig config, TensorNames names, string prefix)
+    private TensorMaps(ModelConfig config, TensorNames names, string prefix, Action<SourceShape>? demand)
     {
+        _demand = demand;
         _c = config;
         _n = names;
         _prefix = prefix;
     }
 
-    public static (IReadOnlyList<TensorMap> Maps, IReadOnlyList<SourceShape> Shapes) For(ModelConfig config, TensorNames names, string prefix)
+    /// <param name="config">The model's shape.</param>
+    /// <param name="names">What its family calls the tensors.</param>
+    /// <param name="prefix">Before the names of all but the head.</param>
+    /// <param name="demand">Refuses a tensor that is not there, as soon as it is known to be needed: a configuration of a few lines may promise more of them than fit in memory.</param>
+    public static (IReadOnlyList<TensorMap> Maps, IReadOnlyList<SourceShape> Shapes) For(ModelConfig config, TensorNames names, string prefix, Action<SourceShape>? demand = null)
     {
-        var maps = new TensorMaps(config, names, prefix);
+        var maps = new TensorMaps(config, names, prefix, demand);
         maps.Edge();
         for (int i = 0; i < config.Layers; i++) maps.Layer(i);
         return (maps._maps, [.. maps._shapes.Select(s => new SourceShape(s.Key, s.Value))]);
@@ -239,7 +245,11 @@ internal sealed class TensorMaps
         _maps.Add(new TensorMap(name, rows, cols, [new Run(source, 0, rows, Transposed: transposed)]));
     }
 
-    private void Shape(string source, long[] shape) => _shapes[source] = shape;
+    private void Shape(string source, long[] shape)
+    {
+        _demand?.Invoke(new SourceShape(source, shape));
+        _shapes[source] = shape;
+    }
 
     /// <summary>Runs that go on where the one before ended become one, so that a head in its old order is one read.</summary>
     private static List<Run> Merge(List<Run> runs)
