@@ -16,14 +16,19 @@ internal static class ImportFormats
     {
         ModelConfig c = checkpoint.Config;
         WeightFormats formats;
-        if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Keep(checkpoint);
+        if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Each(checkpoint, static (matrix, nearest, _) => matrix == "ffn.down" ? Turned(nearest) : nearest);
         else if (quant == "auto")
         {
             bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
             formats = blocks ? WeightFormat.Q8 : WeightFormat.F32;
             if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
         }
-        else if (quant == "q4") formats = FourBits(c);
+        else if (quant == "q4")
+        {
+            WeightFormats four = FourBits(c);
+            // Four bits that are there already are not made anew.
+            formats = Each(checkpoint, (matrix, nearest, lossless) => lossless && matrix != "ffn.down" && nearest is WeightFormat.Q4 or WeightFormat.Q4B or WeightFormat.Q4K ? nearest : four.Of(0, matrix));
+        }
         else if (PackageLayout.TryParseFormat(quant, out WeightFormat one)) formats = one;
         else throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, keep, f32, bf16, q8, q4, q4b and q4k");
         try
@@ -50,12 +55,13 @@ internal static class ImportFormats
     /// <summary>All rows of a tensor are stored as this format stores them.</summary>
     public static bool IsKept(IReadOnlyList<(WeightFormat Format, bool Lossless)> rows, WeightFormat format) => rows.All(r => r.Lossless && r.Format == format);
 
-    private static WeightFormats Keep(Checkpoint checkpoint)
+    /// <summary>A format for every matrix, chosen by the one that is nearest to how the checkpoint stores it, and whether that one loses nothing.</summary>
+    private static WeightFormats Each(Checkpoint checkpoint, Func<string, WeightFormat, bool, WeightFormat> choose)
     {
         ModelConfig c = checkpoint.Config;
         var all = new Dictionary<string, WeightFormat>(StringComparer.Ordinal);
         foreach (string matrix in s_edge)
-            if (checkpoint.Has(matrix)) all[matrix] = Of(checkpoint, matrix, 0, int.MaxValue);
+            if (checkpoint.Has(matrix)) Add(matrix, matrix, matrix, 0, int.MaxValue);
         for (int i = 0; i < c.Layers; i++)
         {
             int values = c.KvHeads * c.HeadDim;
@@ -63,25 +69,27 @@ internal static class ImportFormats
             {
                 string tensor = $"layers.{i}.{(matrix == "attn.v" ? "attn.qkv" : matrix)}";
                 if (!checkpoint.Has(tensor)) continue;
-                all[$"layers.{i}.{matrix}"] = matrix switch
+                (int first, int count) = matrix switch
                 {
-                    "attn.qkv" => Of(checkpoint, tensor, 0, c.QkvRows - values),
-                    "attn.v" => Of(checkpoint, tensor, c.QkvRows - values, values),
-                    "ffn.down" => Turned(Of(checkpoint, tensor, 0, int.MaxValue)),
-                    _ => Of(checkpoint, tensor, 0, int.MaxValue),
+                    "attn.qkv" => (0, c.QkvRows - values),
+                    "attn.v" => (c.QkvRows - values, values),
+                    _ => (0, int.MaxValue),
                 };
+                Add($"layers.{i}.{matrix}", matrix, tensor, first, count);
             }
         }
         return Shortest(all, c.Layers);
-    }
 
-    /// <summary>One format for all rows: theirs where they agree, else 8 bits.</summary>
-    private static WeightFormat Of(Checkpoint checkpoint, string tensor, int first, int count)
-    {
-        (int rows, int cols) = checkpoint.Shape(tensor);
-        WeightFormat[] found = [.. checkpoint.Nearest(tensor, first, Math.Min(count, rows - first)).Select(static n => n.Format).Distinct()];
-        WeightFormat format = found.Length == 1 ? found[0] : WeightFormat.Q8;
-        return cols % WeightLayout.Multiple(format) == 0 ? format : WeightFormat.BF16;
+        void Add(string key, string matrix, string tensor, int first, int count)
+        {
+            (int rows, int cols) = checkpoint.Shape(tensor);
+            IReadOnlyList<(WeightFormat Format, bool Lossless)> stored = checkpoint.Nearest(tensor, first, Math.Min(count, rows - first));
+            WeightFormat[] found = [.. stored.Select(static n => n.Format).Distinct()];
+            // One format for all rows: theirs where they agree, else 8 bits.
+            WeightFormat nearest = found.Length == 1 ? found[0] : WeightFormat.Q8;
+            if (cols % WeightLayout.Multiple(nearest) != 0) nearest = WeightFormat.BF16;
+            all[key] = choose(matrix, nearest, IsKept(stored, nearest));
+        }
     }
 
     /// <summary>Of columns that become rows.</summary>

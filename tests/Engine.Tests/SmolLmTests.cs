@@ -75,6 +75,13 @@ public sealed class SmolLmTests
     }
 
     [Fact]
+    public void Four_bits_that_are_there_already_are_not_made_anew()
+    {
+        WeightFormats formats = Importer.Plan(Model, new ImportOptions { Quant = "q4" }).Formats;
+        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q4B, WeightFormat.Q4, WeightFormat.Q4), (formats.Of(0, "attn.qkv"), formats.Of(29, "ffn.gate"), formats.Of(0, "ffn.down"), formats.Of("embed")));
+    }
+
+    [Fact]
     public void Its_tokenizer_gives_the_ids_of_every_prompt()
     {
         using var imported = ImportedPackage.Create(Model, "keep");

@@ -39,11 +39,11 @@ internal static class ImportVerb
             app.Screen.EndLine();
             if (parse.GetValue(json))
             {
-                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.Predictors, result.SourceBytes, result.Bytes, result.Errors, result.Measured, result.Notes });
+                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = Text(result.Formats), Mode = Mode(result.Config), result.Predictors, result.SourceBytes, result.Bytes, ResidentBytes = result.Bytes - result.StreamedBytes, result.StreamedBytes, result.Errors, result.Measured, result.Notes });
                 return;
             }
             foreach (string note in result.Notes) app.Screen.Remark(note);
-            app.Screen.Out.WriteLine($"{result.Name}: {Text(result.Formats)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}");
+            app.Screen.Out.WriteLine($"{result.Name}: {Text(result.Formats)}, {Units.Bytes(result.SourceBytes)} became {Units.Bytes(result.Bytes)} in {result.Path}: {Units.Bytes(result.Bytes - result.StreamedBytes)} resident, {Units.Bytes(result.StreamedBytes)} read as they are needed");
             app.Screen.Out.WriteLine(Mode(result.Config));
             if (result.Predictors is { } stored) app.Screen.Out.WriteLine($"predictors: {Text(stored)}; --mode predicted uses them");
             app.Screen.Out.WriteLine($"zeros in the feed-forward: {Zeros(result.Measured)}");
