@@ -70,7 +70,7 @@ public sealed record ImportResult
     public required long SourceBytes { get; init; }
     /// <summary>Bytes of the package's files.</summary>
     public required long Bytes { get; init; }
-    /// <summary>Of them neuron bundles, which are read as they are needed; the rest is held in memory.</summary>
+    /// <summary>Bytes of them that are read as they are needed: neurons, and embedding rows where the head is another matrix.</summary>
     public long StreamedBytes => PackageLayout.StreamedBytes(Config, Formats);
     public required IReadOnlyList<QuantizationError> Errors { get; init; }
     /// <summary>What the model did with a short text; null where that could not be measured (the notes say why).</summary>
