@@ -134,8 +134,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
 
     public void Release(int slot)
     {
-        // A resident unit keeps the pin of the step that brought it.
-        if (Window.Pins(slot) == 1 && (uint)Window.UnitOf(slot) < (uint)Resident) return;
+        // A resident unit keeps the pin of the step that brought it; one that a broken-off step leaves on its way may still fail, and then its slot must come back.
+        if (Window.Pins(slot) == 1 && Window.State(slot) == SlotState.Ready && (uint)Window.UnitOf(slot) < (uint)Resident) return;
         Window.Unpin(slot);
     }
 
