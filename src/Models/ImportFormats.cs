@@ -16,7 +16,7 @@ internal static class ImportFormats
     {
         ModelConfig c = checkpoint.Config;
         WeightFormats formats;
-        if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Each(checkpoint, static (matrix, nearest, _) => matrix == "ffn.down" ? Turned(nearest) : nearest);
+        if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Each(checkpoint, static (matrix, nearest) => matrix == "ffn.down" ? Turned(nearest) : nearest);
         else if (quant == "auto")
         {
             bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
@@ -25,9 +25,9 @@ internal static class ImportFormats
         }
         else if (quant == "q4")
         {
-            WeightFormats four = FourBits(c);
-            // Four bits that are there already are not made anew.
-            formats = Each(checkpoint, (matrix, nearest, lossless) => lossless && matrix != "ffn.down" && nearest is WeightFormat.Q4 or WeightFormat.Q4B or WeightFormat.Q4K ? nearest : four.Of(0, matrix));
+            // A file of four bits has been paid for: nothing of it loses a second time what it lost once, so what cannot stay as it is gets eight.
+            WeightFormats stored = Each(checkpoint, static (matrix, nearest) => matrix == "ffn.down" && WeightLayout.IsQuantized(nearest) ? WeightFormat.Q8 : nearest);
+            formats = stored.Most is WeightFormat.Q4 or WeightFormat.Q4B or WeightFormat.Q4K ? stored : FourBits(c);
         }
         else if (PackageLayout.TryParseFormat(quant, out WeightFormat one)) formats = one;
         else throw new ModelFormatException($"quantisation \"{quant}\" is none this version knows; there are auto, keep, f32, bf16, q8, q4, q4b and q4k");
@@ -55,8 +55,8 @@ internal static class ImportFormats
     /// <summary>All rows of a tensor are stored as this format stores them.</summary>
     public static bool IsKept(IReadOnlyList<(WeightFormat Format, bool Lossless)> rows, WeightFormat format) => rows.All(r => r.Lossless && r.Format == format);
 
-    /// <summary>A format for every matrix, chosen by the one that is nearest to how the checkpoint stores it, and whether that one loses nothing.</summary>
-    private static WeightFormats Each(Checkpoint checkpoint, Func<string, WeightFormat, bool, WeightFormat> choose)
+    /// <summary>A format for every matrix, chosen by the one that is nearest to how the checkpoint stores it.</summary>
+    private static WeightFormats Each(Checkpoint checkpoint, Func<string, WeightFormat, WeightFormat> choose)
     {
         ModelConfig c = checkpoint.Config;
         var all = new Dictionary<string, WeightFormat>(StringComparer.Ordinal);
@@ -88,7 +88,7 @@ internal static class ImportFormats
             // One format for all rows: theirs where they agree, else 8 bits.
             WeightFormat nearest = found.Length == 1 ? found[0] : WeightFormat.Q8;
             if (cols % WeightLayout.Multiple(nearest) != 0) nearest = WeightFormat.BF16;
-            all[key] = choose(matrix, nearest, IsKept(stored, nearest));
+            all[key] = choose(matrix, nearest);
         }
     }
 

@@ -125,21 +125,42 @@ public sealed class ReadQueueTests
         Assert.Equal([(5, ReadClass.Demand)], bench.Reader.Sent);
     }
 
+    [Theory, InlineData(false, ReadFault.None, 15), InlineData(true, ReadFault.None, 16), InlineData(true, ReadFault.Io, 16)]
+    public void A_resident_unit_stays_once_a_step_has_used_it_and_holds_no_slot_where_the_step_broke_off(bool brokenOff, ReadFault fault, int available)
+    {
+        using var bench = new Bench(prefetches: 0, resident: 8);
+        int slot = bench.Store.Acquire(5, out _);
+        bench.Store.Flush();
+        if (brokenOff) bench.Store.Release(slot);
+        bench.Complete(fault);
+        if (!brokenOff) bench.Store.Release(slot);
+        Assert.Equal(available, bench.Store.Window.Available);
+    }
+
     /// <summary>A store over a reader that takes every demand read and a limited number of reads ahead, and completes none before the end.</summary>
     private sealed class Bench : IDisposable
     {
         private readonly TinyPackage _tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
         private readonly PackageFile _slice;
 
-        public Bench(int prefetches)
+        public Bench(int prefetches, int resident = 0)
         {
             Reader = new Narrow { Prefetches = prefetches };
             _slice = _tiny.Package.OpenSlice(0);
-            Store = new UnitStore(_slice.BundleUnits(whole: false), 16, Reader, new MemoryLedger(), "store", (_, _) => { });
+            Store = new UnitStore(_slice.BundleUnits(whole: false), 16, Reader, new MemoryLedger(), "store", (_, _) => { }) { Resident = resident };
         }
 
         public Narrow Reader { get; }
         public UnitStore Store { get; }
+
+        /// <summary>The one read that was sent ends like this.</summary>
+        public void Complete(ReadFault fault)
+        {
+            var request = Assert.Single(Reader.Requests);
+            Reader.Requests.Clear();
+            Array.Fill(request.Faults, fault, 0, request.Count);
+            Store.Settle(request, null);
+        }
 
         public void Dispose()
         {

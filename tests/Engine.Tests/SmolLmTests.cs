@@ -34,12 +34,13 @@ public sealed class SmolLmTests
         }
     }
 
-    [Fact]
-    public void As_it_is_stored_the_engine_stays_nearer_to_the_oracle_than_eight_bit_activations_have_to()
+    /// <summary>Of the steps, llama.cpp agrees in 96.5 %. q4 keeps the four bits and gives eight to the rest, which costs a little more.</summary>
+    [Theory, InlineData("keep", WeightFormat.BF16, 0.975), InlineData("q4", WeightFormat.Q8, 0.95)]
+    public void In_its_own_bits_the_engine_stays_nearer_to_the_oracle_than_eight_bit_activations_have_to(string quant, WeightFormat down, double agreement)
     {
-        using var imported = ImportedPackage.Create(Model, "keep");
-        Assert.Equal((WeightFormat.Q4B, WeightFormat.BF16, WeightFormat.Q8),
-            (imported.Package.Manifest.Weights.Of(0, "attn.qkv"), imported.Package.Manifest.Weights.Of(0, "ffn.down"), imported.Package.Manifest.Weights.Of("embed")));
+        using var imported = ImportedPackage.Create(Model, quant);
+        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q4B, down, WeightFormat.Q8),
+            (imported.Package.Manifest.Weights.Of(0, "attn.qkv"), imported.Package.Manifest.Weights.Of(29, "ffn.gate"), imported.Package.Manifest.Weights.Of(0, "ffn.down"), imported.Package.Manifest.Weights.Of("embed")));
         using var engine = new LocalEngine(imported.Package, null, new() { Window = 1 });
         double error = 0;
         int count = 0, steps = 0, agree = 0;
@@ -70,15 +71,7 @@ public sealed class SmolLmTests
             }
         }
         Assert.True(error / count <= 0.25, $"mean error of the ten best logits {error / count}");
-        // llama.cpp agrees in 96.5 % of the steps.
-        Assert.True(agree >= 0.975 * steps, $"{agree} of {steps} steps agree");
-    }
-
-    [Fact]
-    public void Four_bits_that_are_there_already_are_not_made_anew()
-    {
-        WeightFormats formats = Importer.Plan(Model, new ImportOptions { Quant = "q4" }).Formats;
-        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q4B, WeightFormat.Q4, WeightFormat.Q4), (formats.Of(0, "attn.qkv"), formats.Of(29, "ffn.gate"), formats.Of(0, "ffn.down"), formats.Of("embed")));
+        Assert.True(agree >= agreement * steps, $"{agree} of {steps} steps agree");
     }
 
     [Fact]
