@@ -55,6 +55,8 @@ public sealed class Layer
     /// <summary>Only neurons with a value above <see cref="Cut"/> are read and computed: their pre-activation in `exact`, their score in `predicted`.</summary>
     internal bool Sparse => Mode != FeedForwardMode.Dense;
     internal float Cut { get; private set; }
+    /// <summary>Random weights: what says which neurons are active; null: the weights do.</summary>
+    internal ActivityModel? Activity { get; private set; }
     /// <summary>Completes when the resident part is in memory; faults with <see cref="FlashException"/>.</summary>
     public Task Loaded => _loaded.Task;
     public PrefetchPolicy Policy { get; } = new();
@@ -164,6 +166,11 @@ public sealed class Layer
         Slice = Package.OpenSlice(Index);
         Weights = LayerWeights.Load(Slice, Package.Manifest, Index, Mode, Options.Prefetch, ledger, Label);
         Cut = Exact ? Config.Threshold : Weights.Predictor.Cut;
+        if (Sparse && Package.Manifest.Activity is { } activity)
+        {
+            Activity = new ActivityModel(activity, Index, Neurons);
+            if (!Exact) Cut = 0;
+        }
         (Edge, Rope) = shared(this);
         bool half = Options.Kv == KvType.F16 || (Options.Kv == KvType.Auto && Package.Format != WeightFormat.F32);
         Kv = new KvCache(Config, half, ledger, Label);

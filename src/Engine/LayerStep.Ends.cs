@@ -154,7 +154,8 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Predicts from hidden rows that another silo sent; the step itself is not running.</summary>
     public ReadOnlySpan<int> PredictRows(Layer layer, ReadOnlySpan<float> rows, int count)
     {
-        if (count > LookAheadRows) return default;
+        // Whose rows they are is not known here, and drawn activity depends on it.
+        if (count > LookAheadRows || layer.Activity != null) return default;
         Begin(layer);
         Layout(layer, count);
         rows.CopyTo(new Span<float>(_x, count * layer.Config.HiddenSize));
@@ -169,8 +170,12 @@ internal sealed unsafe partial class LayerStep
         float cut = 0;
         // Best by what was trained to look ahead; else by what the layer itself will ask.
         if (w.Lookahead.Fc1 != null) Score(w.Lookahead, rows, count, c.FfnSize, out cut);
-        else if (next.Exact) ThroughSelector(c, w, rows, count);
-        else Score(w.Predictor, rows, count, c.FfnSize, out cut);
+        else ThroughSelector(c, w, rows, count);
+        if (next.Activity is { } drawn)
+        {
+            cut = 0;
+            for (int r = 0; r < count; r++) drawn.Ahead(drawn.Key(_slots[_slotOfRow[r]].Slot), PositionOf(r), _g + (long)r * c.FfnSize, c.FfnSize, next.Mode == FeedForwardMode.Predicted);
+        }
         int units = next.Bundles!.Region.Count;
         if (_hints.Length < units)
         {

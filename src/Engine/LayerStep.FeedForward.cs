@@ -62,6 +62,10 @@ internal sealed unsafe partial class LayerStep
     {
         nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
         MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
+        if (_layer.Activity is { } drawn)
+        {
+            for (int r = 0; r < _rows; r++) drawn.Exact(drawn.Key(_slots[_slotOfRow[r]].Slot), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons, _layer.Cut);
+        }
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
         _layer.Count.Active += MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked();
@@ -194,7 +198,11 @@ internal sealed unsafe partial class LayerStep
             kernels.Dots(decides, c.Gated ? gate : up, xs, n, c.HiddenSize, a);
             float* bias = c.Gated ? w.GateBias : w.UpBias;
             for (int k = 0; k < n && bias != null; k++) a[k] += bias[ids[k]];
-            if (_layer.Mode == FeedForwardMode.Predicted) CountChosen(a, ids, n);
+            if (_layer.Mode == FeedForwardMode.Predicted)
+            {
+                if (_layer.Activity != null) Reveal(row, a, ids, n);
+                CountChosen(a, ids, n);
+            }
         }
         Activations.Apply(kernels, c, a, n);
         if (c.Gated)
@@ -203,6 +211,8 @@ internal sealed unsafe partial class LayerStep
             Fill(xs, InputRow(layout.Up, row), n);
             kernels.Dots(layout.Up, up, xs, n, c.HiddenSize, u);
             for (int k = 0; k < n && w.UpBias != null; k++) u[k] += w.UpBias[ids[k]];
+            // An active neuron of a gated model that takes the positive part of both has both positive.
+            for (int k = 0; k < n && _layer.Activity != null; k++) u[k] = MathF.Abs(u[k]);
             Activations.Combine(c, a, u, n);
         }
         if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, n).Count(0f));

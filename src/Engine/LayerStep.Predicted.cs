@@ -29,9 +29,28 @@ internal sealed unsafe partial class LayerStep
         long units = _layer.Bundles!.Region.Count, part = _layer.Count.Waves % AuditParts;
         _auditFrom = (int)(part * units / AuditParts);
         _auditTo = (int)((part + 1) * units / AuditParts);
+        if (_layer.Activity is { } drawn)
+        {
+            // The truth is known for every neuron: nothing has to be read to find out.
+            _auditFrom = _auditTo = 0;
+            for (int r = 0; r < _rows; r++)
+            {
+                var (fire, missed) = drawn.Predicted(drawn.Key(_slots[_slotOfRow[r]].Slot), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons);
+                _layer.Count.AuditActive += fire;
+                _layer.Count.AuditMissed += missed;
+            }
+        }
         Array.Clear(_marks, 0, (int)units);
         MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked(_auditFrom, _auditTo);
+    }
+
+    /// <summary>Drawn activity: of the chosen neurons, whose pre-activations have been computed, those that fire are positive and the others not.</summary>
+    private void Reveal(int row, float* pre, int* ids, int n)
+    {
+        float* drawn = _g + (long)row * _layer.Neurons;
+        float least = MathF.BitIncrement(_layer.Config.Threshold);
+        for (int k = 0; k < n; k++) pre[k] = drawn[ids[k]] == ActivityModel.Active ? MathF.Abs(pre[k]) + least : -MathF.Abs(pre[k]);
     }
 
     private bool Audits(int unit) => _auditFrom <= unit && unit < _auditTo;

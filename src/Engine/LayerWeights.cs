@@ -129,7 +129,12 @@ internal sealed unsafe class LayerWeights : IDisposable
             };
             if (mode == FeedForwardMode.Exact) weights.Selector = Bytes("ffn.selector");
             if (mode == FeedForwardMode.Predicted) weights.Predictor = LowRank(PackageLayout.Predictor, manifest.Predictors!.Layers[layer]);
-            if (mode != FeedForwardMode.Dense && prefetch && manifest.Predictors?.LookaheadOf(layer) is { } ahead) weights.Lookahead = LowRank(PackageLayout.Lookahead, ahead);
+            if (mode != FeedForwardMode.Dense && prefetch && manifest.Predictors is { } trained && layer > 0)
+            {
+                // Without a look-ahead of its own the predictor gets the input of the layer before: a little less right, and far cheaper than the selector.
+                weights.Lookahead = trained.LookaheadOf(layer) is { } ahead ? LowRank(PackageLayout.Lookahead, ahead)
+                    : mode == FeedForwardMode.Predicted ? weights.Predictor : LowRank(PackageLayout.Predictor, trained.Layers[layer]);
+            }
             return weights;
         }
         catch

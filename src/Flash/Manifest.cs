@@ -89,6 +89,8 @@ public sealed partial record Manifest
     public required string Predictor { get; init; }
     /// <summary>Trained predictors, or null. Readers that do not know them compute the same without them.</summary>
     public PredictorConfig? Predictors { get; init; }
+    /// <summary>Random weights: the statistics that their sets of active neurons are drawn with; null where the weights decide.</summary>
+    public ActivityConfig? Activity { get; init; }
     /// <summary>Order of the neurons on flash: "identity".</summary>
     public required string Permutation { get; init; }
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
@@ -181,6 +183,7 @@ public sealed partial record Manifest
         string predictor = PredictorOf(Model);
         if (Predictor != predictor) throw new FlashException($"predictor '{Printable(Predictor)}' where this model has '{predictor}'");
         Predictors?.Check(Model);
+        Activity?.Check(Model);
         if (Permutation != "identity") throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
         if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");
         long least = 0;

@@ -198,8 +198,8 @@ public static class PackageLayout
             if (config.Gated) Plain(sections, "ffn.gate.bias", 1, neurons);
             Plain(sections, "ffn.down.bias", config.ExpertsOf(layer)?.Count ?? 1, d);
         }
-        if (predictors != null) LowRank(sections, Predictor, formats, predictors.Layers[layer], neurons, d);
-        if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, ahead, neurons, d);
+        if (predictors != null) LowRank(sections, Predictor, formats, predictors, predictors.Layers[layer], neurons, d);
+        if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, predictors, ahead, neurons, d);
         BundleLayout bundles = BundleLayout.For(config, formats, layer);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
@@ -225,9 +225,9 @@ public static class PackageLayout
     /// <summary>Routers of 16-bit checkpoints are stored without loss.</summary>
     public static WeightFormat RouterFormat(WeightFormats formats) => formats.Most == WeightFormat.F32 ? WeightFormat.F32 : formats.Of("ffn.router") == WeightFormat.F32 ? WeightFormat.F32 : WeightFormat.BF16;
 
-    /// <summary>Format of a predictor's matrix with so many columns: q8, whose error is far below what training leaves, bf16 where rows do not divide into blocks; f32 where nothing is to be rounded.</summary>
-    public static WeightFormat PredictorFormat(WeightFormats formats, int cols) =>
-        formats.Most == WeightFormat.F32 ? WeightFormat.F32 : cols % WeightLayout.Block == 0 ? WeightFormat.Q8 : WeightFormat.BF16;
+    /// <summary>Format of a predictor's matrix with so many columns: what <see cref="PredictorConfig.Format"/> says, bf16 where rows do not divide into blocks; f32 where nothing is to be rounded.</summary>
+    public static WeightFormat PredictorFormat(WeightFormats formats, PredictorConfig predictors, int cols) =>
+        formats.Most == WeightFormat.F32 ? WeightFormat.F32 : cols % WeightLayout.Block != 0 ? WeightFormat.BF16 : predictors.Format == null ? WeightFormat.Q8 : WeightFormat.Q4;
 
     /// <summary>Units of a matrix that is read row by row from flash: panels where rows are interleaved, else rows.</summary>
     internal static int EmbedUnits(WeightFormat format, int rows) => WeightLayout.IsQuantized(format) ? WeightLayout.Panels(rows) : rows;
@@ -250,10 +250,10 @@ public static class PackageLayout
         if (config.HasNormBias) Plain(to, name + ".bias", 1, length == 0 ? config.HiddenSize : length);
     }
 
-    private static void LowRank(List<SectionEntry> to, string name, WeightFormats formats, LowRank predictor, int neurons, int hidden)
+    private static void LowRank(List<SectionEntry> to, string name, WeightFormats formats, PredictorConfig config, LowRank predictor, int neurons, int hidden)
     {
-        Panels(to, name + ".fc1", PredictorFormat(formats, hidden), predictor.Rank, hidden);
-        Panels(to, name + ".fc2", PredictorFormat(formats, predictor.Rank), neurons, predictor.Rank);
+        Panels(to, name + ".fc1", PredictorFormat(formats, config, hidden), predictor.Rank, hidden);
+        Panels(to, name + ".fc2", PredictorFormat(formats, config, predictor.Rank), neurons, predictor.Rank);
     }
 
     private static void Plain(List<SectionEntry> to, string name, int rows, int cols) =>

@@ -12,6 +12,8 @@ public sealed record PackageSpec
     public required Provenance Provenance { get; init; }
     /// <summary>Trained predictors, or null.</summary>
     public PredictorConfig? Predictors { get; init; }
+    /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
+    public ActivityConfig? Activity { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -68,6 +70,7 @@ public sealed class PackageWriter : IDisposable
     {
         if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
+        spec.Activity?.Check(spec.Config);
         long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors);
         PackageFolder folder;
         try
@@ -245,6 +248,7 @@ public sealed class PackageWriter : IDisposable
             Stride = bundles.Stride,
             Predictor = Manifest.PredictorOf(_spec.Config),
             Predictors = _spec.Predictors,
+            Activity = _spec.Activity,
             Permutation = "identity",
             SideFiles = _sideFiles,
             Files = _files!,

@@ -15,6 +15,8 @@ public sealed record PredictorConfig
     private const int RankLimit = 1 << 16;
 
     public string Kind { get; init; } = LowRankKind;
+    /// <summary>Of their matrices; null: 8 bits, which lose far less than training leaves open (f32 in packages where nothing is rounded).</summary>
+    public string? Format { get; init; }
     /// <summary>Of each layer: x is the stream that enters its feed-forward, before any norm.</summary>
     public required IReadOnlyList<LowRank> Layers { get; init; }
     /// <summary>From layer 1 on, or null: x is the input of the layer before.</summary>
@@ -32,6 +34,7 @@ public sealed record PredictorConfig
         if (Kind != LowRankKind) throw new FlashException($"predictors of the kind '{Manifest.Printable(Kind)}' are none this version knows");
         if (model.Experts != null) throw new FlashException("predictors choose neurons of one feed-forward; this model has experts");
         if (!model.IsSparse) throw new FlashException($"predictors choose neurons that are not zero; activation {model.Activation} has no zeros");
+        if (Format != null && Format != PackageLayout.FormatName(WeightFormat.Q4)) throw new FlashException($"predictors in the format '{Manifest.Printable(Format)}' are none this version reads");
         Check("predictors", Layers, model.Layers);
         if (Lookahead != null) Check("look-ahead predictors", Lookahead, model.Layers - 1);
     }

@@ -18,6 +18,9 @@ public sealed record ImportOptions
     internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
     internal RowPreparation? Prepare { get; init; }
     internal bool Measure { get; init; } = true;
+    /// <summary>For random weights: predictors that predict nothing, and how active neurons are made out to be.</summary>
+    internal PredictorConfig? RandomPredictors { get; init; }
+    internal ActivityConfig? Drawn { get; init; }
 }
 
 /// <summary>Changes a row of a kind of matrix before it is stored. Several threads at a time.</summary>

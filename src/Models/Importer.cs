@@ -73,7 +73,7 @@ public sealed class Importer
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
-        using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
+        using PredictorSource? predictors = options.RandomPredictors is { } random ? PredictorSource.Random(checkpoint.Config, random) : PredictorSource.Open(checkpoint, options.Predictors, notes);
         List<(string Name, byte[] Bytes)> sideFiles = SideFiles(checkpoint);
         notes.AddRange(TextNotes(sideFiles));
 
@@ -85,6 +85,7 @@ public sealed class Importer
             Config = checkpoint.Config,
             Format = formats,
             Predictors = predictors?.Config,
+            Activity = options.Drawn,
             Provenance = Origin(checkpoint, []),
         };
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
@@ -190,7 +191,7 @@ public sealed class Importer
 
     private void WritePredictor(PredictorMatrix matrix)
     {
-        WeightFormat format = PackageLayout.PredictorFormat(_formats, matrix.Cols);
+        WeightFormat format = PackageLayout.PredictorFormat(_formats, _predictors!.Config, matrix.Cols);
         int blockRows = BlockRows(matrix.Cols, matrix.Rows), rowBytes = WeightLayout.RowBytes(format, matrix.Cols), panelBytes = WeightLayout.PanelBytes(format, matrix.Cols);
         using SectionWriter to = _writer.BeginSection(matrix.Section, format, matrix.Rows, matrix.Cols);
         int Count(int block) => Math.Min(blockRows, matrix.Rows - block * blockRows);

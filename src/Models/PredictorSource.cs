@@ -17,13 +17,13 @@ internal sealed record PredictorMatrix(string Section, int Rows, int Cols, RowRe
 internal sealed class PredictorSource : IDisposable
 {
     private readonly PredictorFolder? _folder;
-    private readonly GgufWeights? _gguf;
+    private readonly Func<int, IEnumerable<PredictorMatrix>> _matrices;
 
-    private PredictorSource(PredictorConfig config, PredictorFolder? folder, GgufWeights? gguf)
+    private PredictorSource(PredictorConfig config, Func<int, IEnumerable<PredictorMatrix>> matrices, PredictorFolder? folder = null)
     {
         Config = config;
+        _matrices = matrices;
         _folder = folder;
-        _gguf = gguf;
     }
 
     public PredictorConfig Config { get; }
@@ -44,16 +44,36 @@ internal sealed class PredictorSource : IDisposable
             notes.Add($"the predictors in the file are left out: they choose the neurons of a ReLU model that are not zero ({why})");
             return null;
         }
-        return folder != null ? OpenFolder(c, folder) : new PredictorSource(OfFile(c, checkpoint.Gguf!), null, checkpoint.Gguf);
+        return folder != null ? OpenFolder(c, folder) : new PredictorSource(OfFile(c, checkpoint.Gguf!), layer => Matrices(checkpoint.Gguf!, layer));
+    }
+
+    /// <summary>Of random numbers, which predict nothing: for models whose activity is drawn, where a prediction must cost what it costs.</summary>
+    public static PredictorSource Random(ModelConfig c, PredictorConfig config)
+    {
+        return new PredictorSource(config, layer => Layer(layer));
+
+        IEnumerable<PredictorMatrix> Layer(int layer)
+        {
+            IEnumerable<PredictorMatrix> own = Two(PackageLayout.Predictor, config.Layers[layer].Rank);
+            return config.LookaheadOf(layer) is { } ahead ? own.Concat(Two(PackageLayout.Lookahead, ahead.Rank)) : own;
+        }
+
+        IEnumerable<PredictorMatrix> Two(string section, int rank) => [new(section + ".fc1", rank, c.HiddenSize, Noise(c.HiddenSize)), new(section + ".fc2", c.FfnSize, rank, Noise(rank))];
+
+        static RowReader Noise(int cols) => (first, count, to) =>
+        {
+            ulong state = ((ulong)first + 1) * 0x9E3779B97F4A7C15;
+            float scale = 1 / MathF.Sqrt(cols) / int.MaxValue;
+            for (int i = 0; i < to.Length; i++)
+            {
+                state = state * 6364136223846793005 + 1442695040888963407;
+                to[i] = (int)(state >> 32) * scale;
+            }
+        };
     }
 
     /// <summary>What a layer's slice gets.</summary>
-    public IEnumerable<PredictorMatrix> Matrices(int layer)
-    {
-        if (_folder == null) return [Matrix(PackageLayout.Predictor, layer, 1), Matrix(PackageLayout.Predictor, layer, 2)];
-        IEnumerable<PredictorMatrix> own = Matrices(PackageLayout.Predictor, _folder.Layers[layer]);
-        return layer == 0 || _folder.Lookahead == null ? own : own.Concat(Matrices(PackageLayout.Lookahead, _folder.Lookahead.Layers[layer - 1]));
-    }
+    public IEnumerable<PredictorMatrix> Matrices(int layer) => _matrices(layer);
 
     public void Dispose() => _folder?.Dispose();
 
@@ -65,7 +85,7 @@ internal sealed class PredictorSource : IDisposable
             // The folder has made sure that its layers are alike and without a gap.
             foreach (PredictorFolder part in folder.Lookahead == null ? [folder] : (PredictorFolder[])[folder, folder.Lookahead])
                 Fits(c, part.Path, folder.Layers.Count, part.Layers[0].Inputs, part.Layers[0].Neurons);
-            return new PredictorSource(new PredictorConfig { Layers = Ranks(folder), Lookahead = folder.Lookahead == null ? null : Ranks(folder.Lookahead) }, folder, null);
+            return new PredictorSource(new PredictorConfig { Layers = Ranks(folder), Lookahead = folder.Lookahead == null ? null : Ranks(folder.Lookahead) }, layer => Matrices(folder, layer), folder);
         }
         catch
         {
@@ -112,13 +132,19 @@ internal sealed class PredictorSource : IDisposable
         new(section + ".fc2", p.Neurons, p.Rank, Finite(p.Path, "fc2.weight", p.Rank, p.ReadFc2)),
     ];
 
-    private PredictorMatrix Matrix(string section, int layer, int matrix)
+    private static IEnumerable<PredictorMatrix> Matrices(PredictorFolder folder, int layer)
+    {
+        IEnumerable<PredictorMatrix> own = Matrices(PackageLayout.Predictor, folder.Layers[layer]);
+        return layer == 0 || folder.Lookahead == null ? own : own.Concat(Matrices(PackageLayout.Lookahead, folder.Lookahead.Layers[layer - 1]));
+    }
+
+    private static IEnumerable<PredictorMatrix> Matrices(GgufWeights gguf, int layer) => Enumerable.Range(1, 2).Select(matrix =>
     {
         string tensor = Tensor(layer, matrix);
-        IReadOnlyList<long> shape = _gguf!.Shape(tensor);
-        return new PredictorMatrix($"{section}.fc{matrix}", (int)shape[0], (int)shape[1],
-            Finite(_gguf.PathOf(tensor), tensor, (int)shape[1], (first, count, to) => _gguf.ReadRows(tensor, first, count, to)));
-    }
+        IReadOnlyList<long> shape = gguf.Shape(tensor);
+        return new PredictorMatrix($"{PackageLayout.Predictor}.fc{matrix}", (int)shape[0], (int)shape[1],
+            Finite(gguf.PathOf(tensor), tensor, (int)shape[1], (first, count, to) => gguf.ReadRows(tensor, first, count, to)));
+    });
 
     private static RowReader Finite(string path, string tensor, int cols, RowReader read) => (first, count, to) =>
     {

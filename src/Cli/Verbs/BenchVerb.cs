@@ -40,10 +40,12 @@ internal static class BenchVerb
             int count = parse.GetValue(generate) ?? 64;
             BenchPrompt words;
             SamplingOptions chosen;
+            ActivityConfig? activity;
             using (var opened = FlashPackage.Open(package))
             {
                 chosen = sampling.Over(SamplingFlags.Recommended(opened), parse);
                 chosen = chosen with { Seed = chosen.Seed ?? 1 };
+                activity = opened.Manifest.Activity;
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
                 Tokens.Demand(words.For(0), opened.Config, count);
             }
@@ -53,7 +55,8 @@ internal static class BenchVerb
                 foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
                     hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse), engine.Layer(parse)));
                 var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen);
-                if (parse.GetValue(json)) app.Screen.Json(Everything(package, words, count, engine.Layer(parse).Window, rows));
+                if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
+                if (parse.GetValue(json)) app.Screen.Json(Everything(package, activity, words, count, engine.Layer(parse).Window, rows));
                 else Print(app.Screen, rows, parse.GetValue(layers));
             }
             finally
@@ -92,11 +95,12 @@ internal static class BenchVerb
         return rows;
     }
 
-    private static object Everything(string package, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
+    private static object Everything(string package, ActivityConfig? activity, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
     {
         Package = package,
         PromptTokens = prompt.Length,
         GeneratePerSession = generate,
+        Activity = activity,
         Window = window,
         rows[0].Run.Counters.Kernels,
         rows[0].Run.Counters.Threads,

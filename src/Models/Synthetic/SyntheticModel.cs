@@ -15,6 +15,8 @@ public sealed record SyntheticOptions
     /// <summary>Another number of layers than the shape has.</summary>
     public int? Layers { get; init; }
     public ulong Seed { get; init; }
+    /// <summary>How active neurons are made out to be (<see cref="SyntheticActivity"/>): none (as the random weights have it), auto, paper, oracle or a file.</summary>
+    public string Activity { get; init; } = "none";
     /// <summary>Name of the package; null takes it from the package's folder.</summary>
     public string? Name { get; init; }
     /// <summary>Where the same tensors go as a GGUF file; null: nowhere.</summary>
@@ -64,6 +66,9 @@ public static class SyntheticModel
         };
         string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
         PackageLayout.Validate(config, format);
+        ActivityConfig? activity = SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
+        activity?.Check(config);
+        PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
         var weights = new SyntheticWeights(name, config, TensorMaps.For(config, names, "").Shapes, type, options.Seed, Vocabulary(config, name));
         using GgufWriter? gguf = options.Gguf is { } path ? Declare(path, config, name, names, weights) : null;
         if (gguf != null)
@@ -74,10 +79,13 @@ public static class SyntheticModel
         }
         using Checkpoint checkpoint = Checkpoint.Open(name, config, names, weights, "the shape says");
         if (gguf != null) Write(gguf, names, weights, progress, cancel);
-        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format }, progress, cancel);
+        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, RandomPredictors = predictors }, progress, cancel);
         gguf?.Complete();
         return result;
     }
+
+    /// <summary>What a package of random weights draws, beside what is published; empty where the weights decide.</summary>
+    public static IReadOnlyList<ActivityFigure> Activity(Manifest manifest) => manifest.Activity is { } activity ? SyntheticActivity.Measure(activity, manifest.Model) : [];
 
     /// <summary>The front of the file: what llama.cpp wants to know of a Llama, and the activation under the private key that <see cref="GgufConfig"/> reads.</summary>
     private static GgufWriter Declare(string path, ModelConfig c, string name, TensorNames names, SyntheticWeights weights)
