@@ -4,7 +4,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The sets of neurons of one layer of a model with random weights (<see cref="ActivityConfig"/>): what is drawn is a function of (seed, session, position, layer, neuron), so
+/// The sets of neurons of one layer of a model with random weights (<see cref="ActivityConfig"/>): what is drawn is a function of (its seed, the session's seed, position, layer, neuron), so
 /// replay, company, chunks and threads cannot change it. A step asks only after it has done the selector's or predictor's arithmetic on its own hidden state, and pays for
 /// everything the sets demand; the model saves it nothing. Conductor thread; allocates nothing after it is made.
 /// <para>Neuron i fires at position t where u(i, s) is below p(i) · burst(t): p from Beta(a, b), s the last position at or before t at which i was drawn anew, which it is with probability 1 - persistence.
@@ -43,13 +43,8 @@ public sealed unsafe class ActivityModel
         _aheadOfChosen = Factor(sample, config.Burst, Math.Min(0.98, needed * (1 + wrong)));
     }
 
-    /// <summary>What one session's draws depend on.</summary>
-    public ulong Key(in Slot slot)
-    {
-        Guid id = slot.Session;
-        var halves = new ReadOnlySpan<ulong>(&id, 2);
-        return Mix(_config.Seed ^ Mix(slot.Sampling.Seed ^ Mix(halves[0] ^ Mix(halves[1]))));
-    }
+    /// <summary>What one session's draws depend on: its seed, which stays the same when it is replayed or goes on elsewhere.</summary>
+    public ulong Key(ulong seed) => Mix(_config.Seed ^ Mix(seed + 1));
 
     /// <summary>In place of one row of the selector's pre-activations: the drawn set. Those that fire keep their size, above <paramref name="cut"/>.</summary>
     public void Exact(ulong session, int position, float* g, int neurons, float cut)

@@ -174,7 +174,7 @@ internal sealed unsafe partial class LayerStep
         if (next.Activity is { } drawn)
         {
             cut = 0;
-            for (int r = 0; r < count; r++) drawn.Ahead(drawn.Key(_slots[_slotOfRow[r]].Slot), PositionOf(r), _g + (long)r * c.FfnSize, c.FfnSize, next.Mode == FeedForwardMode.Predicted);
+            for (int r = 0; r < count; r++) drawn.Ahead(drawn.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), _g + (long)r * c.FfnSize, c.FfnSize, next.Mode == FeedForwardMode.Predicted);
         }
         int units = next.Bundles!.Region.Count;
         if (_hints.Length < units)

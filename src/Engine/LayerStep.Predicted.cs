@@ -35,7 +35,7 @@ internal sealed unsafe partial class LayerStep
             _auditFrom = _auditTo = 0;
             for (int r = 0; r < _rows; r++)
             {
-                var (fire, missed) = drawn.Predicted(drawn.Key(_slots[_slotOfRow[r]].Slot), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons);
+                var (fire, missed) = drawn.Predicted(drawn.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons);
                 _layer.Count.AuditActive += fire;
                 _layer.Count.AuditMissed += missed;
             }

@@ -67,12 +67,12 @@ internal sealed class TinyPackage : IDisposable
         Lookahead = lookahead ? [.. Enumerable.Range(1, config.Layers - 1).Select(i => new LowRank(rank, 0.125f))] : null,
     };
 
-    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null)
+    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null)
     {
         string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
         string path = Path.Combine(folder, "tiny.flash");
         var random = new Random(seed);
-        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Provenance = new Provenance { Source = "random", Tool = "tests" } };
+        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Activity = activity, Provenance = new Provenance { Source = "random", Tool = "tests" } };
         using (var writer = PackageWriter.Create(path, spec))
         {
             int d = config.HiddenSize;
@@ -86,8 +86,8 @@ internal sealed class TinyPackage : IDisposable
                 Slice(writer, layer, config, format, random, residual);
                 // Numbers of their own: the model is the same with and without them.
                 var apart = new Random(1000 * seed + layer);
-                if (predictors != null) LowRank(writer, "predictor", config, format, predictors.Layers[layer].Rank, apart, lowRank);
-                if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(writer, "lookahead", config, format, ahead.Rank, apart, lowRank);
+                if (predictors != null) LowRank(writer, "predictor", config, format, predictors, predictors.Layers[layer].Rank, apart, lowRank);
+                if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(writer, "lookahead", config, format, predictors, ahead.Rank, apart, lowRank);
             }
             writer.Complete();
         }
@@ -132,11 +132,11 @@ internal sealed class TinyPackage : IDisposable
         }
     }
 
-    private static void LowRank(PackageWriter writer, string name, ModelConfig c, WeightFormat format, int rank, Random random, Func<string, int, int, float>? number)
+    private static void LowRank(PackageWriter writer, string name, ModelConfig c, WeightFormat format, PredictorConfig predictors, int rank, Random random, Func<string, int, int, float>? number)
     {
         foreach (var (part, rows, cols) in new[] { (".fc1", rank, c.HiddenSize), (".fc2", c.FfnSize, rank) })
         {
-            WeightFormat stored = PackageLayout.PredictorFormat(format, cols);
+            WeightFormat stored = PackageLayout.PredictorFormat(format, predictors, cols);
             byte[][] made = Rows(stored, rows, cols, random, 1f);
             for (int r = 0; r < rows && number != null; r++) Quantizer.QuantizeRow(stored, [.. Enumerable.Range(0, cols).Select(i => number(part, r, i))], made[r]);
             Panels(writer, name + part, stored, made, cols);

@@ -72,7 +72,8 @@ internal static class BenchVerb
         foreach (var host in hosts)
         {
             app.Screen.Progress($"warming up: {host.Path}");
-            await BenchRun.MeasureAsync(host, prompt, 1, Math.Min(generate, 8), sampling, app.Interrupts.Stop);
+            // Of a seed of its own: where activity is drawn, what is measured must not have been met before.
+            await BenchRun.MeasureAsync(host, prompt, 1, Math.Min(generate, 8), sampling with { Seed = ~sampling.Seed }, app.Interrupts.Stop);
         }
         var rows = new List<Row>();
         foreach (int n in sessions)

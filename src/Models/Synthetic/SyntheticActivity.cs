@@ -77,8 +77,7 @@ internal static class SyntheticActivity
             var drawn = new ActivityModel(config, layers[l], n);
             var sets = new BitSet[Tokens];
             int[] uses = new int[n];
-            var slot = new Slot { Session = new Guid(7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7) };
-            ulong key = drawn.Key(slot);
+            ulong key = drawn.Key(7);
             for (int t = 0; t < Tokens; t++)
             {
                 (sets[t], double true_) = Needed(drawn, key, t, n, uses);
