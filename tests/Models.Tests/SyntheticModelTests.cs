@@ -45,7 +45,8 @@ public sealed class SyntheticModelTests : IDisposable
     {
         string gguf = Path.Combine(_folder.Path, "m.gguf");
         Create("m", Shape(Gated, activation, bamboo: false), quant, gguf: gguf);
-        Importer.Import(gguf, Target("imported"), new ImportOptions { Quant = import });
+        // `q4` would give what cannot stay as it is eight bits.
+        Importer.Import(gguf, Target("imported"), new ImportOptions { Quant = import, Formats = import == "q4" ? static _ => WeightFormat.Q4 : null });
         foreach (string file in (ReadOnlySpan<string>)["edge.bin", "layers/000.slice", "layers/001.slice"])
             Assert.Equal(File.ReadAllBytes(Path.Combine(Target("m"), file)), File.ReadAllBytes(Path.Combine(Target("imported"), file)));
         Assert.Equal(Logits("m"), Logits("imported"));
@@ -168,6 +169,40 @@ public sealed class SyntheticModelTests : IDisposable
             double billions = double.Parse(name.Split('-').Last(static p => p.EndsWith('b'))[..^1], System.Globalization.CultureInfo.InvariantCulture);
             Assert.InRange(PackageLayout.EstimateBytes(c, WeightFormat.BF16) / 2e9, 0.9 * billions, 1.5 * billions);
         }
+    }
+
+    [Theory]
+    [InlineData("paper", 2.3, 0.033)]
+    [InlineData("oracle", 1, 0.033)]
+    [InlineData("""{"mean":0.1,"predicted":3}""", 3, 0.1)]
+    public void A_ReLU_model_gets_the_activity_that_is_asked_for_and_predictors_that_cost_what_they_cost(string activity, double predicted, double density)
+    {
+        if (activity.StartsWith('{')) activity = _folder.Write("activity.json", System.Text.Encoding.UTF8.GetBytes(activity));
+        SyntheticModel.Create(Target("m"), new SyntheticOptions { Shape = Shape(Opt), Activity = activity });
+        using FlashPackage package = Open("m");
+        ActivityConfig drawn = package.Manifest.Activity!;
+        Assert.Equal(predicted, drawn.Predicted);
+        Assert.Equal(density, drawn.MeanDensity, 1e-4);
+        Assert.Equal([128, 1024], package.Manifest.Predictors!.Layers.Select(static p => p.Rank));
+        using PackageFile slice = package.OpenSlice(1);
+        Assert.Equal((WeightFormat.Q4, 256, 1024), (slice.Section("predictor.fc2").Format, slice.Section("predictor.fc2").Rows, slice.Section("predictor.fc2").Cols));
+        Assert.NotEmpty(SyntheticModel.Activity(package.Manifest));
+    }
+
+    [Theory]
+    [InlineData(Gated, "paper", "ReLU")]
+    [InlineData(Opt, """{"mean":0.1,"speed":3}""", "speed")]
+    [InlineData(Opt, """{"mean":0.9}""", "outside")]
+    [InlineData(Opt, "[]", "not a JSON object")]
+    [InlineData(Opt, "nowhere", "neither paper nor oracle nor a file")]
+    public void An_activity_that_makes_no_sense_is_one_line_and_leaves_nothing(string shape, string activity, string expected)
+    {
+        if (activity[0] is '{' or '[') activity = _folder.Write("activity.json", System.Text.Encoding.UTF8.GetBytes(activity));
+        Exception e = Record.Exception(() => SyntheticModel.Create(Target("m"), new SyntheticOptions { Shape = shape == Gated ? Shape(Gated, "silu", bamboo: false) : Shape(shape), Activity = activity }))!;
+        Assert.True(e is ModelFormatException or FlashException, $"{e}");
+        Assert.Contains(expected, e.Message, StringComparison.Ordinal);
+        Assert.DoesNotContain('\n', e.Message);
+        Assert.False(Directory.Exists(Target("m")));
     }
 
     private static double Size(float[] row) => Math.Sqrt(row.Sum(static x => (double)x * x) / row.Length);

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Measures flash and llama.cpp side by side on models of one shape, each run in a memory control group of its own, and appends rows to a CSV file.
+#   bench/Peers/run.sh OUT.csv CASE...
+# CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), or a line of your own:
+#   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the package's (file's) bytes, 100 means without a limit.
+# FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
+# PROMPT, GENERATE, REPEAT: tokens of prompt (128), tokens generated (256) and runs (3). SLOW: tokens that llama.cpp generates under a limit (16; it writes one in seconds).
+set -euo pipefail
+[ $# -ge 2 ] || { sed -n '2,8p' "$0" | cut -c3-; exit 2; }
+csv=$(realpath -m "$1"); shift
+root=$(cd "$(dirname "$0")/../.." && pwd)
+work=${WORK:-$root/artifacts/peers/work}
+mkdir -p "$work" "$(dirname "$csv")"
+prompt=${PROMPT:-128} generate=${GENERATE:-256} repeat=${REPEAT:-3} slow=${SLOW:-16}
+export FLASH_HOME=$work/home DOTNET_TieredPGO=${DOTNET_TieredPGO:-1}
+[ -n "${FLASH:-}" ] || { dotnet publish -c Release "$root/src/Cli" -o "$work/bin" >/dev/null; FLASH=$work/bin/flash; }
+[ -n "${LLAMA:-}" ] || LLAMA=$("$root/bench/Peers/build.sh")
+commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
+machine="$(nproc) x $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
+swaps=$(awk 'NR > 1' /proc/swaps | wc -l)
+disk=$(df --output=source "$work" | tail -1 | xargs basename)
+ahead=$(cat "/sys/block/$disk/queue/read_ahead_kb" 2>/dev/null || cat "/sys/class/block/$disk/../queue/read_ahead_kb" 2>/dev/null || echo -)
+thp=$(sed 's/.*\[\(.*\)\].*/\1/' /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || echo -)
+damon=$(cat /sys/module/damon_reclaim/parameters/enabled 2>/dev/null || echo off)
+echo "$machine; commit $commit; swap devices $swaps; read-ahead $ahead KiB; huge pages $thp; damon reclaim $damon; load $(cut -d' ' -f1-3 /proc/loadavg)" >&2
+[ -f "$csv" ] || echo 'time,machine,commit,load,case,label,engine,share,limit_bytes,mode,sessions,prompt,generate,prefill_tok_s,tok_s,p50_ms,p95_ms,p99_ms,flash_bytes_token,hit_rate,peak_bytes,at_limit,oom_kills,major_faults,activity,command' >"$csv"
+
+# A group per run: pages in the cache belong to the group that touched them first.
+group=
+enter() { # LIMIT (0: none)
+    group=/sys/fs/cgroup/memory/flash-peers-$$-$RANDOM
+    mkdir "$group"
+    [ "$1" = 0 ] || echo "$1" >"$group/memory.limit_in_bytes"
+    echo 0 >"$group/memory.swappiness"
+    sync; echo 3 >/proc/sys/vm/drop_caches
+}
+inside() { bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$group" "$@"; }
+leave() {
+    peak=$(cat "$group/memory.max_usage_in_bytes") failed=$(cat "$group/memory.failcnt") kills=$(awk '/^oom_kill / { print $2 }' "$group/memory.oom_control")
+    faults=$(awk '/^total_pgmajfault / { print $2 }' "$group/memory.stat")
+    rmdir "$group" 2>/dev/null || true
+}
+trap '[ -z "$group" ] || rmdir "$group" 2>/dev/null || true' EXIT
+
+row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TOKS P50 P95 P99 FLASH HITS ACTIVITY COMMAND
+    printf '%s,"%s",%s,%s,%s,"%s",%s,%s,%s,"%s",%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,"%s","%s"\n' "$(date -u +%FT%TZ)" "$machine" "$commit" "$load" "$1" "$2" "$3" "$4" "$5" "$6" "$7" "$8" "$9" \
+        "${10}" "${11}" "${12}" "${13}" "${14}" "${15}" "${16}" "$peak" "$failed" "$kills" "$faults" "${17}" "${18}" >>"$csv"
+    echo "$1 $2 ($3, ${4} %): ${11} tok/s, prefill ${10}, peak $((peak >> 20)) MiB, $kills killed" >&2
+}
+
+ours() { # CASE LABEL PACKAGE SHARE FLAGS...
+    local case=$1 label=$2 package=$3 share=$4; shift 4
+    local bytes limit=0 budget=()
+    bytes=$(du -sb "$FLASH_HOME/models/$package.flash" | cut -f1)
+    if [ "$share" != 100 ]; then
+        limit=$((bytes * share / 100)); budget=(--budget "$limit")
+    elif [[ " $* " != *" --window "* ]]; then budget=(--window 100%); fi
+    enter "$limit"; load=$(cut -d' ' -f1 /proc/loadavg)
+    local command="flash bench $package ${budget[*]} --prompt $prompt --generate $generate --repeat $repeat $*"
+    inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
+    leave
+    local activity
+    activity=$(jq -r 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
+    while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits; do
+        row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command"
+    done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttftMs * 100 | round / 100), ((if .sessions == 1 then .sessionTokS else .tokS end) * 1000 | round / 1000), .p50Ms, .p95Ms, .p99Ms, (.flashBytesPerToken // 0 | round), .hitRate] | @tsv' "$work/out.json")
+}
+
+theirs() { # CASE LABEL GGUF SHARE LOADMODE
+    local case=$1 label=$2 file=$work/$3.gguf share=$4 how=$5 limit=0 n=$generate r=$repeat
+    if [ "$share" != 100 ]; then limit=$(($(stat -c %s "$file") * share / 100)); n=$slow; r=1; fi
+    enter "$limit"; load=$(cut -d' ' -f1 /proc/loadavg)
+    local command="llama-bench -m $3.gguf -p $prompt -n $n -r $r -t $(nproc) -lm $how"
+    inside "$LLAMA" -m "$file" -p "$prompt" -n "$n" -r "$r" -t "$(nproc)" -lm "$how" -o jsonl >"$work/out.jsonl" 2>"$work/error" || { leave; echo "$command: ended with $? ($kills killed): $(tail -1 "$work/error")" >&2; [ -s "$work/out.jsonl" ] || return 0; }
+    leave
+    local prefill rate
+    prefill=$(jq -s '[.[] | select(.n_gen == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
+    rate=$(jq -s '[.[] | select(.n_prompt == 0) | .avg_ts][0] // 0 | . * 1000 | round / 1000' "$work/out.jsonl")
+    row "$case" "$label" llama.cpp "$share" "$limit" "load mode $how" 1 "$prompt" "$n" "$prefill" "$rate" "" "" "" "" "" "" "$command"
+}
+
+model() { # NAME SHAPE FLAGS...: once
+    [ -d "$FLASH_HOME/models/$1.flash" ] || "$FLASH" synth --shape "$2" --name "$1" "${@:3}" >&2
+}
+llama7() { model llama7 llama-2-7b --gguf "$work/llama7.gguf"; }
+
+for case in "$@"; do
+    case $case in
+        f) llama7
+           theirs f "everything in memory, dense" llama7 100 none; ours f "everything in memory, dense" llama7 100 --path engine; ours f "everything in memory, dense" llama7 100 --path grains ;;
+        f1) model tiny8 tinyllama-1.1b --quant q8 --gguf "$work/tiny8.gguf"
+           theirs f1 "1.1B q8 in memory, dense" tiny8 100 none; ours f1 "1.1B q8 in memory, dense" tiny8 100 --path engine ;;
+        e) llama7
+           for how in mmap dio; do theirs e "dense, 65 %" llama7 65 $how; done; ours e "dense, 65 %" llama7 65 --path grains ;;
+        a) llama7; model opt-oracle opt-6.7b --activity oracle
+           theirs a "Llama shape, 50 %" llama7 50 mmap; ours a "opt-6.7b, oracle, 50 %" opt-oracle 50 --mode predicted ;;
+        b) model opt-paper opt-6.7b --activity paper; echo '{"predicted":3}' >"$work/three.json"; model opt-three opt-6.7b --activity "$work/three.json"
+           ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --mode predicted ;;
+        c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
+           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
+        d) model bamboo bamboo-7b
+           for share in 50 75; do ours d "bamboo-7b, $share %" bamboo $share --sessions 1,8 --mode exact; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --sessions 1,8 --mode predicted; done ;;
+        ours\ *|theirs\ *) eval "${case/ / own }" ;;
+        *) echo "no case $case" >&2; exit 2 ;;
+    esac
+done
