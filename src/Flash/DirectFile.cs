@@ -30,6 +30,8 @@ public sealed unsafe class DirectFile : FlashFile
     public override long Length { get; }
     public override int Alignment { get; }
     public override string Access => _access;
+    /// <summary>The descriptor, where reads through io_uring would not touch the page cache; else null.</summary>
+    internal SafeFileHandle? Direct => Alignment > 1 ? _handle : null;
 
     /// <summary>Opens a file for reading. <paramref name="direct"/> false: always through the page cache (to compare).</summary>
     public static DirectFile Open(string path, bool direct = true)

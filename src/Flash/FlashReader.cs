@@ -3,7 +3,8 @@ using System.Diagnostics;
 namespace FlashOrleans.Flash;
 
 /// <summary>
-/// Reads units from flash into window slots on dedicated I/O threads. The conductor submits, an I/O thread reads and checks, and tells the
+/// Reads units from flash into window slots on dedicated I/O threads: one over io_uring for files read past the page cache where the kernel has it (<see cref="RingReader"/>), else a pool of
+/// threads that each do one blocking read at a time. The conductor submits, an I/O thread reads and checks, and tells the
 /// request's completion; nothing on that path allocates. Two bounded queues: demand is always taken before prefetch, and only a few
 /// prefetch reads are in the device at a time, because what is submitted cannot be overtaken. Idle threads are parked.
 /// A request is the submitter's again when its completion is told (the completion may submit it anew at once). Failures are values on the
@@ -22,6 +23,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     private readonly Thread[] _threads;
     private readonly RequestReader[] _readers;
     private readonly NativeBuffer _sink;
+    private readonly RingReader? _ring;
     private readonly int _queue;
     private readonly int _prefetchDepth;
     private RequestQueue _demand;
@@ -35,7 +37,8 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     /// <param name="queue">Requests that may wait, per class.</param>
     /// <param name="prefetchDepth">Prefetch reads in the device at a time.</param>
     /// <param name="ledger">Counts the reader's own buffers, under "reader".</param>
-    public FlashReader(int threads = DefaultThreads, int queue = DefaultQueue, int prefetchDepth = DefaultPrefetchDepth, MemoryLedger? ledger = null)
+    /// <param name="ring">False: threads alone (to compare, and where io_uring is refused).</param>
+    public FlashReader(int threads = DefaultThreads, int queue = DefaultQueue, int prefetchDepth = DefaultPrefetchDepth, MemoryLedger? ledger = null, bool ring = true)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(queue);
@@ -53,7 +56,11 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
             _threads[i] = new Thread(() => Run(reader), StackBytes) { IsBackground = true, Name = $"flash-io-{i}" };
         }
         foreach (Thread thread in _threads) thread.Start();
+        if (ring) _ring = RingReader.TryStart(this, queue, prefetchDepth, ledger ?? new MemoryLedger());
     }
+
+    /// <summary>How files are read that are read past the page cache.</summary>
+    public string Method => _ring != null ? "io_uring" : "threads";
 
     public ReaderStats Stats
     {
@@ -61,14 +68,18 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         {
             long reads = Volatile.Read(ref _reads), prefetch = Volatile.Read(ref _prefetchReads);
             return new ReaderStats(reads, Volatile.Read(ref _units), Volatile.Read(ref _bytes), Volatile.Read(ref _retries),
-                Volatile.Read(ref _faults), reads - prefetch, prefetch);
+                Volatile.Read(ref _faults), reads - prefetch, prefetch, _ring?.CpuNanos ?? 0);
         }
     }
 
     /// <summary>Requests waiting now, both classes.</summary>
     public int Queued
     {
-        get { lock (_lock) return _demand.Count + _prefetch.Count; }
+        get
+        {
+            int others = _ring?.Queued ?? 0;
+            lock (_lock) return others + _demand.Count + _prefetch.Count;
+        }
     }
 
     /// <summary>Threads that wait for work and that nobody has woken yet.</summary>
@@ -80,6 +91,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     public bool TrySubmit(ReadRequest request)
     {
         if (request.Count is <= 0 or > ReadRequest.MaxUnits) throw new ArgumentException($"a read of {request.Count} units", nameof(request));
+        if (OverRing(request)) return _ring!.TrySubmit(request);
         lock (_lock)
         {
             if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
@@ -104,6 +116,11 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
 
     public void Promote(ReadRequest request)
     {
+        if (OverRing(request))
+        {
+            _ring!.Promote(request);
+            return;
+        }
         lock (_lock)
         {
             if (request.Phase != ReadPhase.PrefetchQueue) return;
@@ -116,6 +133,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
 
     public void Dispose()
     {
+        _ring?.Dispose();
         RequestQueue demand, prefetch;
         lock (_lock)
         {
@@ -127,14 +145,21 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
             Monitor.PulseAll(_lock);
         }
         while ((demand.TakeFirst() ?? prefetch.TakeFirst()) is { } request)
-        {
-            Array.Fill(request.Faults, ReadFault.Cancelled, 0, request.Count);
-            request.Error = $"{request.Region.File.Name}: {request.Region.Name}: the reader was closed before the read began";
-            Complete(request);
-        }
+            Cancel(request);
         foreach (Thread thread in _threads) thread.Join();
         _sink.Dispose();
     }
+
+    private bool OverRing(ReadRequest request) => _ring != null && request.Region.File is DirectFile { Direct: not null };
+
+    internal void Cancel(ReadRequest request)
+    {
+        Array.Fill(request.Faults, ReadFault.Cancelled, 0, request.Count);
+        request.Error = $"{request.Region.File.Name}: {request.Region.Name}: the reader was closed before the read began";
+        Complete(request);
+    }
+
+    internal void Retried(int reads) => Interlocked.Add(ref _retries, reads);
 
     /// <summary>An I/O thread's life.</summary>
     private void Run(RequestReader reader)
@@ -153,7 +178,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
                 Array.Fill(request.Faults, ReadFault.Io, 0, request.Count);
                 request.Error = $"{request.Region?.File?.Name}: {request.Region?.Name}: {e.Message}";
             }
-            Interlocked.Add(ref _retries, reader.Retries - retries);
+            Retried(reader.Retries - retries);
             Complete(request);
         }
     }
@@ -193,7 +218,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         }
     }
 
-    private void Complete(ReadRequest request)
+    internal void Complete(ReadRequest request)
     {
         int faults = 0;
         for (int k = 0; k < request.Count; k++)
@@ -212,49 +237,6 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         {
             // Completions only enqueue; one that throws has lost a request, and the thread must outlive that.
             Trace.TraceError($"a read's completion threw: {e}");
-        }
-    }
-
-    /// <summary>First in, first out, through the requests' own links; any one can leave. Under the reader's lock.</summary>
-    private struct RequestQueue
-    {
-        private ReadRequest? _first, _last;
-        public int Count;
-
-        public void Append(ReadRequest request)
-        {
-            request.Next = null;
-            request.Previous = _last;
-            if (_last == null) _first = request;
-            else _last.Next = request;
-            _last = request;
-            Count++;
-        }
-
-        public ReadRequest? TakeFirst()
-        {
-            ReadRequest? request = _first;
-            if (request != null) Remove(request);
-            return request;
-        }
-
-        /// <summary>Hands over everything; nothing of it can be promoted any more.</summary>
-        public RequestQueue TakeAll()
-        {
-            RequestQueue all = this;
-            this = default;
-            for (ReadRequest? request = all._first; request != null; request = request.Next) request.Phase = ReadPhase.InDevice;
-            return all;
-        }
-
-        public void Remove(ReadRequest request)
-        {
-            if (request.Previous == null) _first = request.Next;
-            else request.Previous.Next = request.Next;
-            if (request.Next == null) _last = request.Previous;
-            else request.Next.Previous = request.Previous;
-            request.Next = request.Previous = null;
-            Count--;
         }
     }
 }

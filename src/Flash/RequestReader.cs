@@ -31,13 +31,16 @@ internal sealed unsafe class RequestReader
 
     public void Read(ReadRequest request)
     {
-        UnitRegion region = request.Region;
-        int count = request.Count;
-        long low = ReadPlanner.Low(region, request.Units[0]);
         int parts = Scatter(request);
-        long reached = ReadParts(request, low, parts, out _);
+        Finish(request, ReadParts(request, ReadPlanner.Low(request.Region, request.Units[0]), parts, out _));
+    }
+
+    /// <summary>The merged read has come as far as this offset: neighbours share their blocks, every unit is checked, what is wrong is read again.</summary>
+    public void Finish(ReadRequest request, long reached)
+    {
+        UnitRegion region = request.Region;
         ShareBlocks(request, reached);
-        for (int k = 0; k < count; k++)
+        for (int k = 0; k < request.Count; k++)
         {
             int unit = request.Units[k];
             long end = region.Start(unit) + region.PartBytes;
@@ -45,8 +48,11 @@ internal sealed unsafe class RequestReader
         }
     }
 
+    /// <summary>The list of parts of the read that is being done.</summary>
+    public IoVector* Parts => _parts;
+
     /// <summary>Lists the parts of the merged read; returns how many.</summary>
-    private int Scatter(ReadRequest request)
+    public int Scatter(ReadRequest request)
     {
         UnitRegion region = request.Region;
         int parts = 0;

@@ -1,0 +1,277 @@
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+
+namespace FlashOrleans.Flash;
+
+/// <summary>
+/// The part of <see cref="FlashReader"/> that reads through io_uring: one thread keeps up to <see cref="Depth"/> reads in the device, hands over new ones in one call and checks what
+/// came back, so that a small read costs a few microseconds of processor and not a thread's wake-up. Same rules as the threads': demand before prefetch, few prefetch reads in the device, failures
+/// are values, a read that went wrong is tried once more (by a plain call). Only files that are read past the page cache.
+/// </summary>
+internal sealed unsafe partial class RingReader : IDisposable
+{
+    public const int Depth = 32;
+    private const ulong WakeToken = ulong.MaxValue;
+    private const int StackBytes = 256 * 1024;
+
+    private readonly object _lock = new();
+    private readonly FlashReader _owner;
+    private readonly int _queue, _prefetchDepth;
+    private readonly NativeBuffer _memory;
+    private readonly RequestReader[] _readers = new RequestReader[Depth];
+    private readonly ReadRequest?[] _requests = new ReadRequest?[Depth];
+    private readonly SafeFileHandle?[] _files = new SafeFileHandle?[Depth];
+    private readonly long[] _from = new long[Depth];
+    private readonly bool[] _isPrefetch = new bool[Depth];
+    private readonly int[] _free = new int[Depth];
+    private readonly int _wakeFd;
+    private readonly ulong* _wakeValue;
+    private readonly Thread _thread;
+    private RequestQueue _demand, _prefetch;
+    private int _freeCount, _prefetchInDevice;
+    private bool _asleep, _closed;
+    private long _cpuNanos;
+
+    private RingReader(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger, int wakeFd, ManualResetEventSlim opened, bool[] works)
+    {
+        _owner = owner;
+        _queue = queue;
+        _prefetchDepth = prefetchDepth;
+        _wakeFd = wakeFd;
+        _memory = new NativeBuffer(ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64, ledger, "reader");
+        _wakeValue = (ulong*)(_memory.Pointer + ReadPlanner.GapLimit + Depth * RequestReader.PartBytes);
+        for (int i = 0; i < Depth; i++)
+        {
+            _readers[i] = new RequestReader(_memory.Pointer, (IoVector*)(_memory.Pointer + ReadPlanner.GapLimit + i * RequestReader.PartBytes));
+            _free[_freeCount++] = Depth - 1 - i;
+        }
+        _thread = new Thread(() => Live(opened, works), StackBytes) { IsBackground = true, Name = "flash-ring" };
+        _thread.Start();
+    }
+
+    /// <summary>Null where the kernel or a container offers no io_uring.</summary>
+    public static RingReader? TryStart(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger)
+    {
+        if (!Libc.Supported) return null;
+        int wake = EventFd(0, 0x80000);
+        if (wake < 0) return null;
+        using var opened = new ManualResetEventSlim();
+        bool[] works = new bool[1];
+        var reader = new RingReader(owner, queue, prefetchDepth, ledger, wake, opened, works);
+        opened.Wait();
+        if (works[0]) return reader;
+        reader._thread.Join();
+        reader.Free();
+        return null;
+    }
+
+    public int Queued
+    {
+        get { lock (_lock) return _demand.Count + _prefetch.Count; }
+    }
+
+    /// <summary>Processor time of the thread: submitting, kernel and device driver, checking.</summary>
+    public long CpuNanos => Volatile.Read(ref _cpuNanos);
+
+    public bool TrySubmit(ReadRequest request)
+    {
+        bool wake;
+        lock (_lock)
+        {
+            if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
+            bool prefetch = request.Class == ReadClass.Prefetch;
+            if (_closed || (prefetch ? _prefetch.Count : _demand.Count) >= _queue) return false;
+            request.Error = null;
+            request.BytesRead = 0;
+            request.Phase = prefetch ? ReadPhase.PrefetchQueue : ReadPhase.DemandQueue;
+            if (prefetch) _prefetch.Append(request);
+            else _demand.Append(request);
+            wake = Rouse();
+        }
+        if (wake) Wake();
+        return true;
+    }
+
+    public void Promote(ReadRequest request)
+    {
+        bool wake;
+        lock (_lock)
+        {
+            if (request.Phase != ReadPhase.PrefetchQueue) return;
+            _prefetch.Remove(request);
+            request.Phase = ReadPhase.DemandQueue;
+            _demand.Append(request);
+            wake = Rouse();
+        }
+        if (wake) Wake();
+    }
+
+    public void Dispose()
+    {
+        RequestQueue demand, prefetch;
+        lock (_lock)
+        {
+            if (_closed) return;
+            _closed = true;
+            demand = _demand.TakeAll();
+            prefetch = _prefetch.TakeAll();
+        }
+        Wake();
+        while ((demand.TakeFirst() ?? prefetch.TakeFirst()) is { } request) _owner.Cancel(request);
+        _thread.Join();
+        Free();
+    }
+
+    private void Free()
+    {
+        _ = Close(_wakeFd);
+        _memory.Dispose();
+    }
+
+    /// <summary>Under the lock: true once for a thread that waits and has not been told.</summary>
+    private bool Rouse()
+    {
+        bool asleep = _asleep;
+        _asleep = false;
+        return asleep;
+    }
+
+    private void Wake()
+    {
+        ulong one = 1;
+        _ = Write(_wakeFd, &one, 8);
+    }
+
+    /// <summary>A ring belongs to the thread that opens it.</summary>
+    private void Live(ManualResetEventSlim opened, bool[] works)
+    {
+        using IoRing? ring = IoRing.TryOpen(2 * Depth);
+        works[0] = ring != null;
+        opened.Set();
+        if (ring != null) Run(ring);
+    }
+
+    private void Run(IoRing ring)
+    {
+        ring.ReadEvent(_wakeFd, _wakeValue, WakeToken);
+        while (true)
+        {
+            while (Next() is { } request) Begin(ring, request);
+            lock (_lock)
+            {
+                if (_closed && _freeCount == Depth) return;
+                _asleep = _freeCount > 0 && _demand.Count == 0;
+            }
+            ring.SubmitAndWait();
+            while (ring.TryTake(out ulong token, out int result))
+            {
+                if (token == WakeToken)
+                {
+                    // Closing, nobody wakes it again: what is in the device ends by itself.
+                    if (!Closed) ring.ReadEvent(_wakeFd, _wakeValue, WakeToken);
+                }
+                else End((int)token, result);
+            }
+            Volatile.Write(ref _cpuNanos, ThreadNanos());
+        }
+    }
+
+    private bool Closed
+    {
+        get { lock (_lock) return _closed; }
+    }
+
+    private ReadRequest? Next()
+    {
+        if (_freeCount == 0) return null;
+        lock (_lock)
+        {
+            ReadRequest? request = _demand.TakeFirst();
+            if (request == null && _prefetchInDevice < _prefetchDepth) request = _prefetch.TakeFirst();
+            if (request == null) return null;
+            _isPrefetch[_free[_freeCount - 1]] = request.Phase == ReadPhase.PrefetchQueue;
+            if (request.Phase == ReadPhase.PrefetchQueue) _prefetchInDevice++;
+            request.Phase = ReadPhase.InDevice;
+            return request;
+        }
+    }
+
+    private void Begin(IoRing ring, ReadRequest request)
+    {
+        int at = _free[--_freeCount];
+        _requests[at] = request;
+        bool held = false;
+        try
+        {
+            SafeFileHandle file = ((DirectFile)request.Region.File).Direct!;
+            int parts = _readers[at].Scatter(request);
+            file.DangerousAddRef(ref held);
+            _files[at] = file;
+            _from[at] = ReadPlanner.Low(request.Region, request.Units[0]);
+            ring.Read((int)file.DangerousGetHandle(), _from[at], _readers[at].Parts, Math.Min(parts, Libc.MaxParts), (ulong)at);
+        }
+        catch (Exception e) when (e is ObjectDisposedException or ArgumentException)
+        {
+            if (held) _files[at]!.DangerousRelease();
+            _files[at] = null;
+            Fail(request, e);
+            Over(at);
+        }
+    }
+
+    private void End(int at, int result)
+    {
+        ReadRequest request = _requests[at]!;
+        _files[at]!.DangerousRelease();
+        _files[at] = null;
+        int retries = _readers[at].Retries;
+        try
+        {
+            if (result < 0) _readers[at].Read(request);
+            else
+            {
+                request.BytesRead = result;
+                _readers[at].Finish(request, _from[at] + result);
+            }
+        }
+        catch (Exception e)
+        {
+            Fail(request, e);
+        }
+        _owner.Retried(_readers[at].Retries - retries);
+        Over(at);
+    }
+
+    private void Over(int at)
+    {
+        ReadRequest request = _requests[at]!;
+        _requests[at] = null;
+        if (_isPrefetch[at]) _prefetchInDevice--;
+        _free[_freeCount++] = at;
+        _owner.Complete(request);
+    }
+
+    private static void Fail(ReadRequest request, Exception e)
+    {
+        Array.Fill(request.Faults, ReadFault.Io, 0, request.Count);
+        request.Error = $"{request.Region?.File?.Name}: {request.Region?.Name}: {e.Message}";
+    }
+
+    private static long ThreadNanos()
+    {
+        long* time = stackalloc long[2];
+        return ClockGetTime(3, time) == 0 ? time[0] * 1_000_000_000 + time[1] : 0;
+    }
+
+    [LibraryImport("libc", EntryPoint = "eventfd")]
+    private static partial int EventFd(uint initial, int flags);
+
+    [LibraryImport("libc", EntryPoint = "write")]
+    private static partial nint Write(int fd, void* bytes, nuint count);
+
+    [LibraryImport("libc", EntryPoint = "close")]
+    private static partial int Close(int fd);
+
+    [LibraryImport("libc", EntryPoint = "clock_gettime")]
+    private static partial int ClockGetTime(int clock, long* time);
+}

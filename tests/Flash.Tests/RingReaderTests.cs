@@ -1,0 +1,116 @@
+namespace FlashOrleans.Flash.Tests;
+
+/// <summary>Reads through io_uring: the same bytes, faults and order of classes as the threads give.</summary>
+public sealed class RingReaderTests
+{
+    private const int Units = 512, Stride = 1536;
+
+    [Theory, InlineData(true), InlineData(false)]
+    public void Hundreds_of_reads_of_both_classes_each_bring_their_own_units(bool ring)
+    {
+        using var file = new Files();
+        using FlashReader reader = Open(ring, file);
+        var random = new Random(3);
+        for (int round = 0; round < 6; round++)
+        {
+            file.Bench.Forget();
+            int[] shuffled = [.. Enumerable.Range(0, Units / 4)];
+            random.Shuffle(shuffled);
+            foreach (int at in shuffled)
+                Assert.True(reader.TrySubmit(file.Bench.Request(at % 3 == 0 ? ReadClass.Prefetch : ReadClass.Demand, 4 * at, 4 * at + 1, 4 * at + 3)));
+            foreach (ReadRequest request in file.Bench.Wait(shuffled.Length)) Assert.Null(request.Error);
+            foreach (int at in shuffled) Assert.All([4 * at, 4 * at + 1, 4 * at + 3], file.Bench.AssertDelivered);
+        }
+        Assert.Equal(6L * Units / 4, reader.Stats.Reads);
+        Assert.True(ring == reader.Stats.RingNanos > 0);
+    }
+
+    [Theory, InlineData(true), InlineData(false)]
+    public void A_file_that_was_cut_short_faults_the_units_behind_its_end_and_no_others(bool ring)
+    {
+        using var file = new Files(Units / 2 * Stride + 512);
+        using FlashReader reader = Open(ring, file);
+        reader.TrySubmit(file.Bench.Request(ReadClass.Demand, Units / 2 - 1, Units / 2, Units / 2 + 1));
+        ReadRequest request = Assert.Single(file.Bench.Wait(1));
+        Assert.Equal([ReadFault.None, ReadFault.Short, ReadFault.Short], request.Faults[..3]);
+        Assert.Contains("truncated", request.Error, StringComparison.Ordinal);
+        file.Bench.AssertDelivered(Units / 2 - 1);
+    }
+
+    [Theory, InlineData(true), InlineData(false)]
+    public void A_damaged_unit_is_read_twice_and_faulted_alone(bool ring)
+    {
+        using var file = new Files(damage: 5 * Stride + 700);
+        using FlashReader reader = Open(ring, file);
+        reader.TrySubmit(file.Bench.Request(ReadClass.Demand, 4, 5, 6));
+        ReadRequest request = Assert.Single(file.Bench.Wait(1));
+        Assert.Equal([ReadFault.None, ReadFault.Checksum, ReadFault.None], request.Faults[..3]);
+        Assert.Equal((1L, 1L), (reader.Stats.Retries, reader.Stats.Faults));
+    }
+
+    [Theory, InlineData(true), InlineData(false)]
+    public void A_file_that_is_closed_meanwhile_ends_its_reads_and_not_the_reader(bool ring)
+    {
+        using var file = new Files();
+        using var other = new Files();
+        using FlashReader reader = Open(ring, file);
+        file.File.Dispose();
+        reader.TrySubmit(file.Bench.Request(ReadClass.Demand, 1));
+        Assert.Equal(ReadFault.Io, Assert.Single(file.Bench.Wait(1)).Faults[0]);
+        reader.TrySubmit(other.Bench.Request(ReadClass.Demand, 1));
+        Assert.Null(Assert.Single(other.Bench.Wait(1)).Error);
+    }
+
+    [Theory, InlineData(true), InlineData(false)]
+    public void Closing_the_reader_ends_every_read_as_done_or_cancelled(bool ring)
+    {
+        for (int round = 0; round < 20; round++)
+        {
+            using var file = new Files();
+            int sent = 0;
+            using (FlashReader reader = Open(ring, file))
+            {
+                while (sent < 200 && reader.TrySubmit(file.Bench.Request(sent % 2 == 0 ? ReadClass.Demand : ReadClass.Prefetch, 2 * sent))) sent++;
+            }
+            ReadRequest[] all = file.Bench.Wait(sent);
+            Assert.Equal(sent, all.Length);
+            Assert.All(all, r => Assert.True(r.Faults[0] is ReadFault.None or ReadFault.Cancelled, r.Error));
+            Assert.All(all, r => Assert.False(r.InFlight));
+        }
+    }
+
+    private static FlashReader Open(bool ring, Files file)
+    {
+        var reader = new FlashReader(4, ring: ring);
+        bool works = reader.Method == "io_uring" && file.File.Direct != null;
+        if (!ring || works) return reader;
+        reader.Dispose();
+        Assert.Skip($"io_uring or direct reads are refused here ({file.File.Access})");
+        return reader;
+    }
+
+    private sealed class Files : IDisposable
+    {
+        private readonly TempFile _file;
+
+        public Files(int? length = null, int damage = -1)
+        {
+            byte[] content = TempFile.Pattern(Units * Stride);
+            byte[] stored = content[..(length ?? content.Length)];
+            if (damage >= 0) stored[damage] ^= 1;
+            _file = new TempFile(stored);
+            File = DirectFile.Open(_file.Path);
+            Bench = new ReaderBench(File, content, Units, Stride, 0, Stride);
+        }
+
+        public DirectFile File { get; }
+        public ReaderBench Bench { get; }
+
+        public void Dispose()
+        {
+            Bench.Dispose();
+            File.Dispose();
+            _file.Dispose();
+        }
+    }
+}
