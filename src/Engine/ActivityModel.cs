@@ -50,10 +50,16 @@ public sealed unsafe class ActivityModel
     public void Exact(ulong session, int position, float* g, int neurons, float cut)
     {
         var draw = new Draw(this, session, position);
+        var least = Vector256.Create(MathF.BitIncrement(cut));
         for (int i = 0; i < neurons; i += Lanes)
         {
-            var fires = draw.Below(i, _true, out _);
-            for (int k = 0, n = Math.Min(Lanes, neurons - i); k < n; k++) g[i + k] = (fires >> k & 1) != 0 ? MathF.Abs(g[i + k]) + MathF.BitIncrement(cut) : Idle;
+            var fires = draw.Below(draw.At(i), i, _true);
+            if (i + Lanes > neurons)
+            {
+                for (int k = 0; i + k < neurons; k++) g[i + k] = fires.GetElement(k) != 0 ? MathF.Abs(g[i + k]) + least[0] : Idle;
+                return;
+            }
+            Vector256.ConditionalSelect(fires.AsSingle(), Vector256.Abs(Vector256.Load(g + i)) + least, Vector256.Create(Idle)).Store(g + i);
         }
     }
 
@@ -61,19 +67,20 @@ public sealed unsafe class ActivityModel
     public (int Fire, int Missed) Predicted(ulong session, int position, float* g, int neurons)
     {
         var draw = new Draw(this, session, position);
-        int fire = 0, missed = 0;
+        var fire = Vector256<uint>.Zero;
+        var missed = Vector256<uint>.Zero;
         for (int i = 0; i < neurons; i += Lanes)
         {
-            uint fires = draw.Below(i, _true, out var u), chosen = draw.Below(u, i, _chosen), forgotten = _config.Recall == 1 ? 0 : draw.Chance(u, 1 - _config.Recall);
-            for (int k = 0, n = Math.Min(Lanes, neurons - i); k < n; k++)
-            {
-                bool active = (fires >> k & 1) != 0, forgets = active && (forgotten >> k & 1) != 0;
-                if (active) fire++;
-                if (forgets) missed++;
-                g[i + k] = forgets ? Missed : active ? Active : (chosen >> k & 1) != 0 ? Wrong : Idle;
-            }
+            var u = draw.At(i);
+            var within = Vector256.LessThan(Vector256.Create((uint)i) + s_lanes, Vector256.Create((uint)neurons));
+            var fires = draw.Below(u, i, _true) & within;
+            var forgotten = _config.Recall == 1 ? Vector256<uint>.Zero : fires & draw.Chance(u, 1 - _config.Recall);
+            fire -= fires;
+            missed -= forgotten;
+            var chosen = Vector256.ConditionalSelect(draw.Below(u, i, _chosen).AsSingle(), Vector256.Create(Wrong), Vector256.Create(Idle));
+            Store(Vector256.ConditionalSelect(forgotten.AsSingle(), Vector256.Create(Missed), Vector256.ConditionalSelect(fires.AsSingle(), Vector256.Create(Active), chosen)), g, i, neurons);
         }
-        return (fire, missed);
+        return (Count(fire), Count(missed));
     }
 
     /// <summary><see cref="Predicted"/> into an array.</summary>
@@ -93,10 +100,27 @@ public sealed unsafe class ActivityModel
         var draw = new Draw(this, session, position);
         for (int i = 0; i < neurons; i += Lanes)
         {
-            uint needed = draw.Below(i, predicted ? _chosen : _true, out var u), guessed = draw.Below(u, i, predicted ? _aheadOfChosen : _aheadOfTrue), forgotten = draw.Chance(u, 1 - _config.AheadRecall);
-            for (int k = 0, n = Math.Min(Lanes, neurons - i); k < n; k++)
-                g[i + k] = (needed >> k & 1) != 0 ? (forgotten >> k & 1) != 0 ? Idle : Active : (guessed >> k & 1) != 0 ? Wrong : Idle;
+            var u = draw.At(i);
+            var guessed = Vector256.ConditionalSelect(draw.Below(u, i, predicted ? _aheadOfChosen : _aheadOfTrue).AsSingle(), Vector256.Create(Wrong), Vector256.Create(Idle));
+            var needed = Vector256.ConditionalSelect(draw.Chance(u, 1 - _config.AheadRecall).AsSingle(), Vector256.Create(Idle), Vector256.Create(Active));
+            Store(Vector256.ConditionalSelect(draw.Below(u, i, predicted ? _chosen : _true).AsSingle(), needed, guessed), g, i, neurons);
         }
+    }
+
+    private static readonly Vector256<uint> s_lanes = Vector256.Create(0u, 1, 2, 3, 4, 5, 6, 7);
+
+    private static int Count(Vector256<uint> lanes)
+    {
+        uint n = 0;
+        for (int k = 0; k < Lanes; k++) n += lanes[k];
+        return (int)n;
+    }
+
+    private static void Store(Vector256<float> values, float* g, int i, int neurons)
+    {
+        if (i + Lanes <= neurons) values.Store(g + i);
+        else
+            for (int k = 0; i + k < neurons; k++) g[i + k] = values[k];
     }
 
     /// <summary>The draws of one row.</summary>
@@ -106,8 +130,7 @@ public sealed unsafe class ActivityModel
         private readonly uint _key, _persists;
         private readonly int _position;
         private readonly float _burst;
-        private readonly int _shift;
-        private readonly uint _topic;
+        private readonly uint _topic, _shift, _drift;
 
         public Draw(ActivityModel model, ulong session, int position)
         {
@@ -121,15 +144,15 @@ public sealed unsafe class ActivityModel
             int topic = (int)(((long)position + (long)(session % (ulong)c.Topic)) / c.Topic);
             ulong drift = Mix(session ^ (ulong)topic * 0xD6E8FEB86659FD93);
             _topic = (uint)drift | 1;
-            _shift = (int)(drift >> 33);
+            _shift = (uint)(drift >> 33);
+            _drift = (uint)(c.Drift * uint.MaxValue);
         }
 
-        /// <summary>Bit k: neuron i + k has drawn below probability · factor · burst; its draw.</summary>
-        public uint Below(int i, float factor, out Vector256<uint> u)
+        /// <summary>The last draws of neurons i to i + 7.</summary>
+        public Vector256<uint> At(int i)
         {
-            var ids = Vector256.Create((uint)i) + Vector256.Create(0u, 1, 2, 3, 4, 5, 6, 7);
-            var at = (ids + Vector256.Create(_key)) * 0x9E3779B1u;
-            u = Vector256<uint>.Zero;
+            var at = (Vector256.Create((uint)i) + s_lanes + Vector256.Create(_key)) * 0x9E3779B1u;
+            var u = Vector256<uint>.Zero;
             var open = Vector256<uint>.AllBitsSet;
             var persists = Vector256.Create(_persists);
             for (int back = 0; ; back++)
@@ -137,27 +160,26 @@ public sealed unsafe class ActivityModel
                 int position = _position - back;
                 var h = Hash(at ^ Vector256.Create((uint)position * 0x85EBCA77u));
                 u = Vector256.ConditionalSelect(open, h, u);
-                if (position == 0 || back == Longest) break;
+                if (position == 0 || back == Longest) return u;
                 open &= Vector256.LessThan(h & Vector256.Create(0xFFFu), persists);
-                if (open == Vector256<uint>.Zero) break;
+                if (open == Vector256<uint>.Zero) return u;
             }
-            return Below(u, i, factor);
         }
 
-        public uint Below(Vector256<uint> u, int i, float factor)
+        /// <summary>Which of them are below probability · factor · burst.</summary>
+        public Vector256<uint> Below(Vector256<uint> u, int i, float factor)
         {
             var p = _model._probability;
             int block = i / Lanes, blocks = p.Length / Lanes;
             // For the length of a topic some neurons are as popular as others: eight at a time, neurons being in no order.
-            if (Hash((uint)block * 0x9E3779B1u ^ _topic) < (uint)(_model._config.Drift * uint.MaxValue)) block = (int)(((uint)block + (uint)_shift) % (uint)blocks);
+            if (Hash((uint)block * 0x9E3779B1u ^ _topic) < _drift) block = (int)(((uint)block + _shift) % (uint)blocks);
             var limit = Vector256.Create<float>(p.AsSpan(block * Lanes, Lanes)) * (factor * _burst);
-            var drawn = Vector256.ConvertToSingle((u >>> 12).AsInt32()) * (1f / (1 << 20));
-            return Vector256.LessThan(drawn, limit).ExtractMostSignificantBits();
+            return Vector256.LessThan(Vector256.ConvertToSingle((u >>> 12).AsInt32()) * (1f / (1 << 20)), limit).AsUInt32();
         }
 
-        /// <summary>Bit k: with this probability, for each draw anew at each position.</summary>
-        public uint Chance(Vector256<uint> u, double probability) =>
-            Vector256.LessThan(Hash(u ^ Vector256.Create(_key * 31 + (uint)_position)) >>> 1, Vector256.Create((uint)(probability * (1u << 31)))).ExtractMostSignificantBits();
+        /// <summary>With this probability, for each draw anew at each position.</summary>
+        public Vector256<uint> Chance(Vector256<uint> u, double probability) =>
+            Vector256.LessThan(Hash(u ^ Vector256.Create(_key * 31 + (uint)_position)) >>> 1, Vector256.Create((uint)(probability * (1u << 31))));
     }
 
     /// <summary>Log-normal with mean 1; of its logarithm's variance one half is shared by four layers, the other by four others, so that neighbours go together.</summary>
