@@ -87,9 +87,10 @@ public sealed partial class Conductor
         }
     }
 
-    private static void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
+    private void PrefetchNow(Layer layer, ReadOnlySpan<int> units)
     {
         if (!layer.IsReady || layer.Closing) return;
+        long start = _time.GetTimestamp();
         var bundles = layer.Bundles!;
         bundles.Window.PrefetchScoreLimit = layer.Policy.ScoreLimit;
         foreach (int unit in units) bundles.Expect(unit);
@@ -98,6 +99,7 @@ public sealed partial class Conductor
             if (!bundles.Prefetch(unit)) break;
         }
         bundles.Flush();
+        Options.Trace?.Add(TraceKind.Prefetch, layer.Index, start, _time.GetTimestamp(), units.Length);
     }
 
     private void SettleReads()

@@ -338,7 +338,7 @@ public sealed partial class Conductor : IDisposable
     private LayerStep RentStep() =>
         _idleSteps.TryPop(out var step)
             ? step
-            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, Head = _head, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes };
+            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, Head = _head, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes, Trace = Options.Trace };
 
     private void FinishLoading(Layer layer, Exception? error)
     {

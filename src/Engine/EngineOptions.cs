@@ -24,6 +24,8 @@ public sealed record EngineOptions
     public int MaxWaveRows { get; init; } = 128;
     /// <summary>KV a layer may hold before least recently used sessions are dropped (they replay).</summary>
     public long KvLimitPerLayer { get; init; } = 256L << 20;
+    /// <summary>Told when layers compute, wait and send; null: nobody is.</summary>
+    public StepTrace? Trace { get; init; }
     /// <summary>Multiply-adds up to which a job stays on the conductor: waking the other threads would cost more than they save. 0: always all threads.</summary>
     internal long ParallelWork { get; init; } = 4_000_000;
     /// <summary>Scratch for block sums that wait for their turn; there is always room for two blocks.</summary>

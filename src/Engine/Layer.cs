@@ -112,6 +112,9 @@ public sealed class Layer
     /// <summary>Shown every row of logits that the head computes, with the row's position, in ascending order for a session.</summary>
     internal LogitsWatch? WatchLogits { get; set; }
 
+    /// <summary>When the layer before sent a wave on its way here; for the trace.</summary>
+    internal long SentAt { get; set; }
+
     internal Counters Count;
     /// <summary>Units predicted by the latest look-ahead, and whether the step they were for is still to come.</summary>
     internal bool[] Predicted { get; private set; } = [];

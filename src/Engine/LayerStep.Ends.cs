@@ -196,6 +196,7 @@ internal sealed unsafe partial class LayerStep
         var hints = _hints.AsSpan(0, n);
         next.RecordPrediction(hints);
         next.Count.Predict += Nanos(start);
+        Trace?.Add(TraceKind.LookAhead, next.Index, start, time.GetTimestamp(), n);
         return hints;
     }
 

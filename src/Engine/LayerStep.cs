@@ -38,6 +38,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public long ParallelWork { get; init; }
     /// <summary><see cref="EngineOptions.PartialBytes"/>.</summary>
     public long PartialBytes { get; init; }
+    /// <summary><see cref="EngineOptions.Trace"/>.</summary>
+    public StepTrace? Trace { get; init; }
     public bool IsDecode => _rows == _slotCount;
     public int Rows => _rows;
 
@@ -104,6 +106,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             return true;
         }
         Layout(_layer, _rows);
+        if (Trace != null && _layer.SentAt is > 0 and var sent) Mark(TraceKind.Hop, sent);
+        _layer.SentAt = 0;
         _layer.Count.Waves++;
         _layer.Count.Slots += _slotCount;
         _layer.Count.Rows += _rows;
@@ -123,6 +127,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         ThreadRole.AssertNotGrainTurn("a layer's step");
         Runnable = false;
         _layer.Count.FlashWait += Nanos(_parkedAt);
+        Mark(TraceKind.Flash, _parkedAt);
         if (_phase == Phase.Embedding) return AdvanceEmbedding() ? AfterEmbedding() : Park();
         return RunFeedForward();
     }
@@ -166,10 +171,13 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         LookAhead();
         long start = time.GetTimestamp();
         Attention();
+        Mark(TraceKind.Attention, start);
         Poll?.Invoke();
+        long select = time.GetTimestamp();
         BeginFeedForward();
         _phase = Phase.FeedForward;
         _layer.Count.Compute += Nanos(start);
+        Mark(TraceKind.FeedForward, select, _neededCount);
         return RunFeedForward();
     }
 
@@ -177,6 +185,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         long start = time.GetTimestamp();
         bool done = AdvanceFeedForward();
+        Mark(TraceKind.FeedForward, start);
         if (done) Finish();
         _layer.Count.Compute += Nanos(start);
         return done || Park();
@@ -190,7 +199,12 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         var c = _layer.Config;
         AddDownBias();
         AddBranch(_y, _h, _layer.Weights!.FfnOutNorm, c.NormPlacement == NormPlacement.Post ? _layer.Weights.FfnNorm : default, _h);
-        if (_layer.IsLast) RunHead();
+        if (_layer.IsLast)
+        {
+            long start = time.GetTimestamp();
+            RunHead();
+            Mark(TraceKind.Head, start);
+        }
         else SendOn(c.HiddenSize);
         End();
     }
@@ -216,8 +230,11 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             new ReadOnlySpan<float>(_h + (long)slot.FirstRow * width, slot.Slot.Count * width).CopyTo(wave.Rows[(row * width)..]);
             row += slot.Slot.Count;
         }
+        if (Trace != null && _layer.Router.Next is { } next) next.SentAt = time.GetTimestamp();
         _layer.Router.Forward(wave);
     }
+
+    private void Mark(TraceKind kind, long since, int amount = 0) => Trace?.Add(kind, _layer.Index, since, time.GetTimestamp(), amount);
 
     private void End()
     {

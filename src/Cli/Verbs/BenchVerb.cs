@@ -3,6 +3,7 @@ using FlashOrleans.Abstractions;
 using FlashOrleans.Cli.Bench;
 using FlashOrleans.Cli.Hosts;
 using FlashOrleans.Cli.Options;
+using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using Spectre.Console;
 
@@ -21,6 +22,7 @@ internal static class BenchVerb
         var repeat = Flags.Int("--repeat", "N", "Runs per row, of which the one with the median rate is shown (default 1; with --path both 3)", 1, 100);
         var path = Flags.Choice("--path", "Through layer grains, on the engine without Orleans, or both in turn in this process with the ratio of their rates", "grains", "engine", "both");
         var layers = new Option<bool>("--layers") { Description = "Also show every layer of the last row" };
+        var trace = Flags.Text("--trace", "FILE", "Write what every layer did when, in the last run, as JSON that chrome://tracing and Perfetto show");
         var json = Flags.Json();
         var verb = new Verb("bench", "Measure speed, latency and flash traffic", """
             A short run warms up first and is not shown. tok/s is generated tokens over the time from sending to the last token of the last session; per session it is the
@@ -30,7 +32,7 @@ internal static class BenchVerb
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
             "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8")
-        { prompt, generate, sessions, repeat, path, layers, json };
+        { prompt, generate, sessions, repeat, path, layers, trace, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb);
@@ -49,12 +51,14 @@ internal static class BenchVerb
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
                 Tokens.Demand(words.For(0), opened.Config, count);
             }
+            var spans = parse.GetValue(trace) is null ? null : new StepTrace(1 << 16);
             var hosts = new List<IModelHost>();
             try
             {
                 foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
-                    hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse), engine.Layer(parse)));
-                var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen);
+                    hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse) with { Trace = spans }, engine.Layer(parse)));
+                var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
+                if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
                 if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
                 if (parse.GetValue(json)) app.Screen.Json(Everything(package, activity, words, count, engine.Layer(parse).Window, rows));
                 else Print(app.Screen, rows, parse.GetValue(layers));
@@ -67,7 +71,7 @@ internal static class BenchVerb
         return verb;
     }
 
-    private static async Task<List<Row>> MeasureAsync(App app, List<IModelHost> hosts, BenchPrompt prompt, int[] sessions, int generate, int repeat, SamplingOptions sampling)
+    private static async Task<List<Row>> MeasureAsync(App app, List<IModelHost> hosts, BenchPrompt prompt, int[] sessions, int generate, int repeat, SamplingOptions sampling, StepTrace? trace)
     {
         foreach (var host in hosts)
         {
@@ -84,6 +88,7 @@ internal static class BenchVerb
                 // In turn, so that a slow minute of the machine falls on both.
                 foreach (var host in hosts)
                 {
+                    trace?.Start();
                     app.Screen.Progress($"measuring: {n} sessions, {host.Path}, run {r + 1} of {repeat}");
                     runs.Add(await BenchRun.MeasureAsync(host, prompt, n, generate, sampling, app.Interrupts.Stop));
                 }
@@ -92,8 +97,23 @@ internal static class BenchVerb
             double? ratio = medians.Count > 1 ? medians[0].AggregateRate / medians[1].AggregateRate : null;
             rows.AddRange(medians.Select(m => new Row(m, m.Path == "grains" ? ratio : null)));
         }
+        trace?.Stop();
         app.Screen.EndLine();
         return rows;
+    }
+
+    private static void WriteTrace(App app, StepTrace trace, string file)
+    {
+        try
+        {
+            using var to = new StreamWriter(file);
+            trace.Write(to, TimeProvider.System);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new CliException($"{file}: the trace cannot be written: {e.Message}");
+        }
+        app.Screen.Remark($"trace in {file}{(trace.Lost > 0 ? $"; {trace.Lost} spans more found no room: generate fewer tokens" : "")}");
     }
 
     private static object Everything(string package, ActivityConfig? activity, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
