@@ -43,7 +43,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         _queue = queue;
         _prefetchDepth = prefetchDepth;
         // Gaps of all threads land in one place that nobody reads, then each thread has its list of parts.
-        _sink = new NativeBuffer(ReadPlanner.GapLimit + threads * RequestReader.PartBytes, ledger ?? new MemoryLedger(), "reader");
+        _sink = new NativeBuffer(BufferBytes(threads), ledger ?? new MemoryLedger(), "reader");
         _threads = new Thread[threads];
         _readers = new RequestReader[threads];
         for (int i = 0; i < threads; i++)
@@ -54,6 +54,9 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         }
         foreach (Thread thread in _threads) thread.Start();
     }
+
+    /// <summary>What a reader with so many threads takes.</summary>
+    public static long BufferBytes(int threads) => ReadPlanner.GapLimit + (long)threads * RequestReader.PartBytes;
 
     public ReaderStats Stats
     {

@@ -14,19 +14,30 @@ internal sealed class EngineFlags
     private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16", "auto", "f32", "f16");
 
     private readonly bool _hasWindow;
+    private readonly BudgetFlags? _budget;
 
     /// <param name="command">Gets the options.</param>
     /// <param name="window">False: no --window; the verb has a --window of its own (perplexity's counts tokens, too).</param>
-    public EngineFlags(Command command, bool window = true)
+    /// <param name="promises">--sessions and --context say what a budget is to hold; else the verb knows.</param>
+    /// <param name="budget">False: the verb has a --budget of its own.</param>
+    public EngineFlags(Command command, bool window = true, bool promises = false, bool budget = true)
     {
         _hasWindow = window;
+        if (budget) _budget = new BudgetFlags(command, promises);
         if (window) command.Add(_window);
         foreach (Option option in new Option[] { _mode, _threads, _prefetch, _kernels, _kv }) command.Add(option);
     }
 
-    public EngineOptions Engine(ParseResult parse)
+    /// <param name="parse">The command line.</param>
+    /// <param name="host">Where it will run: decides what a budget counts for the process.</param>
+    /// <param name="sessions">Sessions at once, where the verb knows.</param>
+    /// <param name="context">Tokens of each, where the verb knows.</param>
+    /// <param name="window">The verb's own --window was given.</param>
+    public EngineOptions Engine(ParseResult parse, BudgetHost host = BudgetHost.Grains, int sessions = 1, int? context = null, bool window = false)
     {
-        var options = new EngineOptions { Kernels = parse.GetValue(_kernels)! };
+        var options = new EngineOptions { Kernels = parse.GetValue(_kernels)!, Budget = _budget?.Of(parse, host, sessions, context) };
+        if (options.Budget != null && (window || (_hasWindow && parse.GetResult(_window) is { Implicit: false })))
+            throw new UsageException("--budget sizes the windows: give it or --window, not both");
         return parse.GetValue(_threads) is { } threads ? options with { Threads = threads } : options;
     }
 

@@ -3,6 +3,7 @@ using FlashOrleans.Abstractions;
 using FlashOrleans.Cli.Bench;
 using FlashOrleans.Cli.Hosts;
 using FlashOrleans.Cli.Options;
+using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using Spectre.Console;
 
@@ -29,7 +30,7 @@ internal static class BenchVerb
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
-            "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8")
+            "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8", "flash bench ./big.flash --budget 50%")
         { prompt, generate, sessions, repeat, path, layers, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
@@ -47,13 +48,16 @@ internal static class BenchVerb
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
                 Tokens.Demand(words.For(0), opened.Config, count);
             }
+            int[] numbers = parse.GetValue(sessions) is { Length: > 0 } several ? several : [1];
+            var options = engine.Engine(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
+            if (options.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
             var hosts = new List<IModelHost>();
             try
             {
                 foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
-                    hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse), engine.Layer(parse)));
-                var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen);
-                if (parse.GetValue(json)) app.Screen.Json(Everything(package, words, count, engine.Layer(parse).Window, rows));
+                    hosts.Add(await HostFlags.StartAsync(app, package, p, options, engine.Layer(parse)));
+                var rows = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen);
+                if (parse.GetValue(json)) app.Screen.Json(Everything(package, words, count, options.Budget, engine.Layer(parse).Window, rows));
                 else Print(app.Screen, rows, parse.GetValue(layers));
             }
             finally
@@ -92,12 +96,13 @@ internal static class BenchVerb
         return rows;
     }
 
-    private static object Everything(string package, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
+    private static object Everything(string package, BenchPrompt prompt, int generate, BudgetOptions? budget, double window, List<Row> rows) => new
     {
         Package = package,
         PromptTokens = prompt.Length,
         GeneratePerSession = generate,
-        Window = window,
+        Budget = budget?.Size.ToString(),
+        Window = budget == null ? window : (double?)null,
         rows[0].Run.Counters.Kernels,
         rows[0].Run.Counters.Threads,
         rows[0].Run.Counters.Access,
@@ -121,7 +126,9 @@ internal static class BenchVerb
             GrainsOverEngine = row.Ratio,
             row.Run.Counters.NativeBytes,
             ManagedBytes = GC.GetTotalMemory(false),
+            HeapBytes = GC.GetGCMemoryInfo().TotalCommittedBytes,
             ProcessBytes = Environment.WorkingSet,
+            MostProcessBytes = HeapFence.Resident().Most,
             Layers = LayerTable.Json(row.Run.Counters),
         }),
     };
