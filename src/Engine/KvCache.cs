@@ -12,7 +12,7 @@ internal enum Admission { Accepted, Old, Miss, Full }
 /// With a budget the blocks are one buffer of planned size, there from the start: who needs more than it has left drops the least recently used sessions, and is refused when
 /// the others are all in use. Blocks and all that grows with a session are native, so that a step which opens a block makes nothing for the collector; a dropped session's memory goes
 /// back at once.
-/// <code>block: [K | V][kv head][64 positions][head dim] of f32 or f16 | 64 chained token hashes u64</code>
+/// <code>block: [K | V][kv head][64 positions][head dim] of f32, f16 or int8 | int8: [K | V][kv head][64 positions] scales f32 | 64 chained token hashes u64</code>
 /// </summary>
 internal sealed unsafe class KvCache : IDisposable
 {
@@ -20,6 +20,7 @@ internal sealed unsafe class KvCache : IDisposable
     private readonly Dictionary<Guid, KvSequence> _sequences = [];
     private readonly MemoryLedger _ledger;
     private readonly string _name;
+    private readonly int _scaleOffset;
     private readonly int _hashOffset;
     private readonly int _blockBytes;
     private readonly NativeBuffer? _slab;
@@ -29,20 +30,21 @@ internal sealed unsafe class KvCache : IDisposable
     private int _blocks;
 
     /// <param name="config">Shape of keys and values.</param>
-    /// <param name="half">f16, else f32.</param>
+    /// <param name="type">How they are kept, never <see cref="KvType.Auto"/>.</param>
     /// <param name="ledger">Counts the memory.</param>
     /// <param name="name">Its name there.</param>
     /// <param name="blocks">All that there will be, taken now; 0: as sessions need them.</param>
-    public KvCache(ModelConfig config, bool half, MemoryLedger ledger, string name, int blocks = 0)
+    public KvCache(ModelConfig config, KvType type, MemoryLedger ledger, string name, int blocks = 0)
     {
-        Half = half;
+        Type = type;
         HeadDim = config.HeadDim;
         KvHeads = config.KvHeads;
-        ElementBytes = half ? 2 : 4;
+        ElementBytes = BytesOf(type);
         _ledger = ledger;
         _name = name;
-        _hashOffset = 2 * KvHeads * BlockPositions * HeadDim * ElementBytes;
-        _blockBytes = (int)BlockBytes(config, half);
+        _scaleOffset = 2 * KvHeads * BlockPositions * HeadDim * ElementBytes;
+        _hashOffset = _scaleOffset + (type == KvType.Q8 ? 2 * KvHeads * BlockPositions * sizeof(float) : 0);
+        _blockBytes = (int)BlockBytes(config, type);
         Blocks = blocks;
         if (blocks == 0) return;
         _slab = new NativeBuffer((long)blocks * _blockBytes, ledger, name, 64);
@@ -51,14 +53,18 @@ internal sealed unsafe class KvCache : IDisposable
         _freeCount = blocks;
     }
 
-    public static bool IsHalf(KvType type, WeightFormat weights) => type == KvType.F16 || (type == KvType.Auto && weights != WeightFormat.F32);
+    /// <summary>What is meant by a type, for a package of mostly this format.</summary>
+    public static KvType TypeOf(KvType type, WeightFormat weights) => type != KvType.Auto ? type : weights == WeightFormat.F32 ? KvType.F32 : KvType.F16;
 
-    public static long BlockBytes(ModelConfig config, bool half) => 2L * config.KvHeads * BlockPositions * config.HeadDim * (half ? 2 : 4) + BlockPositions * sizeof(ulong);
+    public static long BlockBytes(ModelConfig config, KvType type) =>
+        2L * config.KvHeads * BlockPositions * (config.HeadDim * BytesOf(type) + (type == KvType.Q8 ? sizeof(float) : 0)) + BlockPositions * sizeof(ulong);
+
+    private static int BytesOf(KvType type) => type switch { KvType.F32 => 4, KvType.F16 => 2, KvType.Q8 => 1, _ => throw new ArgumentOutOfRangeException(nameof(type)) };
 
     /// <summary>Blocks of the budget, or 0: no limit here.</summary>
     public int Blocks { get; }
 
-    public bool Half { get; }
+    public KvType Type { get; }
     public int HeadDim { get; }
     public int KvHeads { get; }
     public int ElementBytes { get; }
@@ -89,6 +95,12 @@ internal sealed unsafe class KvCache : IDisposable
 
     public byte* Value(KvSequence sequence, int kvHead, int position) =>
         sequence.Block(position / BlockPositions) + ((long)(KvHeads + kvHead) * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
+
+    /// <summary>8 bits: scales of a head's keys, from this position on to the end of its block.</summary>
+    public float* KeyScale(KvSequence sequence, int kvHead, int position) =>
+        (float*)(sequence.Block(position / BlockPositions) + _scaleOffset) + (long)kvHead * BlockPositions + position % BlockPositions;
+
+    public float* ValueScale(KvSequence sequence, int kvHead, int position) => KeyScale(sequence, KvHeads + kvHead, position);
 
     /// <summary>Forgets a session. Blocks that a running step still reads are freed when it lets go (<see cref="Unpin"/>).</summary>
     public void Close(Guid session)

@@ -172,7 +172,7 @@ public sealed class Layer
         Weights = LayerWeights.Load(Slice, Package.Manifest, Index, Mode, Options.Prefetch, ledger, Label);
         Cut = Exact ? Config.Threshold : Weights.Predictor.Cut;
         (Edge, Rope) = shared(this);
-        Kv = new KvCache(Config, KvCache.IsHalf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
+        Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         var region = Slice.BundleUnits(whole: !Exact);
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);

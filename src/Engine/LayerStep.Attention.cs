@@ -115,7 +115,12 @@ internal sealed unsafe partial class LayerStep
         {
             byte* key = kv.Key(sequence, head, position);
             byte* value = kv.Value(sequence, head, position);
-            if (kv.Half)
+            if (kv.Type == KvType.Q8)
+            {
+                *kv.KeyScale(sequence, head, position) = Kernels.ToInt8(k + head * c.HeadDim, c.HeadDim, (sbyte*)key);
+                *kv.ValueScale(sequence, head, position) = Kernels.ToInt8(v + head * c.HeadDim, c.HeadDim, (sbyte*)value);
+            }
+            else if (kv.Type == KvType.F16)
             {
                 kernels.ToHalf(k + head * c.HeadDim, c.HeadDim, (ushort*)key);
                 kernels.ToHalf(v + head * c.HeadDim, c.HeadDim, (ushort*)value);
@@ -145,7 +150,8 @@ internal sealed unsafe partial class LayerStep
         for (int p = first, n; p < end; p += n)
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, scale, scores + p - first);
+            if (kv.Type == KvType.Q8) kernels.ScoresInt8(q, kv.Key(sequence, kvHead, p), kv.KeyScale(sequence, kvHead, p), stride, n, c.HeadDim, scale, scores + p - first);
+            else kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, scale, scores + p - first);
         }
         if (c.AttentionSoftcap != 0) Activations.Softcap(scores, length, c.AttentionSoftcap);
         float* sinks = _layer.Weights!.Sinks;
@@ -156,7 +162,8 @@ internal sealed unsafe partial class LayerStep
         for (int p = first, n; p < end; p += n)
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, output);
+            if (kv.Type == KvType.Q8) kernels.WeightedSumInt8(scores + p - first, kv.Value(sequence, kvHead, p), kv.ValueScale(sequence, kvHead, p), stride, n, c.HeadDim, output);
+            else kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, output);
         }
         kernels.Scale(output, 1 / sum, c.HeadDim);
     }

@@ -8,7 +8,7 @@ internal static class SiloArguments
 {
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3]
-               [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
+               [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
                [--reader-lease SECONDS] [--verbose on|off]
         """;
 

@@ -13,9 +13,9 @@ public sealed partial class BudgetTests
     }
 
     private static Gen<Case> Cases => Gen.Select(
-        Gen.Select(Gen.Int[1, 24], Const(256, 512, 1024, 4096), Gen.Int[1, 40].Select(static n => n * 256), Const("relu", "silu", "opt", "experts"), Gen.Bool),
-        Const("f32", "bf16", "q8", "q4", "q4k"), Gen.Double[0.01, 0.4], Gen.Select(Gen.Int[1, 20], Gen.Int[1, 6000]), Gen.Bool, Const(512, 4096),
-        static (shape, quant, density, promise, half, alignment) =>
+        Gen.Select(Gen.Int[1, 24], ExactnessTests.OneOf(256, 512, 1024, 4096), Gen.Int[1, 40].Select(static n => n * 256), ExactnessTests.OneOf("relu", "silu", "opt", "experts"), Gen.Bool),
+        ExactnessTests.OneOf("f32", "bf16", "q8", "q4", "q4k"), Gen.Double[0.01, 0.4], Gen.Select(Gen.Int[1, 20], Gen.Int[1, 6000]), ExactnessTests.OneOf(KvType.F32, KvType.F16, KvType.Q8), ExactnessTests.OneOf(512, 4096),
+        static (shape, quant, density, promise, kv, alignment) =>
         {
             var (layers, hidden, ffn, kind, tied) = shape;
             var model = (kind == "opt" ? TinyPackage.Opt(layers) : TinyPackage.Llama(kind == "silu" || kind == "experts" ? Activation.Silu : Activation.Relu, layers, hidden, ffn, tied)) with
@@ -30,7 +30,7 @@ public sealed partial class BudgetTests
             };
             // Later layers are denser.
             double[] zeros = [.. Enumerable.Range(0, layers).Select(i => 1 - Math.Min(0.9, density * (1 + 2.0 * i / layers)))];
-            return new Case(model, quant, zeros, FeedForwardMode.Auto, promise.Item1, promise.Item2, half ? KvType.F16 : KvType.F32, alignment);
+            return new Case(model, quant, zeros, FeedForwardMode.Auto, promise.Item1, promise.Item2, kv, alignment);
         });
 
     [Fact]
@@ -55,7 +55,7 @@ public sealed partial class BudgetTests
         // What is named in words is enough, too: it is rounded up.
         Assert.True(BudgetSize.TryParse(LeastInWords().Match(plan.Refusal!).Groups[1].Value, out BudgetSize named));
         Assert.True(c.Plan(named.Bytes).Fits, plan.Refusal);
-    }, iter: 200, threads: 1);
+    }, iter: 100, threads: 1);
 
     [Fact]
     public void What_a_refusal_says_would_need_less_does() => Cases.Sample(c =>
@@ -75,7 +75,7 @@ public sealed partial class BudgetTests
         var less = c.Plan(bytes).WindowSlots;
         var larger = c.Plan(bytes + more).WindowSlots;
         for (int i = 0; i < less.Count; i++) Assert.True(larger[i] >= less[i], $"layer {i}: {less[i]} slots with {bytes}, {larger[i]} with {more} more");
-    }, iter: 100, threads: 1);
+    }, iter: 60, threads: 1);
 
     [Fact]
     public void Denser_layers_get_larger_windows_and_every_layer_of_a_dense_model_the_same_share()
@@ -232,8 +232,6 @@ public sealed partial class BudgetTests
         }
         Assert.True(before > 10);
     }
-
-    private static Gen<T> Const<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(i => values[i]);
 
     private static LocalEngine Planned(TinyPackage tiny, int sessions, int context)
     {

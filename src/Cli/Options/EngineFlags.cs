@@ -11,7 +11,7 @@ internal sealed class EngineFlags
     private readonly Option<int?> _threads = Flags.Int("--threads", "N", "Compute threads (default: all processors)", 1, 1024);
     private readonly Option<string> _prefetch = Flags.Choice("--prefetch", "Read the next layer's neurons ahead", "on", "off");
     private readonly Option<string> _kernels = Flags.Choice("--kernels", "Instruction set; auto is FLASH_KERNELS or the best here", "auto", "scalar", "avx2", "avx512");
-    private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16", "auto", "f32", "f16");
+    private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16. q8: 8 bits and a scale for each head's row, half of f16, nearly the same result", "auto", "f32", "f16", "q8");
 
     private readonly bool _hasWindow;
     private readonly BudgetFlags? _budget;

@@ -23,8 +23,7 @@ internal sealed record BudgetNeeds
     public required long Edge { get; init; }
     public required long Rope { get; init; }
     public required long Kv { get; init; }
-    public required string KvName { get; init; }
-    public required bool HalfKv { get; init; }
+    public required KvType KvType { get; init; }
     public required int KvBlocks { get; init; }
     public required int Context { get; init; }
     public required long Buffers { get; init; }
@@ -49,7 +48,7 @@ internal sealed record BudgetNeeds
         int rows = options.WaveRows(engine.MaxWaveRows), steps = Math.Min(options.Steps, Math.Max(1, here.Length));
         int context = Math.Min(options.Context, c.MaxPositions);
         long blocks = (long)options.Sessions * ((context + KvCache.BlockPositions - 1) / KvCache.BlockPositions);
-        bool half = KvCache.IsHalf(layer.Kv, manifest.Weights.Most);
+        KvType kv = KvCache.TypeOf(layer.Kv, manifest.Weights.Most);
         var units = here.Select(i => UnitsOf(manifest, i, alignment, layer)).ToArray();
         int rank = manifest.Predictors?.MaxRank ?? 0;
         long arena = NativeBuffer.Footprint(StepLayout.For(c, rank, rows, engine.Threads, engine.PartialBytes).Bytes);
@@ -66,9 +65,8 @@ internal sealed record BudgetNeeds
             Resident = here.Sum(i => LayerBytes(manifest, i, layer)),
             Edge = EdgeBytes(manifest, first, last),
             Rope = RopeBytes(c, here, (int)Math.Min(c.MaxPositions, blocks * KvCache.BlockPositions)),
-            Kv = here.Length * NativeBuffer.Footprint(blocks * KvCache.BlockBytes(c, half)),
-            KvName = half ? "f16" : "f32",
-            HalfKv = half,
+            Kv = here.Length * NativeBuffer.Footprint(blocks * KvCache.BlockBytes(c, kv)),
+            KvType = kv,
             KvBlocks = (int)Math.Min(blocks, int.MaxValue / KvCache.BlockPositions),
             Context = context,
             Buffers = steps * arena + embedding + logits + NativeBuffer.Footprint(FlashReader.BufferBytes(engine.IoThreads)) + NativeBuffer.Footprint(PackageLayout.LoadScratchBytes(manifest)),

@@ -69,7 +69,7 @@ public sealed class BudgetPlan
         new("head", "output head, final norm, positions", Needs.Edge),
         new("rotary", $"angles of {Math.Min(Manifest.Model.MaxPositions, KvBlocks * KvCache.BlockPositions)} positions", Needs.Rope),
         new("windows", WindowsInWords(), Windows),
-        new("kv", $"{Options.Sessions} x {Context} tokens, {Needs.KvName}", Needs.Kv),
+        new("kv", $"{Options.Sessions} x {Context} tokens, {Needs.KvType.ToString().ToLowerInvariant()}", Needs.Kv),
         new("buffers", $"{Needs.Steps} steps of {Needs.Rows} rows, logits, reads", Needs.Buffers),
         new("process", $"code and stacks of {(Options.Host == BudgetHost.Grains ? "the runtime, Orleans and the engine" : "the runtime and the engine")}", Needs.Process),
         new("heap", $"managed heap; the collector's limit is {BudgetSize.Text(HeapLimit)}", Heap),
@@ -107,7 +107,8 @@ public sealed class BudgetPlan
         BudgetOptions options = plan.Options;
         if (options.Sessions > 1) ways.Add(("--sessions 1", engine with { Budget = options with { Sessions = 1 } }, layer));
         if (plan.Context > 256) ways.Add(("--context 256", engine with { Budget = options with { Context = 256 } }, layer));
-        if (!plan.Needs.HalfKv) ways.Add(("--kv f16", engine, layer with { Kv = KvType.F16 }));
+        if (plan.Needs.KvType == KvType.F32) ways.Add(("--kv f16", engine, layer with { Kv = KvType.F16 }));
+        if (plan.Needs.KvType != KvType.Q8) ways.Add(("--kv q8 (keys and values of 8 bits)", engine, layer with { Kv = KvType.Q8 }));
         if (plan.Manifest.Model.IsSparse && layer.Mode != FeedForwardMode.Dense) ways.Add(("--mode dense (no resident copy of the rows that choose neurons, but every neuron is read)", engine, layer with { Mode = FeedForwardMode.Dense }));
         string[] words = [.. ways.Select(w => (w.How, BudgetNeeds.Of(plan.Manifest, alignment, w.Engine, w.Layer, w.Engine.Budget!)))
             .Select(w => (w.How, Minimum: (w.Item2.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256))
