@@ -83,7 +83,7 @@ internal sealed record BudgetNeeds
     /// runtime in the page cache included); threads are charged what their stacks really touch.
     /// </summary>
     private static long ProcessBytes(BudgetHost host, EngineOptions engine) =>
-        (host == BudgetHost.Grains ? 120 : 62) * MiB + (engine.Threads + engine.IoThreads) * 32L * 1024;
+        (host == BudgetHost.Grains ? 110 : 58) * MiB + (engine.Threads + engine.IoThreads) * 32L * 1024;
 
     private static long HeapBytes(Manifest manifest, BudgetOptions options, LayerUnits[] units, bool first, bool last, int rows, int steps)
     {
