@@ -64,6 +64,7 @@ internal sealed class App(Screen screen, Interrupts interrupts)
             LogitsVerb.Create(this),
             PerplexityVerb.Create(this),
             BenchVerb.Create(this),
+            PlanVerb.Create(this),
             ServeVerb.Create(this),
         };
         var help = root.Options.OfType<HelpOption>().Single();

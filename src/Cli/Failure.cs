@@ -39,7 +39,7 @@ internal static class Failure
             ArgumentException { ParamName: { } name } => e.Message.Replace($" (Parameter '{name}')", "", StringComparison.Ordinal),
             IOException or UnauthorizedAccessException => e.Message,
             OperationCanceledException => "cancelled",
-            OutOfMemoryException => "out of memory; a smaller --window needs less",
+            OutOfMemoryException => "out of memory; a smaller --window needs less, a larger --budget gives more",
             _ => $"unexpected {e.GetType().Name}: {e.Message} (FLASH_DEBUG=1 shows where)",
         };
         return line.ReplaceLineEndings(" ");

@@ -34,6 +34,9 @@ public sealed partial class Conductor : IDisposable
     private long _waves;
     private volatile bool _stop;
     private uint _flushTurn;
+    private readonly BudgetGate? _budget;
+    private readonly int _mostSteps = int.MaxValue;
+    private int _steps;
     private readonly Action<UnitStore, ReadRequest> _onCompleted;
     private readonly Action _poll;
     private readonly Action<LayerStep> _onEnd;
@@ -46,6 +49,12 @@ public sealed partial class Conductor : IDisposable
     /// <summary>Without <paramref name="start"/> there is no conductor thread: the caller pumps (<see cref="Pump"/>), for deterministic simulation.</summary>
     internal Conductor(EngineOptions options, TimeProvider? time, IFlashReader? reader, bool start)
     {
+        if (options.Budget is { } budget)
+        {
+            options = options with { MaxWaveRows = budget.WaveRows(options.MaxWaveRows) };
+            _budget = new BudgetGate(options);
+            _mostSteps = budget.Steps;
+        }
         Options = options;
         _time = time ?? TimeProvider.System;
         _kernels = FlashOrleans.Engine.Kernels.Choose(options.Kernels);
@@ -87,11 +96,26 @@ public sealed partial class Conductor : IDisposable
     /// <summary>What went wrong outside any step, last; null in health.</summary>
     public Exception? LastError { get; private set; }
 
-    /// <summary>Adds a layer. Returns at once; the resident part is loaded on a loader thread (<see cref="Layer.Loaded"/>), waves wait meanwhile.</summary>
+    /// <summary>What a package gets of the budget; null without one.</summary>
+    public BudgetPlan? Plan => _budget?.Plan;
+
+    /// <summary>Adds a layer. Returns at once; the resident part is loaded on a loader thread (<see cref="Layer.Loaded"/>), waves wait meanwhile. With a budget a
+    /// package that does not fit it is a <see cref="FlashException"/>.</summary>
     public Layer Attach(FlashPackage package, int layer, LayerOptions options, ILayerRouter router)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)layer, (uint)package.Config.Layers, nameof(layer));
-        var attached = new Layer(package, layer, options, router);
+        // Refused here, before anything is read.
+        if (_budget != null) options = _budget.Admit(package, options);
+        Layer attached;
+        try
+        {
+            attached = new Layer(package, layer, options, router);
+        }
+        catch
+        {
+            _budget?.Leave();
+            throw;
+        }
         Command(() => _layers.Add(attached));
         _loads.Add(() =>
         {
@@ -209,7 +233,7 @@ public sealed partial class Conductor : IDisposable
     internal bool Pump()
     {
         TakeIn();
-        var layer = _scheduler.Choose(_layers, out bool prefill);
+        var layer = _scheduler.Choose(_layers, out bool prefill, canStart: _steps < _mostSteps);
         if (layer == null) return false;
         try
         {
@@ -331,17 +355,53 @@ public sealed partial class Conductor : IDisposable
     private void EndStep(Layer layer, LayerStep step)
     {
         layer.Running = null;
+        _steps--;
         _idleSteps.Push(step);
         TryClose(layer);
     }
 
-    private LayerStep RentStep() =>
-        _idleSteps.TryPop(out var step)
-            ? step
-            : new LayerStep(_kernels, _pool, _time, Ledger) { Poll = _poll, OnEnd = _onEnd, Head = _head, ParallelWork = Options.ParallelWork, PartialBytes = Options.PartialBytes, Trace = Options.Trace };
+    private LayerStep RentStep()
+    {
+        _steps++;
+        return _idleSteps.TryPop(out var step) ? step : NewStep();
+    }
+
+    private LayerStep NewStep()
+    {
+        (int least, int most) = _budget != null ? (Options.MaxWaveRows, Options.MaxWaveRows) : (0, int.MaxValue);
+        return new LayerStep(_kernels, _pool, _time, Ledger)
+        {
+            Poll = _poll,
+            OnEnd = _onEnd,
+            Head = _head,
+            ParallelWork = Options.ParallelWork,
+            PartialBytes = Options.PartialBytes,
+            Trace = Options.Trace,
+            LeastRows = least,
+            MostRows = most,
+        };
+    }
+
+    /// <summary>With a budget everything is taken when a layer comes, so that what cannot be had is a refusal at the start.</summary>
+    private void TakeAll(Layer layer)
+    {
+        if (_budget == null) return;
+        layer.TakeAll();
+        if (layer.IsLast) _head.Ensure(layer.Config.VocabSize);
+        while (_idleSteps.Count + _steps < Math.Min(_mostSteps, layer.Options.Plan!.Needs.Steps)) _idleSteps.Push(NewStep());
+        foreach (var step in _idleSteps) step.Prepare(layer);
+    }
 
     private void FinishLoading(Layer layer, Exception? error)
     {
+        try
+        {
+            if (error == null) TakeAll(layer);
+        }
+        catch (Exception e)
+        {
+            error = e;
+        }
         layer.FinishLoading(error);
         TryClose(layer);
     }
@@ -355,6 +415,7 @@ public sealed partial class Conductor : IDisposable
         _scheduler.Forget(layer);
         layer.Free();
         _shared.Detach(layer);
+        _budget?.Leave();
         layer.Closed.TrySetResult();
     }
 }

@@ -7,9 +7,9 @@ namespace FlashOrleans.Engine;
 [JsonConverter(typeof(JsonStringEnumConverter<FeedForwardMode>))]
 public enum FeedForwardMode { Auto, Dense, Exact, Predicted }
 
-/// <summary>How keys and values are kept. Auto: f32 for f32 packages, else f16.</summary>
+/// <summary>How keys and values are kept. Auto: f32 for f32 packages, else f16. Q8: int8 with a scale for each head's row, about half of f16; never the default: it changes results.</summary>
 [JsonConverter(typeof(JsonStringEnumConverter<KvType>))]
-public enum KvType { Auto, F32, F16 }
+public enum KvType { Auto, F32, F16, Q8 }
 
 /// <summary>What one engine (one silo) runs with.</summary>
 public sealed record EngineOptions
@@ -24,6 +24,8 @@ public sealed record EngineOptions
     public int MaxWaveRows { get; init; } = 128;
     /// <summary>KV a layer may hold before least recently used sessions are dropped (they replay).</summary>
     public long KvLimitPerLayer { get; init; } = 256L << 20;
+    /// <summary>A hard limit for all memory of the process; null: windows are a share (<see cref="LayerOptions.Window"/>), keys and values grow up to the limit above.</summary>
+    public BudgetOptions? Budget { get; init; }
     /// <summary>Told when layers compute, wait and send; null: nobody is.</summary>
     public StepTrace? Trace { get; init; }
     /// <summary>Multiply-adds up to which a job stays on the conductor: waking the other threads would cost more than they save. 0: always all threads.</summary>
@@ -36,10 +38,12 @@ public sealed record EngineOptions
 public sealed record LayerOptions
 {
     public FeedForwardMode Mode { get; init; } = FeedForwardMode.Auto;
-    /// <summary>Share of the layer's bundles that the window holds, 0..1.</summary>
+    /// <summary>Share of the layer's bundles that the window holds, 0..1; with a budget the plan says how many.</summary>
     public double Window { get; init; } = 0.25;
     public bool Prefetch { get; init; } = true;
     public KvType Kv { get; init; } = KvType.Auto;
+    /// <summary>Set where there is a budget, when the layer is attached.</summary>
+    internal BudgetPlan? Plan { get; init; }
     /// <summary>Another activation than the package names, in dense mode: to measure which one the model was trained with.</summary>
     internal Activation? Activation { get; init; }
     /// <summary>Count neurons whose value is exactly zero among those that are computed.</summary>

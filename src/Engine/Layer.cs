@@ -24,17 +24,7 @@ public sealed class Layer
         Options = options;
         Router = router;
         Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
-        string? unfit = Config.Experts != null ? "has experts" : Config.IsSparse ? null : $"uses {Config.Activation}";
-        Mode = options.Mode switch
-        {
-            FeedForwardMode.Dense => FeedForwardMode.Dense,
-            FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
-                throw new FlashException($"mode {options.Mode.ToString().ToLowerInvariant()} needs a ReLU model; {package.Name} {unfit}: take --mode dense"),
-            FeedForwardMode.Predicted when package.Manifest.Predictors == null =>
-                throw new FlashException($"mode predicted needs trained predictors; {package.Name} has none: import it again with --predictors DIR, or take --mode exact"),
-            FeedForwardMode.Predicted => FeedForwardMode.Predicted,
-            _ => Config.HasSelector(index) ? FeedForwardMode.Exact : FeedForwardMode.Dense,
-        };
+        Mode = ModeOf(package.Manifest, Config, index, options.Mode);
         Experts = Config.ExpertsOf(index);
         Neurons = Config.NeuronsOf(index);
         BlockNeurons = Experts?.Size ?? Numerics.NeuronBlock;
@@ -51,6 +41,23 @@ public sealed class Layer
     public bool IsLast => Index == Config.Layers - 1;
     /// <summary>What it does, never <see cref="FeedForwardMode.Auto"/>.</summary>
     public FeedForwardMode Mode { get; }
+
+    /// <summary>What a layer does when it is asked for this mode; a mode that the model has nothing for is a <see cref="FlashException"/>.</summary>
+    internal static FeedForwardMode ModeOf(Manifest manifest, ModelConfig config, int index, FeedForwardMode mode)
+    {
+        string? unfit = config.Experts != null ? "has experts" : config.IsSparse ? null : $"uses {config.Activation}";
+        return mode switch
+        {
+            FeedForwardMode.Dense => FeedForwardMode.Dense,
+            FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
+                throw new FlashException($"mode {mode.ToString().ToLowerInvariant()} needs a ReLU model; {manifest.Name} {unfit}: take --mode dense"),
+            FeedForwardMode.Predicted when manifest.Predictors == null =>
+                throw new FlashException($"mode predicted needs trained predictors; {manifest.Name} has none: import it again with --predictors DIR, or take --mode exact"),
+            FeedForwardMode.Predicted => FeedForwardMode.Predicted,
+            _ => config.HasSelector(index) ? FeedForwardMode.Exact : FeedForwardMode.Dense,
+        };
+    }
+
     internal bool Exact => Mode == FeedForwardMode.Exact;
     /// <summary>Only neurons with a value above <see cref="Cut"/> are read and computed: their pre-activation in `exact`, their score in `predicted`.</summary>
     internal bool Sparse => Mode != FeedForwardMode.Dense;
@@ -66,7 +73,7 @@ public sealed class Layer
 
     /// <summary>Units that a scan has under way or waiting to be summed, at most: the device's depth in long reads, a quarter of the window if that is less.</summary>
     internal int ScanUnits { get; private set; }
-    private const int ScanBytes = 4 << 20;
+    internal const int ScanBytes = 4 << 20;
 
     internal ModelConfig Config { get; }
     internal ExpertConfig? Experts { get; }
@@ -175,11 +182,10 @@ public sealed class Layer
             if (!Exact) Cut = 0;
         }
         (Edge, Rope) = shared(this);
-        bool half = Options.Kv == KvType.F16 || (Options.Kv == KvType.Auto && Package.Format != WeightFormat.F32);
-        Kv = new KvCache(Config, half, ledger, Label);
+        Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         var region = Slice.BundleUnits(whole: !Exact);
-        int slots = Math.Clamp((int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
+        int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
         Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Resident = Scans ? slots - ScanUnits : 0 };
@@ -195,6 +201,15 @@ public sealed class Layer
 
     /// <summary>Conductor thread: the store of embedding rows, made when a step needs it: where the tied head is resident none does.</summary>
     internal UnitStore OpenEmbeddings() => Embeddings ??= _makeEmbeddings!();
+
+    /// <summary>Conductor thread, with a budget: takes what else the layer will ever hold.</summary>
+    internal void TakeAll()
+    {
+        if (Options.Plan is not { } plan) return;
+        if (!RopeByLength) Rope?.Ensure(Math.Min(Config.MaxPositions, plan.KvBlocks * KvCache.BlockPositions));
+        bool lastIsHere = plan.WindowSlots[Config.Layers - 1] > 0;
+        if (IsFirst && !(Config.TiedHead && lastIsHere)) OpenEmbeddings();
+    }
 
     /// <summary>Conductor thread, after the loader.</summary>
     internal void FinishLoading(Exception? error)

@@ -24,44 +24,26 @@ internal sealed unsafe partial class LayerStep
     private WeightFormat _productFormat;
     private Action<int, int>? _panelJob, _attentionJob;
 
+    /// <summary>Takes the scratch memory for waves of <see cref="LeastRows"/> rows of this layer's model now, not with the first wave.</summary>
+    public void Prepare(Layer layer) => Layout(layer, LeastRows);
+
     /// <summary>Lays out the scratch memory for a wave; grows it when shape or rows ask for more.</summary>
     private void Layout(Layer layer, int rows)
     {
         var c = layer.Config;
         if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
-        int rank = layer.Package.Manifest.Predictors?.MaxRank ?? 0;
-        // Pre-activations of the selector, scores of a predictor, or weights of the experts.
-        int selected = c.HasSelector(layer.Index) ? c.FfnSize : c.Experts?.Count ?? 0;
-        int capacity = Math.Max(8, (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)rows));
-        int wide = c.Heads * c.HeadDim;
-        int blocks = layer.Blocks;
-        _partialBuffers = (int)Math.Clamp(PartialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
-        // One more for a sink.
-        _scoresStride = c.MaxPositions + 1;
-        long offset = 0;
-        long Take(long bytes)
-        {
-            long at = offset;
-            offset += (bytes + 63) & ~63L;
-            return at;
-        }
-        long d = (long)capacity * c.HiddenSize * 4;
-        long x = Take(d), n = Take(d), h = Take(d), y = Take(d);
-        long qkv = Take((long)capacity * c.QkvRows * 4), a = Take((long)capacity * wide * 4);
-        long q = Take((long)capacity * Kernels.QuantizedBytes(c.HiddenSize)), aq = Take((long)capacity * Kernels.QuantizedBytes(wide));
-        long g = Take((long)capacity * selected * 4), partials = Take(d * _partialBuffers);
-        long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(layer.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
-        long low = Take((long)capacity * rank * 4), lowQ = Take((long)capacity * Kernels.QuantizedBytes(rank));
-        long scores = Take((long)pool.Threads * _scoresStride * 4);
+        var at = StepLayout.For(c, layer.Package.Manifest.Predictors?.MaxRank ?? 0, Math.Max(rows, LeastRows), pool.Threads, PartialBytes);
         _arena?.Dispose();
-        _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);
+        _arena = new NativeBuffer(at.Bytes, ledger, "scratch", alignment: 64);
         byte* p = _arena.Pointer;
-        _x = (float*)(p + x); _n = (float*)(p + n); _h = (float*)(p + h); _y = (float*)(p + y);
-        _qkv = (float*)(p + qkv); _a = (float*)(p + a); _q = p + q; _aq = p + aq;
-        _g = (float*)(p + g); _partials = (float*)(p + partials); _scores = (float*)(p + scores);
-        _low = (float*)(p + low); _lowQ = p + lowQ;
-        _e = (float*)(p + e); _angles = (float*)(p + angles);
-        _capacity = capacity;
+        _x = (float*)(p + at.X); _n = (float*)(p + at.Normalised); _h = (float*)(p + at.Residual); _y = (float*)(p + at.Sum);
+        _qkv = (float*)(p + at.Qkv); _a = (float*)(p + at.Attended); _q = p + at.Quantised; _aq = p + at.AttendedQuantised;
+        _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
+        _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
+        _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
+        _partialBuffers = at.PartialBuffers;
+        _scoresStride = at.ScoresStride;
+        _capacity = at.Capacity;
         _shape = c;
     }
 
@@ -133,7 +115,12 @@ internal sealed unsafe partial class LayerStep
         {
             byte* key = kv.Key(sequence, head, position);
             byte* value = kv.Value(sequence, head, position);
-            if (kv.Half)
+            if (kv.Type == KvType.Q8)
+            {
+                *kv.KeyScale(sequence, head, position) = Kernels.ToInt8(k + head * c.HeadDim, c.HeadDim, (sbyte*)key);
+                *kv.ValueScale(sequence, head, position) = Kernels.ToInt8(v + head * c.HeadDim, c.HeadDim, (sbyte*)value);
+            }
+            else if (kv.Type == KvType.F16)
             {
                 kernels.ToHalf(k + head * c.HeadDim, c.HeadDim, (ushort*)key);
                 kernels.ToHalf(v + head * c.HeadDim, c.HeadDim, (ushort*)value);
@@ -163,7 +150,8 @@ internal sealed unsafe partial class LayerStep
         for (int p = first, n; p < end; p += n)
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, scale, scores + p - first);
+            if (kv.Type == KvType.Q8) kernels.ScoresInt8(q, kv.Key(sequence, kvHead, p), kv.KeyScale(sequence, kvHead, p), stride, n, c.HeadDim, scale, scores + p - first);
+            else kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, scale, scores + p - first);
         }
         if (c.AttentionSoftcap != 0) Activations.Softcap(scores, length, c.AttentionSoftcap);
         float* sinks = _layer.Weights!.Sinks;
@@ -174,7 +162,8 @@ internal sealed unsafe partial class LayerStep
         for (int p = first, n; p < end; p += n)
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Half, n, c.HeadDim, output);
+            if (kv.Type == KvType.Q8) kernels.WeightedSumInt8(scores + p - first, kv.Value(sequence, kvHead, p), kv.ValueScale(sequence, kvHead, p), stride, n, c.HeadDim, output);
+            else kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, output);
         }
         kernels.Scale(output, 1 / sum, c.HeadDim);
     }

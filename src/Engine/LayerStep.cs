@@ -40,6 +40,10 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public long PartialBytes { get; init; }
     /// <summary><see cref="EngineOptions.Trace"/>.</summary>
     public StepTrace? Trace { get; init; }
+    /// <summary>Rows there is scratch for from the first step on; with a budget all that it ever has.</summary>
+    public int LeastRows { get; init; }
+    /// <summary>Rows that a slot may bring.</summary>
+    public int MostRows { get; init; } = int.MaxValue;
     public bool IsDecode => _rows == _slotCount;
     public int Rows => _rows;
 
@@ -64,12 +68,20 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         var config = _layer.Config;
         if (slot.Count < 1 || slot.Position < 0 || slot.Position > config.MaxPositions - slot.Count)
             return Refuse(slot, $"context_length_exceeded: {slot.Position + (long)slot.Count} tokens do not fit the model's context of {config.MaxPositions}");
+        if (slot.Count > MostRows) return Refuse(slot, $"{slot.Count} tokens in one step are more than the budget has scratch for: send chunks of at most {MostRows}");
         foreach (int token in tokens)
         {
             if ((uint)token >= (uint)config.VocabSize) return Refuse(slot, $"token id {token} is not in the vocabulary of {config.VocabSize}");
         }
         var admission = _layer.Kv!.Admit(slot, tokens, out var sequence);
         if (admission == Admission.Old) return false;
+        if (admission == Admission.Full)
+        {
+            int room = _layer.Kv.Blocks * KvCache.BlockPositions;
+            return Refuse(slot, slot.Position + slot.Count > room
+                ? $"context_length_exceeded: {slot.Position + slot.Count} tokens do not fit the budget's keys and values, which hold {room}: promise more with --context, or take a larger --budget"
+                : $"the budget's keys and values ({room} tokens) are in use by other sessions of this step: promise more with --sessions, or submit again");
+        }
         if (admission == Admission.Miss)
         {
             int length = Math.Min(sequence?.Length ?? 0, slot.Position);

@@ -92,7 +92,6 @@ internal sealed unsafe class LayerWeights : IDisposable
             float* Zeros(int n)
             {
                 var buffer = new NativeBuffer(n * 4L, ledger, label);
-                buffer.Span.Clear();
                 weights._buffers.Add(buffer);
                 return (float*)buffer.Pointer;
             }
@@ -231,7 +230,6 @@ internal sealed unsafe class EdgeWeights : IDisposable
     private float* Zeros(int n)
     {
         var buffer = new NativeBuffer(n * 4L, _ledger, _label);
-        buffer.Span.Clear();
         _buffers.Add(buffer);
         return (float*)buffer.Pointer;
     }

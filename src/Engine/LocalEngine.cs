@@ -14,10 +14,25 @@ public sealed class LocalEngine : IDisposable
     private readonly ConcurrentDictionary<Guid, EngineSession> _sessions = new();
 
     public LocalEngine(FlashPackage package, EngineOptions? options = null, LayerOptions? layerOptions = null)
-        : this(package, new Conductor(options ?? new()), layerOptions ?? new(), null)
+        : this(package, new Conductor(Planned(package, options ?? new(), layerOptions ?? new())), layerOptions ?? new(), null)
     {
         _ownsConductor = true;
-        foreach (var layer in _layers) layer.Loaded.GetAwaiter().GetResult();
+        try
+        {
+            foreach (var layer in _layers) layer.Loaded.GetAwaiter().GetResult();
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>A budget that is too small is refused before there is anything to take down.</summary>
+    private static EngineOptions Planned(FlashPackage package, EngineOptions options, LayerOptions layerOptions)
+    {
+        if (options.Budget != null) BudgetPlan.Of(package, options, layerOptions).Demand();
+        return options;
     }
 
     /// <summary>Over a given conductor; <paramref name="wrap"/> may put something between a layer and its router (simulations, fault injection).</summary>

@@ -21,6 +21,9 @@ internal sealed unsafe class RopeTable(RopeConfig rope, int headDim, int maxPosi
 
     public int Users { get; set; }
 
+    /// <summary>Native bytes of a table for so many positions.</summary>
+    public static long BytesFor(int positions, int headDim) => (positions + BlockPositions - 1) / BlockPositions * NativeBuffer.Footprint((long)BlockPositions * headDim * sizeof(float));
+
     public void Ensure(int positions)
     {
         while (_count * BlockPositions < positions)

@@ -14,22 +14,24 @@ internal sealed class Scheduler
     private readonly Dictionary<Layer, (int Decode, int Prefill)> _waited = [];
 
     /// <summary>What a layer could do now: decode, prefill, both or neither. A parked step that can go on is the only thing its layer can do.</summary>
-    public static (bool Decode, bool Prefill) Ready(Layer layer)
+    /// <param name="layer">Which.</param>
+    /// <param name="canStart">False: as many steps run as there may be; only those go on.</param>
+    public static (bool Decode, bool Prefill) Ready(Layer layer, bool canStart = true)
     {
         if (layer.Running is { } step) return (step.Runnable && step.IsDecode, step.Runnable && !step.IsDecode);
-        bool able = layer.IsReady || layer.LoadError != null;
+        bool able = (layer.IsReady && canStart) || layer.LoadError != null;
         return (able && layer.Decode.Count > 0, able && layer.Prefill.Count > 0);
     }
 
     /// <summary>The layer to run, or null when none is ready.</summary>
-    public Layer? Choose(List<Layer> layers, out bool prefill)
+    public Layer? Choose(List<Layer> layers, out bool prefill, bool canStart = true)
     {
         Layer? best = null, starved = null;
         bool bestPrefill = false, starvedPrefill = false;
         int longest = Patience - 1;
         foreach (var layer in layers)
         {
-            var ready = Ready(layer);
+            var ready = Ready(layer, canStart);
             var waited = _waited.GetValueOrDefault(layer);
             if (ready.Decode && (best == null || bestPrefill || layer.Index < best.Index)) (best, bestPrefill) = (layer, false);
             if (ready.Prefill && (best == null || (bestPrefill && layer.Index < best.Index))) (best, bestPrefill) = (layer, true);
@@ -40,7 +42,7 @@ internal sealed class Scheduler
         prefill = starved != null ? starvedPrefill : bestPrefill;
         foreach (var layer in layers)
         {
-            var ready = Ready(layer);
+            var ready = Ready(layer, canStart);
             if (!ready.Decode && !ready.Prefill) continue;
             bool mine = ReferenceEquals(layer, chosen);
             var waited = _waited.GetValueOrDefault(layer);

@@ -44,6 +44,8 @@ public sealed class FlashPackage : IDisposable
     public WeightFormat Format { get; }
     /// <summary>"direct (512)" or "buffered": how this package's files are read.</summary>
     public string Access { get; private set; } = "";
+    /// <summary>What reads of this package's files must be aligned to.</summary>
+    public int DeviceAlignment { get; private set; } = PackageLayout.Page;
     /// <summary>Bytes of all files.</summary>
     public long Bytes { get; }
 
@@ -117,7 +119,7 @@ public sealed class FlashPackage : IDisposable
         for (int i = 0; i < Manifest.Files.Count; i++)
         {
             using PackageFile file = OpenFile(i, scan);
-            if (i == 0) Access = file.File.Access;
+            if (i == 0) (Access, DeviceAlignment) = (file.File.Access, file.File.Alignment);
             file.Check(scan, everything, scanProgress);
         }
     }

@@ -46,7 +46,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         _queue = queue;
         _prefetchDepth = prefetchDepth;
         // Gaps of all threads land in one place that nobody reads, then each thread has its list of parts.
-        _sink = new NativeBuffer(ReadPlanner.GapLimit + threads * RequestReader.PartBytes, ledger ?? new MemoryLedger(), "reader");
+        _sink = new NativeBuffer(ThreadBytes(threads), ledger ?? new MemoryLedger(), "reader");
         _threads = new Thread[threads];
         _readers = new RequestReader[threads];
         for (int i = 0; i < threads; i++)
@@ -61,6 +61,10 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
 
     /// <summary>How files are read that are read past the page cache.</summary>
     public string Method => _ring != null ? "io_uring" : "threads";
+    /// <summary>What a reader with so many threads takes.</summary>
+    public static long BufferBytes(int threads) => ThreadBytes(threads) + RingReader.BufferBytes;
+
+    private static long ThreadBytes(int threads) => ReadPlanner.GapLimit + (long)threads * RequestReader.PartBytes;
 
     public ReaderStats Stats
     {

@@ -5,7 +5,7 @@ namespace FlashOrleans.Flash;
 
 /// <summary>
 /// The few Linux calls that .NET does not offer: open with O_DIRECT (FileOptions drops it), preadv into raw memory, posix_fadvise,
-/// statx. Flag values are the kernel's and differ per architecture. Only called where <see cref="Supported"/>; any thread, no allocation.
+/// statx, and anonymous memory that is there at once. Flag values are the kernel's and differ per architecture. Only called where <see cref="Supported"/>; any thread, no allocation.
 /// </summary>
 internal static unsafe partial class Libc
 {
@@ -73,6 +73,57 @@ internal static unsafe partial class Libc
         uint memory = *(uint*)(status + memoryAlign), offset = *(uint*)(status + offsetAlign);
         return offset == 0 ? 0 : (int)Math.Max(memory, offset);
     }
+
+    /// <summary>
+    /// Zeroed private memory whose pages are all there, with a name where the kernel keeps one (5.17 and newer), in large pages where it has them to spare; null and errno
+    /// when it cannot be had. Never hugetlb: those pages are a pool of the administrator's. Filling comes after the advice: MAP_POPULATE would fill small pages first.
+    /// </summary>
+    public static byte* Map(long bytes, string name, out int error)
+    {
+        const int read = 1, write = 2, privately = 2, anonymous = 0x20, hugePage = 14, populateWrite = 23, setVma = 0x53564d41, enoMem = 12;
+        error = 0;
+        void* at = Mmap(null, (nuint)bytes, read | write, privately | anonymous, -1, 0);
+        if (at == (void*)-1)
+        {
+            error = Marshal.GetLastPInvokeError();
+            return null;
+        }
+        // Letters, digits and a few signs; brackets, backslash, dollar and backtick are refused. 80 bytes with the end.
+        byte* label = stackalloc byte[80];
+        int n = 0;
+        foreach (char c in "flash:" + name)
+            if (n < 79) label[n++] = c is > ' ' and < '\x7f' and not ('[' or ']' or '\\' or '$' or '`') ? (byte)c : (byte)'_';
+        label[n] = 0;
+        _ = Prctl(setVma, 0, (nuint)at, (nuint)bytes, (nuint)label);
+        // Five times faster to fill than small pages (64 MiB: 3.2 ms against 17), and fewer misses of the translation buffer later.
+        if (bytes >= 2 << 20) _ = Madvise(at, (nuint)bytes, hugePage);
+        if (Madvise(at, (nuint)bytes, populateWrite) == 0) return (byte*)at;
+        error = Marshal.GetLastPInvokeError();
+        if (error == EINVAL || error == EINTR)
+        {
+            // A kernel before 5.14, or a signal on the way: the pages one by one.
+            for (long i = 0; i < bytes; i += 4096) Volatile.Write(ref ((byte*)at)[i], 0);
+            error = 0;
+            return (byte*)at;
+        }
+        if (error == 0) error = enoMem;
+        _ = Munmap(at, (nuint)bytes);
+        return null;
+    }
+
+    public static void Unmap(byte* at, long bytes) => _ = Munmap(at, (nuint)bytes);
+
+    [LibraryImport("libc", EntryPoint = "mmap", SetLastError = true)]
+    private static partial void* Mmap(void* at, nuint bytes, int protection, int flags, int fd, nint offset);
+
+    [LibraryImport("libc", EntryPoint = "munmap")]
+    private static partial int Munmap(void* at, nuint bytes);
+
+    [LibraryImport("libc", EntryPoint = "madvise", SetLastError = true)]
+    private static partial int Madvise(void* at, nuint bytes, int advice);
+
+    [LibraryImport("libc", EntryPoint = "prctl")]
+    private static partial int Prctl(int option, nuint what, nuint at, nuint bytes, nuint name);
 
     [LibraryImport("libc", EntryPoint = "open", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int OpenCall(string path, int flags);

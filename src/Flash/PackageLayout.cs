@@ -42,6 +42,45 @@ public static class PackageLayout
         return bytes;
     }
 
+    /// <summary>What edge.bin (layer -1) or a layer's slice consists of, without opening it: names, kinds, offsets and sizes; no checksums.</summary>
+    public static IReadOnlyList<Section> Sections(Manifest manifest, int layer)
+    {
+        ArgumentNullException.ThrowIfNull(manifest);
+        IReadOnlyList<SectionEntry> entries = layer < 0 ? Edge(manifest.Model, manifest.Weights) : Slice(manifest.Model, manifest.Weights, layer, manifest.Predictors);
+        List<Section> sections = [];
+        long end = Page;
+        foreach (SectionEntry s in entries)
+        {
+            long offset = RoundUp(end, manifest.Alignment);
+            sections.Add(new Section { Name = s.Name, Kind = s.Kind, Offset = offset, Bytes = s.Bytes, Format = s.Format, Rows = s.Rows, Cols = s.Cols, Hash = "" });
+            end = offset + s.Bytes;
+        }
+        return sections;
+    }
+
+    /// <summary>Units of a layer's bundles and the bytes of a window slot for one, on a device of this alignment; <paramref name="whole"/> as in <see cref="PackageFile.BundleUnits"/>.</summary>
+    public static (int Units, int SlotBytes, int PartBytes, int Group) BundleSlots(Manifest manifest, int layer, bool whole, int alignment)
+    {
+        ArgumentNullException.ThrowIfNull(manifest);
+        BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer);
+        (int offset, int bytes) = whole && b.Group == 1 ? (0, b.UsedBytes) : b.Span(0);
+        // Sections begin at multiples of the package's alignment, which the device's may exceed.
+        long start = (alignment <= manifest.Alignment ? 0 : manifest.Alignment) + offset;
+        return (b.Units, UnitRegion.SlotBytesOf(start, b.Stride, bytes, alignment), bytes, b.Group);
+    }
+
+    /// <summary>The same for rows of the embedding.</summary>
+    public static (int Units, int SlotBytes) EmbeddingSlots(Manifest manifest, int alignment)
+    {
+        ArgumentNullException.ThrowIfNull(manifest);
+        WeightFormat format = manifest.Weights.Of("embed");
+        int bytes = EmbedUnitBytes(format, manifest.Model.EmbeddingWidth);
+        return (EmbedUnits(format, manifest.Model.VocabSize), UnitRegion.SlotBytesOf(alignment <= manifest.Alignment ? 0 : manifest.Alignment, bytes, bytes, alignment));
+    }
+
+    /// <summary>Scratch that opening and loading a package of this shape takes, beside what it loads.</summary>
+    public static long LoadScratchBytes(Manifest manifest) => PackageFile.ScanChunk(manifest) + 2L * Page;
+
     /// <summary>Refuses shapes that are impossible, absurdly large (sizes below never overflow after this), or not divisible as the format needs.</summary>
     public static void Validate(ModelConfig config, WeightFormats formats)
     {

@@ -13,6 +13,7 @@ internal sealed unsafe partial class RingReader : IDisposable
     public const int Depth = 32;
     private const ulong WakeToken = ulong.MaxValue;
     private const int StackBytes = 256 * 1024;
+    public const int BufferBytes = ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64;
 
     private readonly object _lock = new();
     private readonly FlashReader _owner;
@@ -38,7 +39,7 @@ internal sealed unsafe partial class RingReader : IDisposable
         _queue = queue;
         _prefetchDepth = prefetchDepth;
         _wakeFd = wakeFd;
-        _memory = new NativeBuffer(ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64, ledger, "reader");
+        _memory = new NativeBuffer(BufferBytes, ledger, "reader");
         _wakeValue = (ulong*)(_memory.Pointer + ReadPlanner.GapLimit + Depth * RequestReader.PartBytes);
         for (int i = 0; i < Depth; i++)
         {

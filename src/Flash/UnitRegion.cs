@@ -31,10 +31,7 @@ public sealed class UnitRegion
                 throw new ArgumentException($"{name}: a checked span of {check.Bytes} bytes at {check.Offset} with {check.Hashes.Length} hashes does not fit {count} parts of {partBytes} bytes", nameof(checks));
         }
         _checks = checks;
-        int align = file.Alignment;
-        // Worst case of rounding [start, start + bytes) outward to the device's alignment.
-        bool aligned = (offset + partOffset) % align == 0 && stride % align == 0;
-        SlotBytes = RoundUp(partBytes + (aligned ? 0 : align - 1), Math.Max(align, 64));
+        SlotBytes = SlotBytesOf(offset + partOffset, stride, partBytes, file.Alignment);
     }
 
     public FlashFile File { get; }
@@ -62,6 +59,13 @@ public sealed class UnitRegion
             if (XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) != check.Hashes[unit]) return ReadFault.Checksum;
         }
         return ReadFault.None;
+    }
+
+    /// <summary>Bytes of a slot for parts of units that lie so: the worst case of rounding [start, start + bytes) outward to the device's alignment.</summary>
+    internal static int SlotBytesOf(long start, int stride, int partBytes, int align)
+    {
+        bool aligned = start % align == 0 && stride % align == 0;
+        return RoundUp(partBytes + (aligned ? 0 : align - 1), Math.Max(align, 64));
     }
 
     private static int RoundUp(int value, int multiple) => (value + multiple - 1) / multiple * multiple;

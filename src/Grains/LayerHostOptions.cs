@@ -17,6 +17,11 @@ public sealed record LayerHostOptions
     /// <summary>Another reader than the flash device (tests).</summary>
     public Func<IFlashReader>? Reader { get; init; }
 
+    /// <summary>What the engine is made with: a budget is for the layers that run here.</summary>
+    public EngineOptions PlannedEngine => Engine.Budget is { Layers: null } budget && Layers is { } text
+        ? Engine with { Budget = budget with { Layers = LayerRanges.Parse(text).Contains } }
+        : Engine;
+
     /// <summary>Throws <see cref="FormatException"/> when the text does not say which layers.</summary>
     public static void CheckLayers(string layers) => LayerRanges.Parse(layers);
 }

@@ -108,14 +108,7 @@ public sealed class FlashSilo : IAsyncDisposable
             .Configure<EndpointOptions>(static o => o.AdvertisedIPAddress = IPAddress.Loopback)
             // Compute threads keep the processors busy; that is no reason to shed clients.
             .Configure<LoadSheddingOptions>(static o => o.LoadSheddingEnabled = false)
-            .AddFlashOrleans(new LayerHostOptions
-            {
-                ModelsDirectory = options.ModelsDirectory,
-                Layers = options.Layers,
-                Engine = options.Engine,
-                Layer = options.Layer,
-                Grains = options.Grains,
-            }));
+            .AddFlashOrleans(options.Host));
         return builder.Build();
     }
 

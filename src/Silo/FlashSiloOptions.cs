@@ -24,6 +24,10 @@ public sealed record FlashSiloOptions
     /// <summary>Logs at information level instead of warnings.</summary>
     public bool Verbose { get; init; }
 
+    internal LayerHostOptions Host => new() { ModelsDirectory = ModelsDirectory, Layers = Layers, Engine = Engine, Layer = Layer, Grains = Grains };
+    /// <summary>The engine's options; a budget is for the layers that run here.</summary>
+    internal EngineOptions PlannedEngine => Host.PlannedEngine;
+
     internal void Validate()
     {
         Port(SiloPort, "silo port");
@@ -40,6 +44,11 @@ public sealed record FlashSiloOptions
         if (Engine.Threads is < 1 or > 1024) throw Wrong("threads", Engine.Threads, "it must be between 1 and 1024");
         if (Engine.IoThreads is < 1 or > 1024) throw Wrong("io threads", Engine.IoThreads, "it must be between 1 and 1024");
         if (Engine.MaxWaveRows is < 1 or > 65536) throw Wrong("max wave rows", Engine.MaxWaveRows, "it must be between 1 and 65536");
+        if (Engine.Budget is { } budget)
+        {
+            if (budget.Sessions is < 1 or > 4096) throw Wrong("sessions", budget.Sessions, "it must be between 1 and 4096");
+            if (budget.Context < 1) throw Wrong("context", budget.Context, "it must be at least 1");
+        }
         if (Engine.Kernels is not ("auto" or "scalar" or "avx2" or "avx512")) throw Wrong("kernels", Engine.Kernels, "it must be auto, scalar, avx2 or avx512");
         if (Grains.PrefillChunk < 1) throw Wrong("prefill chunk", Grains.PrefillChunk, "it must be at least 1");
         if (Grains.MaxUnread < 1) throw Wrong("max unread", Grains.MaxUnread, "it must be at least 1");

@@ -5,6 +5,7 @@ using FlashOrleans.Silo;
 try
 {
     FlashSiloOptions options = SiloArguments.Parse(args);
+    SiloBudget.Enter(options, Console.Error.WriteLine);
     await using FlashSilo silo = await FlashSilo.StartAsync(options);
     Console.WriteLine($"ready: silo {silo.SiloEndpoint}, gateway {silo.GatewayEndpoint}, models in {Path.GetFullPath(options.ModelsDirectory)}");
     await silo.WaitForShutdownAsync();

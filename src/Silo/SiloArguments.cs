@@ -8,18 +8,28 @@ internal static class SiloArguments
 {
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3]
-               [--window 25%] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
+               [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
                [--reader-lease SECONDS] [--verbose on|off]
         """;
 
     public static FlashSiloOptions Parse(string[] args)
     {
         var options = new FlashSiloOptions { ModelsDirectory = "", SiloPort = 11111, GatewayPort = 30000 };
+        BudgetSize? budget = null;
+        int? sessions = null, context = null;
+        bool window = false;
         for (int i = 0; i < args.Length; i += 2)
         {
             string name = args[i];
             if (name is "--help" or "-h") throw new SiloUsageException(Usage);
             string value = i + 1 < args.Length ? args[i + 1] : throw new SiloUsageException($"{name} needs a value\n{Usage}");
+            switch (name)
+            {
+                case "--budget": budget = BudgetSize.TryParse(value, out BudgetSize size) ? size : throw Wrong(name, value, BudgetSize.Rule); continue;
+                case "--sessions": sessions = Number(name, value); continue;
+                case "--context": context = Number(name, value); continue;
+                case "--window": window = true; break;
+            }
             options = name switch
             {
                 "--models" => options with { ModelsDirectory = value },
@@ -38,6 +48,10 @@ internal static class SiloArguments
                 _ => throw new SiloUsageException($"{name} is unknown\n{Usage}"),
             };
         }
+        if (budget != null && window) throw new SiloUsageException("--budget sizes the windows: give it or --window, not both");
+        if (budget == null && (sessions ?? context) != null) throw new SiloUsageException("--sessions and --context say what --budget is to hold: give one");
+        if (budget is { } b)
+            options = options with { Engine = options.Engine with { Budget = new BudgetOptions { Size = b, Sessions = sessions ?? 1, Context = context ?? BudgetOptions.DefaultContext } } };
         return options.ModelsDirectory.Length > 0 ? options : throw new SiloUsageException($"--models is missing\n{Usage}");
     }
 

@@ -17,6 +17,7 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("logits")]
     [InlineData("perplexity")]
     [InlineData("bench")]
+    [InlineData("plan")]
     [InlineData("serve")]
     public async Task Help_of_a_verb_shows_options_and_examples(string verb)
     {
@@ -69,6 +70,15 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("logits emberling --tokens 1 --generate 1024")]
     [InlineData("perplexity emberling")]
     [InlineData("perplexity emberling --file x --window 0")]
+    [InlineData("run emberling hello --budget 200MiB --window 10%")]
+    [InlineData("run emberling hello --budget 0.5")]
+    [InlineData("run emberling hello --sessions 2")]
+    [InlineData("plan emberling")]
+    [InlineData("plan emberling --budget lots")]
+    [InlineData("plan emberling --budget 50% --sessions 0")]
+    [InlineData("logits emberling --tokens 1 --budget 200MiB --window 10%")]
+    [InlineData("bench emberling --budget 300MiB --path both")]
+    [InlineData("serve --context 100")]
     [InlineData("bench emberling --sessions 1,0")]
     [InlineData("bench emberling --prompt 0")]
     [InlineData("bench emberling --prompt 1000 --generate 100")]

@@ -181,8 +181,8 @@ public sealed class ExactnessTests
         }
     }
 
-    [Fact]
-    public void Half_precision_keys_and_values_give_the_same_bits_for_every_chunking_and_kernel()
+    [Theory, InlineData(KvType.F16), InlineData(KvType.Q8)]
+    public void Rounded_keys_and_values_give_the_same_bits_for_every_chunking_and_kernel(KvType kv)
     {
         using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q8);
         int[] prompt = Prompt(70, 200, seed: 8);
@@ -191,11 +191,26 @@ public sealed class ExactnessTests
         {
             foreach (int chunk in new[] { 70, 1, 64, 65 })
             {
-                using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels }, new() { Kv = KvType.F16 });
+                using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels }, new() { Kv = kv });
                 var transcript = Run(engine, prompt, 5, chunk, 200);
                 AssertSame(expected ??= transcript, transcript, $"{kernels} {chunk}");
             }
         }
+    }
+
+    [Fact]
+    public void Keys_and_values_of_8_bits_move_logits_by_little()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q8);
+        int[] prompt = Prompt(70, 200, seed: 8);
+        (int Id, float Logit)[] Logits(KvType kv)
+        {
+            using var engine = new LocalEngine(tiny.Package, new(), new() { Kv = kv });
+            return [.. Run(engine, prompt, 1, 64, 200)[0].OrderBy(static t => t.Id)];
+        }
+        var (exact, rounded) = (Logits(KvType.F32), Logits(KvType.Q8));
+        double norm = Math.Sqrt(exact.Sum(static t => (double)t.Logit * t.Logit)), error = Math.Sqrt(exact.Zip(rounded, static (a, b) => Math.Pow(a.Logit - b.Logit, 2)).Sum());
+        Assert.InRange(error, norm * 1e-6, norm * 0.02);
     }
 
     internal static Gen<T> OneOf<T>(params T[] values) => Gen.Int[0, values.Length - 1].Select(i => values[i]);

@@ -50,7 +50,7 @@ public sealed class RecoveryTests
     public void A_session_closed_while_a_step_reads_it_is_freed_when_the_step_lets_go()
     {
         var ledger = new MemoryLedger();
-        using var kv = new KvCache(TinyPackage.Llama(), half: false, ledger, "kv");
+        using var kv = new KvCache(TinyPackage.Llama(), KvType.F32, ledger, "kv");
         var slot = new Slot { Session = Guid.NewGuid(), Epoch = 1, Step = 1, Count = 3, PrefixHash = TokenChain.Start };
         Assert.Equal(Admission.Accepted, kv.Admit(slot, [1, 2, 3], out var sequence));
         sequence!.Pins++;

@@ -106,13 +106,14 @@ internal sealed class ChatLoop(App app, GrainHost host, Conversation conversatio
                 break;
             case "/set" when words.Length > 1:
                 string value = words.Length > 2 ? words[2] : words[1] == "system" ? "" : throw new UsageException($"/set {words[1]} needs a value");
+                if (words[1] == "window" && host.Budget is { } budget) throw new UsageException($"the budget of {budget.Size} sizes the windows: leave with /bye and give --window instead");
                 var (chat, layer) = SetCommand.Apply(words[1], value, conversation.Settings, host.Layer);
                 if (layer != host.Layer) await host.ReconfigureAsync(layer);
                 conversation.Settings = chat;
-                app.Screen.Remark(SetCommand.Show(chat, host.Layer));
+                app.Screen.Remark(SetCommand.Show(chat, host.Layer, host.Budget));
                 break;
             case "/set":
-                app.Screen.Remark(SetCommand.Show(conversation.Settings, host.Layer));
+                app.Screen.Remark(SetCommand.Show(conversation.Settings, host.Layer, host.Budget));
                 break;
             case "/help" or "/?":
                 app.Screen.Out.WriteLine(Help);

@@ -26,10 +26,10 @@ internal static class SetCommand
         _ => throw new UsageException($"there is no setting '{name}'; there are {Names}"),
     };
 
-    public static string Show(ChatSettings chat, LayerOptions layer)
+    public static string Show(ChatSettings chat, LayerOptions layer, BudgetOptions? budget = null)
     {
         var s = chat.Sampling;
-        string engine = $"window {Units.Percent(layer.Window)}, mode {Lower(layer.Mode)}, prefetch {(layer.Prefetch ? "on" : "off")}, kv {Lower(layer.Kv)}";
+        string engine = $"{(budget is null ? $"window {Units.Percent(layer.Window)}" : $"budget {budget.Size}")}, mode {Lower(layer.Mode)}, prefetch {(layer.Prefetch ? "on" : "off")}, kv {Lower(layer.Kv)}";
         string sampling = string.Create(CultureInfo.InvariantCulture, $"temperature {s.Temperature}, top-k {s.TopK}, top-p {s.TopP}, min-p {s.MinP}, seed {s.Seed?.ToString(CultureInfo.InvariantCulture) ?? "auto"}, max-tokens {chat.MaxTokens}");
         return chat.System is { } system ? $"{engine}, {sampling}, system \"{system}\"" : $"{engine}, {sampling}";
     }

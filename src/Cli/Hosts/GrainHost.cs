@@ -21,6 +21,8 @@ internal sealed class GrainHost : IModelHost
     public string Path => "grains";
     public string Model { get; }
     public LayerOptions Layer => _silo.Layer;
+    /// <summary>The budget that sizes the windows, or null.</summary>
+    public BudgetOptions? Budget { get; private init; }
 
     /// <summary>Returns when all layers are in memory.</summary>
     public static async Task<GrainHost> StartAsync(string package, EngineOptions engine, LayerOptions layer, CancellationToken cancel)
@@ -28,7 +30,7 @@ internal sealed class GrainHost : IModelHost
         // The model is asked for by its path, so that a package outside the store serves as well.
         string folder = System.IO.Path.GetDirectoryName(package)!;
         var silo = await FlashSilo.StartAsync(new FlashSiloOptions { ModelsDirectory = folder, Engine = engine, Layer = layer }, cancel);
-        var host = new GrainHost(silo, package);
+        var host = new GrainHost(silo, package) { Budget = engine.Budget };
         try
         {
             await host._client.EnsureReadyAsync(package, cancel);

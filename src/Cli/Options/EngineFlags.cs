@@ -11,22 +11,33 @@ internal sealed class EngineFlags
     private readonly Option<int?> _threads = Flags.Int("--threads", "N", "Compute threads (default: all processors)", 1, 1024);
     private readonly Option<string> _prefetch = Flags.Choice("--prefetch", "Read the next layer's neurons ahead", "on", "off");
     private readonly Option<string> _kernels = Flags.Choice("--kernels", "Instruction set; auto is FLASH_KERNELS or the best here", "auto", "scalar", "avx2", "avx512");
-    private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16", "auto", "f32", "f16");
+    private readonly Option<string> _kv = Flags.Choice("--kv", "Keys and values; auto is f32 for f32 packages, else f16. q8: 8 bits and a scale for each head's row, half of f16, nearly the same result", "auto", "f32", "f16", "q8");
 
     private readonly bool _hasWindow;
+    private readonly BudgetFlags? _budget;
 
     /// <param name="command">Gets the options.</param>
     /// <param name="window">False: no --window; the verb has a --window of its own (perplexity's counts tokens, too).</param>
-    public EngineFlags(Command command, bool window = true)
+    /// <param name="promises">--sessions and --context say what a budget is to hold; else the verb knows.</param>
+    /// <param name="budget">False: the verb has a --budget of its own.</param>
+    public EngineFlags(Command command, bool window = true, bool promises = false, bool budget = true)
     {
         _hasWindow = window;
+        if (budget) _budget = new BudgetFlags(command, promises);
         if (window) command.Add(_window);
         foreach (Option option in new Option[] { _mode, _threads, _prefetch, _kernels, _kv }) command.Add(option);
     }
 
-    public EngineOptions Engine(ParseResult parse)
+    /// <param name="parse">The command line.</param>
+    /// <param name="host">Where it will run: decides what a budget counts for the process.</param>
+    /// <param name="sessions">Sessions at once, where the verb knows.</param>
+    /// <param name="context">Tokens of each, where the verb knows.</param>
+    /// <param name="window">The verb's own --window was given.</param>
+    public EngineOptions Engine(ParseResult parse, BudgetHost host = BudgetHost.Grains, int sessions = 1, int? context = null, bool window = false)
     {
-        var options = new EngineOptions { Kernels = parse.GetValue(_kernels)! };
+        var options = new EngineOptions { Kernels = parse.GetValue(_kernels)!, Budget = _budget?.Of(parse, host, sessions, context) };
+        if (options.Budget != null && (window || (_hasWindow && parse.GetResult(_window) is { Implicit: false })))
+            throw new UsageException("--budget sizes the windows: give it or --window, not both");
         return parse.GetValue(_threads) is { } threads ? options with { Threads = threads } : options;
     }
 

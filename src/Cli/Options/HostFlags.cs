@@ -17,13 +17,30 @@ internal sealed class HostFlags
         _engine = new EngineFlags(command, window);
     }
 
-    public Task<IModelHost> StartAsync(App app, ParseResult parse, string package, double? window = null) =>
-        StartAsync(app, package, parse.GetValue(_path)!, _engine.Engine(parse), _engine.Layer(parse, window));
+    /// <param name="app">Where remarks go.</param>
+    /// <param name="parse">The command line.</param>
+    /// <param name="package">The package's folder.</param>
+    /// <param name="context">Tokens of the one session, for a budget.</param>
+    /// <param name="window">The verb's own --window; null: the flag's.</param>
+    public Task<IModelHost> StartAsync(App app, ParseResult parse, string package, int context, double? window = null)
+    {
+        string path = parse.GetValue(_path)!;
+        return StartAsync(app, package, path, _engine.Engine(parse, path == "engine" ? BudgetHost.Engine : BudgetHost.Grains, 1, context, window != null), _engine.Layer(parse, window));
+    }
 
     /// <summary>The engine without a host: for what no turn can ask.</summary>
-    public LocalEngine Engine(ParseResult parse, FlashPackage package, double? window = null) => new(package, _engine.Engine(parse), _engine.Layer(parse, window));
+    public LocalEngine Engine(ParseResult parse, FlashPackage package, double? window = null)
+    {
+        var options = _engine.Engine(parse, window: window != null);
+        if (options.Budget != null) throw new UsageException("--against holds two models: --budget plans for one");
+        return new LocalEngine(package, options, _engine.Layer(parse, window));
+    }
 
-    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer) => path == "engine"
-        ? new EngineHost(package, engine, layer)
-        : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);
+    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer)
+    {
+        var plan = BudgetFlags.Enter(app, package, engine, layer);
+        IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);
+        BudgetFlags.Loaded(app, plan);
+        return host;
+    }
 }

@@ -31,7 +31,7 @@ internal static class BenchVerb
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
-            "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8")
+            "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8", "flash bench ./big.flash --budget 50%")
         { prompt, generate, sessions, repeat, path, layers, trace, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
@@ -52,15 +52,18 @@ internal static class BenchVerb
                 Tokens.Demand(words.For(0), opened.Config, count);
             }
             var spans = parse.GetValue(trace) is null ? null : new StepTrace(1 << 16);
+            int[] numbers = parse.GetValue(sessions) is { Length: > 0 } several ? several : [1];
+            var options = engine.Engine(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
+            if (options.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
             var hosts = new List<IModelHost>();
             try
             {
                 foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
-                    hosts.Add(await HostFlags.StartAsync(app, package, p, engine.Engine(parse) with { Trace = spans }, engine.Layer(parse)));
-                var rows = await MeasureAsync(app, hosts, words, parse.GetValue(sessions) is { Length: > 0 } several ? several : [1], count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
+                    hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, engine.Layer(parse)));
+                var rows = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
                 if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
                 if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
-                if (parse.GetValue(json)) app.Screen.Json(Everything(package, activity, words, count, engine.Layer(parse).Window, rows));
+                if (parse.GetValue(json)) app.Screen.Json(Everything(package, activity, words, count, options.Budget, engine.Layer(parse).Window, rows));
                 else Print(app.Screen, rows, parse.GetValue(layers));
             }
             finally
@@ -116,13 +119,14 @@ internal static class BenchVerb
         app.Screen.Remark($"trace in {file}{(trace.Lost > 0 ? $"; {trace.Lost} spans more found no room: generate fewer tokens" : "")}");
     }
 
-    private static object Everything(string package, ActivityConfig? activity, BenchPrompt prompt, int generate, double window, List<Row> rows) => new
+    private static object Everything(string package, ActivityConfig? activity, BenchPrompt prompt, int generate, BudgetOptions? budget, double window, List<Row> rows) => new
     {
         Package = package,
         PromptTokens = prompt.Length,
         GeneratePerSession = generate,
         Activity = activity,
-        Window = window,
+        Budget = budget?.Size.ToString(),
+        Window = budget == null ? window : (double?)null,
         rows[0].Run.Counters.Kernels,
         rows[0].Run.Counters.Threads,
         rows[0].Run.Counters.Access,
@@ -146,7 +150,9 @@ internal static class BenchVerb
             GrainsOverEngine = row.Ratio,
             row.Run.Counters.NativeBytes,
             ManagedBytes = GC.GetTotalMemory(false),
+            HeapBytes = GC.GetGCMemoryInfo().TotalCommittedBytes,
             ProcessBytes = Environment.WorkingSet,
+            MostProcessBytes = HeapFence.Resident().Most,
             Layers = LayerTable.Json(row.Run.Counters),
         }),
     };

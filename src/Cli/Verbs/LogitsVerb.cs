@@ -28,7 +28,7 @@ internal static class LogitsVerb
             int count = parse.GetValue(generate) ?? 0;
             string path = model.Path(app, parse);
             using (var package = FlashPackage.Open(path)) Tokens.Demand(input, package.Config, count);
-            await using var host = await hosts.StartAsync(app, parse, path);
+            await using var host = await hosts.StartAsync(app, parse, path, input.Length + count);
             var (best, greedy) = await AskAsync(host, input, count, parse.GetValue(top) ?? 10, app.Interrupts.Stop);
             if (parse.GetValue(json))
             {

@@ -58,7 +58,7 @@ internal static class PerplexityVerb
                 Compare(app, parse, hosts, path, app.Library.Resolve(other, null, app.Interrupts.Stop), ids, Math.Min(window, ids.Length), share, File.ReadAllText(parse.GetValue(file)!), parse.GetValue(json));
                 return;
             }
-            await using var host = await hosts.StartAsync(app, parse, path, share);
+            await using var host = await hosts.StartAsync(app, parse, path, Math.Min(window, ids.Length), share);
             var (scored, nll) = await ScoreAsync(app, host, ids, Math.Min(window, ids.Length));
             if (parse.GetValue(json)) app.Screen.Json(new { tokens = scored, nll, perplexity = Math.Exp(nll) });
             else app.Screen.Out.WriteLine($"perplexity {Units.Number(Math.Exp(nll), "0.0000")}, nll {Units.Number(nll, "0.000000")} over {scored} tokens");

@@ -18,12 +18,12 @@ internal static class RunVerb
         var most = Flags.Int("--max-tokens", "N", "Tokens of an answer at most (default 512)", 1);
         var json = Flags.Json();
         var verb = new Verb("run", "Talk to a model", "",
-            "flash run emberling \"Tell me a story about a fox and a lantern\"", "flash run emberling", "echo \"Tell me a story\" | flash run emberling --seed 7 --window 10%", "flash run ./big.flash \"Hello\" --json");
+            "flash run emberling \"Tell me a story about a fox and a lantern\"", "flash run emberling", "echo \"Tell me a story\" | flash run emberling --seed 7 --window 10%", "flash run ./big.flash \"Hello\" --json", "flash run ./big.flash --budget 1.8GiB --context 4096");
         var model = new ModelFlags(verb);
         verb.Add(prompt);
         foreach (Option option in new Option[] { system, raw, most, json }) verb.Add(option);
         var sampling = new SamplingFlags(verb);
-        var engine = new EngineFlags(verb);
+        var engine = new EngineFlags(verb, promises: true);
         verb.SetAction(async (parse, _) =>
         {
             string? text = parse.GetValue(prompt);
@@ -50,7 +50,8 @@ internal static class RunVerb
                     Raw = parse.GetValue(raw) || codec.ChatTemplate is null,
                 };
             }
-            await using var host = await GrainHost.StartAsync(path, engine.Engine(parse), engine.Layer(parse), app.Interrupts.Stop);
+            var (options, layer) = (engine.Engine(parse), engine.Layer(parse));
+            await using var host = (GrainHost)await HostFlags.StartAsync(app, path, "grains", options, layer);
             await using var conversation = new Conversation(host, settings);
             if (text is null) return await new ChatLoop(app, host, conversation, app.Screen.In).RunAsync();
             if (lines) return await new ChatLoop(app, host, conversation, new StringReader(text)).RunAsync();

@@ -16,13 +16,13 @@ internal static class ServeVerb
         var port = Flags.Int("--port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
         var gateway = Flags.Int("--gateway", "N", $"Port for clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
-        var verb = new Verb("serve", "Run a silo that clients of other processes talk to", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --models /data/models --window 10%") { models, port, gateway, verbose };
-        var engine = new EngineFlags(verb);
+        var verb = new Verb("serve", "Run a silo that clients of other processes talk to", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { models, port, gateway, verbose };
+        var engine = new EngineFlags(verb, promises: true);
         verb.SetAction(async (parse, _) =>
         {
             string? folder = parse.GetValue(models);
             if (folder is null) ImportBundled(app);
-            await using var silo = await FlashSilo.StartAsync(new FlashSiloOptions
+            var options = new FlashSiloOptions
             {
                 ModelsDirectory = Path.GetFullPath(folder ?? app.Store.Folder),
                 SiloPort = parse.GetValue(port) ?? SiloPort,
@@ -30,7 +30,9 @@ internal static class ServeVerb
                 Engine = engine.Engine(parse),
                 Layer = engine.Layer(parse),
                 Verbose = parse.GetValue(verbose),
-            }, app.Interrupts.Stop);
+            };
+            SiloBudget.Enter(options, app.Screen.Remark);
+            await using var silo = await FlashSilo.StartAsync(options, app.Interrupts.Stop);
             app.Screen.Out.WriteLine($"silo {silo.SiloEndpoint}, clients at {silo.GatewayEndpoint}; Ctrl-C stops it");
             await Task.Delay(Timeout.Infinite, app.Interrupts.Stop).ContinueWith(static _ => { }, TaskScheduler.Default);
             return app.Interrupts.ExitCode ?? 0;

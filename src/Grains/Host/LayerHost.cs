@@ -137,7 +137,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
     private Task Start(CancellationToken cancellationToken)
     {
         // The engine's threads belong to no call: without this each would carry the context of this one, and every task they start a copy.
-        using (ExecutionContext.SuppressFlow()) _conductor = new Conductor(Options.Engine, Options.Time, Options.Reader?.Invoke());
+        using (ExecutionContext.SuppressFlow()) _conductor = new Conductor(Options.PlannedEngine, Options.Time, Options.Reader?.Invoke());
         foreach ((SiloAddress silo, SiloStatus status) in _silos.GetApproximateSiloStatuses(onlyActive: true)) SiloStatusChangeNotification(silo, status);
         _silos.SubscribeToSiloStatusEvents(this);
         return Task.CompletedTask;

@@ -1,0 +1,94 @@
+using System.CommandLine;
+using FlashOrleans.Cli.Options;
+using FlashOrleans.Engine;
+using FlashOrleans.Flash;
+using Spectre.Console;
+
+namespace FlashOrleans.Cli.Verbs;
+
+/// <summary>`flash plan NAME --budget X`: where the memory would go and how fast it would be, before anything is loaded.</summary>
+internal static class PlanVerb
+{
+    public static Command Create(App app)
+    {
+        var path = Flags.Choice("--path", "Through layer grains, or on the engine without Orleans, which takes less", "grains", "engine");
+        var memory = Flags.Float("--memory-rate", "GB/s that all threads read from memory together, instead of measuring", 0.01f, 10_000);
+        var reads = Flags.Float("--read-rate", "Thousands of scattered reads of a unit a second, instead of measuring", 0.01f, 100_000);
+        var flash = Flags.Float("--flash-rate", "GB/s of long reads, instead of measuring", 0.001f, 1_000);
+        var json = Flags.Json();
+        var verb = new Verb("plan", "Show where the memory of a budget would go, and the expected speed", """
+            Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
+            the same share of every layer. Exit code 1 and what would do when the budget is too small.
+            Expected tok/s: from (reading memory and flash one after the other) to (both at once, as far as look-ahead works); multiply-adds are not counted. Memory and flash are measured for
+            a second unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate.
+            """,
+            "flash plan emberling --budget 150MiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --json")
+        { path, memory, reads, flash, json };
+        var model = new ModelFlags(verb);
+        var budget = new BudgetFlags(verb, promises: true, required: true);
+        var engine = new EngineFlags(verb, window: false, budget: false);
+        verb.SetAction(parse =>
+        {
+            using var package = model.Open(app, parse);
+            var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) == "engine" ? BudgetHost.Engine : BudgetHost.Grains) };
+            var plan = BudgetPlan.Of(package, options, engine.Layer(parse));
+            DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash)) : null;
+            Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];
+            if (parse.GetValue(json)) app.Screen.Json(Everything(plan, rates, speed));
+            else Print(app.Screen, plan, rates, speed);
+            if (plan.Fits) return 0;
+            app.Screen.Error.WriteLine($"flash: {plan.Refusal}");
+            return Failure.Failed;
+        });
+        return verb;
+    }
+
+    private static DeviceRates Rates(FlashPackage package, EngineOptions options, float? memory, float? reads, float? flash)
+    {
+        int unit = PackageLayout.BundleSlots(package.Manifest, 0, whole: true, package.DeviceAlignment).PartBytes;
+        DeviceRates? measured = memory is null || reads is null || flash is null ? DeviceProbe.Measure(package, options, unit) : null;
+        return new DeviceRates
+        {
+            Memory = memory * 1e9 ?? measured!.Memory,
+            Reads = reads * 1e3 ?? measured!.Reads,
+            UnitBytes = measured?.UnitBytes ?? unit,
+            Sequential = flash * 1e9 ?? measured!.Sequential,
+            Source = measured is null ? "as given" : (memory ?? reads ?? flash) is null ? measured.Source : $"as given, the rest {measured.Source}",
+        };
+    }
+
+    private static object Everything(BudgetPlan plan, DeviceRates? rates, Expectation[] speed) => new
+    {
+        plan.Manifest.Name,
+        BudgetBytes = plan.Budget,
+        plan.Fits,
+        MinimumBytes = plan.Minimum,
+        plan.Refusal,
+        plan.Options.Sessions,
+        plan.Context,
+        Lines = plan.Lines.Select(static l => new { l.Kind, l.Bytes, l.Detail }),
+        SumBytes = plan.Sum,
+        LeftBytes = plan.Left,
+        plan.HeapLimit,
+        StreamedBytes = plan.Streamed,
+        plan.WindowSlots,
+        Rates = rates,
+        Expected = speed,
+    };
+
+    private static void Print(Screen screen, BudgetPlan plan, DeviceRates? rates, Expectation[] speed)
+    {
+        var table = new Table { Border = TableBorder.None }.AddColumns("MEMORY", "BYTES", "WHAT");
+        foreach (var line in plan.Lines) table.AddRow(line.Kind, Units.Bytes(line.Bytes), Markup.Escape(line.Detail));
+        table.AddRow("sum", Units.Bytes(plan.Sum), plan.Fits ? $"of {Units.Bytes(plan.Budget)}, {Units.Bytes(plan.Left)} left" : $"the least; the budget is {Units.Bytes(plan.Budget)}");
+        screen.Tables.Write(table);
+        if (rates is null) return;
+        screen.Out.WriteLine();
+        screen.Out.WriteLine($"memory {Units.Number(rates.Memory / 1e9)} GB/s, {Units.Number(rates.Reads / 1e3)} thousand reads of {rates.UnitBytes} B a second, long reads {Units.Number(rates.Sequential / 1e9, "0.00")} GB/s ({rates.Source})");
+        foreach (var e in speed)
+        {
+            screen.Out.WriteLine($"{e.Sessions} session{(e.Sessions == 1 ? "" : "s")}: a step reads {Units.Bytes(e.MemoryBytes)} of memory and {Units.Bytes(e.FlashBytes)} of flash in {Units.Number(e.FlashReads, "0")} reads; "
+                + $"expected {Units.Number(e.LeastTokensPerSecond, "0.00")} to {Units.Number(e.TokensPerSecond, "0.00")} tok/s");
+        }
+    }
+}

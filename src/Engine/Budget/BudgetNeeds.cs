@@ -1,0 +1,168 @@
+using System.Numerics;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// What a model needs whatever the size of its windows: the terms of <see cref="BudgetPlan"/>. Native sizes follow from the code that allocates, by the same functions; process and
+/// managed heap are measured figures (docs/adr/0015). Pure.
+/// </summary>
+internal sealed record BudgetNeeds
+{
+    /// <summary>Managed bytes a window slot costs: maps, pins, links, score.</summary>
+    public const int ManagedPerSlot = 40;
+    public const long LeastMargin = 12 << 20;
+    private const long MiB = 1 << 20;
+    /// <summary>Managed bytes a unit costs whether it is in the window or not: two checksums, map, history, mark.</summary>
+    private const int ManagedPerUnit = 30;
+    /// <summary>Window that lets reads run side by side at all.</summary>
+    private const int LeastWindowBytes = 256 * 1024;
+
+    public required IReadOnlyList<LayerUnits> Layers { get; init; }
+    public required long Resident { get; init; }
+    public required long Edge { get; init; }
+    public required long Rope { get; init; }
+    public required long Kv { get; init; }
+    public required KvType KvType { get; init; }
+    public required int KvBlocks { get; init; }
+    public required int Context { get; init; }
+    public required long Buffers { get; init; }
+    public required int Steps { get; init; }
+    public required int Rows { get; init; }
+    public required long Process { get; init; }
+    /// <summary>Managed heap without what window slots cost.</summary>
+    public required long Heap { get; init; }
+    public required long Streamed { get; init; }
+
+    public long LeastWindows => Layers.Sum(static l => l.Least * l.SlotCost);
+    /// <summary>Everything but windows and margin.</summary>
+    public long Fixed => Resident + Edge + Rope + Kv + Buffers + Process + Heap;
+    /// <summary>Everything but the margin, with the smallest windows.</summary>
+    public long Bytes => Fixed + LeastWindows;
+
+    public static BudgetNeeds Of(Manifest manifest, int alignment, EngineOptions engine, LayerOptions layer, BudgetOptions options)
+    {
+        ModelConfig c = manifest.Model;
+        int[] here = [.. Enumerable.Range(0, c.Layers).Where(i => options.Layers?.Invoke(i) != false)];
+        bool first = here.Contains(0), last = here.Contains(c.Layers - 1);
+        int rows = options.WaveRows(engine.MaxWaveRows), steps = Math.Min(options.Steps, Math.Max(1, here.Length));
+        int context = Math.Min(options.Context, c.MaxPositions);
+        long blocks = (long)options.Sessions * ((context + KvCache.BlockPositions - 1) / KvCache.BlockPositions);
+        KvType kv = KvCache.TypeOf(layer.Kv, manifest.Weights.Most);
+        var units = here.Select(i => UnitsOf(manifest, i, alignment, layer)).ToArray();
+        int rank = manifest.Predictors?.MaxRank ?? 0;
+        long arena = NativeBuffer.Footprint(StepLayout.For(c, rank, rows, engine.Threads, engine.PartialBytes).Bytes);
+        long embedding = 0;
+        if (first && !(c.TiedHead && last))
+        {
+            (int count, int slot) = PackageLayout.EmbeddingSlots(manifest, alignment);
+            embedding = NativeBuffer.Footprint((long)Math.Min(count, rows) * slot);
+        }
+        long logits = last ? NativeBuffer.Footprint((long)HeadScratch.Tile * c.VocabSize * sizeof(float)) : 0;
+        return new BudgetNeeds
+        {
+            Layers = units,
+            Resident = here.Sum(i => LayerBytes(manifest, i, layer)),
+            Edge = EdgeBytes(manifest, first, last),
+            Rope = RopeBytes(c, here, (int)Math.Min(c.MaxPositions, blocks * KvCache.BlockPositions)),
+            Kv = here.Length * NativeBuffer.Footprint(blocks * KvCache.BlockBytes(c, kv)),
+            KvType = kv,
+            KvBlocks = (int)Math.Min(blocks, int.MaxValue / KvCache.BlockPositions),
+            Context = context,
+            Buffers = steps * arena + embedding + logits + NativeBuffer.Footprint(FlashReader.BufferBytes(engine.IoThreads)) + NativeBuffer.Footprint(PackageLayout.LoadScratchBytes(manifest)),
+            Steps = steps,
+            Rows = rows,
+            Process = ProcessBytes(options.Host, engine),
+            Heap = HeapBytes(manifest, options, units, first, last, rows, steps),
+            Streamed = units.Sum(static u => (long)u.Units * u.PartBytes),
+        };
+    }
+
+    /// <summary>
+    /// Resident memory of a running `flash bench` less native buffers less the managed heap: 54 to 60 MB on the engine alone and 102 to 119 MB with Orleans (x64, .NET 10, RSS, code of the
+    /// runtime in the page cache included); threads are charged what their stacks really touch.
+    /// </summary>
+    private static long ProcessBytes(BudgetHost host, EngineOptions engine) =>
+        (host == BudgetHost.Grains ? 110 : 58) * MiB + (engine.Threads + engine.IoThreads) * 32L * 1024;
+
+    private static long HeapBytes(Manifest manifest, BudgetOptions options, LayerUnits[] units, bool first, bool last, int rows, int steps)
+    {
+        ModelConfig c = manifest.Model;
+        long heap = (options.Host == BudgetHost.Grains ? 34 : 10) * MiB;
+        heap += units.Sum(static u => (long)u.Units) * ManagedPerUnit;
+        int widest = units.Length == 0 ? 0 : units.Max(static u => u.Units);
+        // A step's lists by unit; its rows, grown by doubling; and what a layer's checksums look like while they are read.
+        heap += steps * (24L * widest + 8L * rows * c.HiddenSize) + 16L * widest;
+        if (first && !(c.TiedHead && last)) heap += PackageLayout.EmbeddingSlots(manifest, PackageLayout.Page).Units * 28L;
+        if (last) heap += 8L * c.VocabSize;
+        // Waves in flight and the pool's spares, in powers of two.
+        heap += (options.Sessions + 2L) * (long)BitOperations.RoundUpToPowerOf2((ulong)Math.Min(rows, 64) * (ulong)c.HiddenSize * 4 + 4096);
+        // A tokenizer in memory is several times its file: maps of pieces, of merges, and the text they were read from.
+        heap += 6 * manifest.SideFiles.Sum(static f => f.Bytes);
+        return heap;
+    }
+
+    private static LayerUnits UnitsOf(Manifest manifest, int index, int alignment, LayerOptions options)
+    {
+        ModelConfig c = manifest.Model;
+        FeedForwardMode mode = Layer.ModeOf(manifest, c, index, options.Mode);
+        (int units, int slot, int part, int group) = PackageLayout.BundleSlots(manifest, index, whole: mode != FeedForwardMode.Exact, alignment);
+        ExpertConfig? experts = c.ExpertsOf(index);
+        // Predicted sets are larger than true ones (docs/adr/0012).
+        double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? 1.5);
+        var activity = experts != null ? Activity.Experts((double)experts.Active / experts.Count) : Activity.Neurons(density, group, manifest.Activity?.Popularity ?? Activity.Popularity);
+        int least = Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
+        return new LayerUnits(index, units, part, slot + ManagedPerSlot, Math.Min(least, units), mode == FeedForwardMode.Dense && experts == null, activity);
+    }
+
+    /// <summary>Share of neurons that are not zero, as it is drawn or as the import measured it; 5 % where it did not.</summary>
+    public static double Density(Manifest manifest, int layer) => manifest.Activity is { } drawn ? drawn.Density[layer] : manifest.Measured is { } m && m.Zeros[layer] < 1 ? 1 - m.Zeros[layer] : 0.05;
+
+    private static long LayerBytes(Manifest manifest, int index, LayerOptions options)
+    {
+        FeedForwardMode mode = Layer.ModeOf(manifest, manifest.Model, index, options.Mode);
+        long bytes = 0;
+        var sections = PackageLayout.Sections(manifest, index);
+        foreach (Section s in sections)
+        {
+            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            if (s.Name == "ffn.selector" && mode != FeedForwardMode.Exact) continue;
+            // In `exact` it looks ahead where nothing was trained to.
+            bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors?.LookaheadOf(index) == null;
+            if (s.Name.StartsWith(PackageLayout.Predictor + ".", StringComparison.Ordinal) && mode != FeedForwardMode.Predicted && !looks) continue;
+            if (s.Name.StartsWith(PackageLayout.Lookahead + ".", StringComparison.Ordinal) && (mode == FeedForwardMode.Dense || !options.Prefetch)) continue;
+            bytes += NativeBuffer.Footprint(s.Bytes) + ZeroBias(manifest.Model, sections, s);
+        }
+        return bytes;
+    }
+
+    private static long EdgeBytes(Manifest manifest, bool first, bool last)
+    {
+        long bytes = 0;
+        var sections = PackageLayout.Sections(manifest, -1);
+        foreach (Section s in sections)
+        {
+            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            bool mine = s.Name switch
+            {
+                "project_in" or "positions" => first,
+                "embed" => last && manifest.Model.TiedHead,
+                _ => last,
+            };
+            if (mine) bytes += NativeBuffer.Footprint(s.Bytes) + ZeroBias(manifest.Model, sections, s);
+        }
+        return bytes;
+    }
+
+    /// <summary>LayerNorm without a bias gets one of zeros.</summary>
+    private static long ZeroBias(ModelConfig c, IReadOnlyList<Section> sections, Section s) =>
+        c.Norm == NormKind.Layer && s.Name.EndsWith("norm.weight", StringComparison.Ordinal) && !sections.Any(o => o.Name == s.Name.Replace(".weight", ".bias", StringComparison.Ordinal))
+            ? NativeBuffer.Footprint(s.Bytes) : 0;
+
+    private static long RopeBytes(ModelConfig c, int[] here, int positions)
+    {
+        if (c.RopeByLength) return 0;
+        int tables = here.Select(c.RopeOf).Where(static r => r != null).Select(r => ReferenceEquals(r, c.SlidingRope)).Distinct().Count();
+        return tables * RopeTable.BytesFor(positions, c.HeadDim);
+    }
+}

@@ -1,0 +1,74 @@
+using System.Numerics;
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine;
+
+/// <summary>
+/// Where the parts of a step's scratch memory lie, rows x width each: a pure function of the model's shape, of rows and of threads. The step lays out by it, the budget's plan
+/// pays for it. Offsets in bytes, multiples of 64.
+/// </summary>
+internal readonly record struct StepLayout
+{
+    /// <summary>Rows there is room for.</summary>
+    public int Capacity { get; private init; }
+    public int PartialBuffers { get; private init; }
+    /// <summary>Attention scores of one worker, in numbers.</summary>
+    public int ScoresStride { get; private init; }
+    public long X { get; private init; }
+    public long Normalised { get; private init; }
+    public long Residual { get; private init; }
+    public long Sum { get; private init; }
+    public long Qkv { get; private init; }
+    public long Attended { get; private init; }
+    public long Quantised { get; private init; }
+    public long AttendedQuantised { get; private init; }
+    /// <summary>Pre-activations of the selector, scores of a predictor, or weights of the experts.</summary>
+    public long Selected { get; private init; }
+    public long Partials { get; private init; }
+    public long Embedding { get; private init; }
+    public long Angles { get; private init; }
+    public long Low { get; private init; }
+    public long LowQuantised { get; private init; }
+    public long Scores { get; private init; }
+    public long Bytes { get; private init; }
+
+    public static StepLayout For(ModelConfig c, int predictorRank, int rows, int threads, long partialBytes)
+    {
+        int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.Heads * c.HeadDim;
+        // One arena serves every layer of the model, whichever of them it was made for.
+        int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
+        int selected = Math.Max(c.IsSparse ? c.FfnSize : 0, c.Experts?.Count ?? 0);
+        int partials = (int)Math.Clamp(partialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
+        long offset = 0;
+        long Take(long bytes)
+        {
+            long at = offset;
+            offset += (bytes + 63) & ~63L;
+            return at;
+        }
+        long d = (long)capacity * c.HiddenSize * 4;
+        return new StepLayout
+        {
+            Capacity = capacity,
+            PartialBuffers = partials,
+            // One more for a sink.
+            ScoresStride = c.MaxPositions + 1,
+            X = Take(d),
+            Normalised = Take(d),
+            Residual = Take(d),
+            Sum = Take(d),
+            Qkv = Take((long)capacity * c.QkvRows * 4),
+            Attended = Take((long)capacity * wide * 4),
+            Quantised = Take((long)capacity * Kernels.QuantizedBytes(Math.Max(c.HiddenSize, c.EmbeddingSize))),
+            AttendedQuantised = Take((long)capacity * Kernels.QuantizedBytes(wide)),
+            Selected = Take((long)capacity * selected * 4),
+            Partials = Take(d * partials),
+            Embedding = Take((long)capacity * c.EmbeddingSize * 4),
+            Angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0),
+            Low = Take((long)capacity * predictorRank * 4),
+            LowQuantised = Take((long)capacity * Kernels.QuantizedBytes(predictorRank)),
+            Scores = Take((long)threads * (c.MaxPositions + 1) * 4),
+            Bytes = offset,
+        };
+    }
+}
