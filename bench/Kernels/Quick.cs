@@ -8,22 +8,32 @@ namespace FlashOrleans.Bench;
 /// <summary>A stopwatch around each kernel, over weights that fit the second cache (512 rows) and over weights that fit none.</summary>
 internal static class Quick
 {
-    public static void Run()
+    public static void Run(string[] args)
     {
         foreach (WeightFormat format in new[] { WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q4K, WeightFormat.Q8, WeightFormat.BF16 })
         {
+            // Names of formats and variants narrow the table.
+            if (args.Any(static a => Enum.TryParse<WeightFormat>(a, true, out _)) && !args.Contains(format.ToString(), StringComparer.OrdinalIgnoreCase)) continue;
             int rows = format switch { WeightFormat.BF16 => 8192, WeightFormat.Q8 => 16384, _ => 32768 };
             using Workload memory = new("scalar", format, rows, 1);
             double read = Fastest(() => memory.ReadAll());
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format}: {memory.PanelBytes / 1e6:F0} MB, plain read {memory.PanelBytes / read / 1e9:F1} GB/s"));
             foreach (string kernels in Kernels.Available)
             {
-                if (kernels == "scalar") continue;
+                if (kernels == "scalar" || args.Any(Kernels.Available.Contains) && !args.Contains(kernels)) continue;
                 foreach (int size in new[] { 512, rows })
-                    foreach (int tokens in new[] { 1, 2, 4, 8 })
+                    foreach (int tokens in new[] { 1, 2, 4, 8, 64 })
                     {
                         using Workload work = new(kernels, format, size, tokens);
                         Report(kernels, format, $"panels {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(work.Panels));
+                    }
+                // A dense feed-forward: rows where they lie, for one token and for a prompt.
+                foreach (int size in new[] { 512, rows })
+                    foreach (int tokens in new[] { 1, 4, 8, 64 })
+                    {
+                        using Workload work = new(kernels, format, size, tokens);
+                        Report(kernels, format, $"rows {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(work.Products));
+                        if (tokens > 1) Report(kernels, format, $"columns {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(work.Columns));
                     }
                 // A sparse layer: 512 neurons of a window, each needed by one of four tokens, scattered, in cache after the first pass.
                 using Workload neurons = new(kernels, format, 512, 4);
@@ -37,7 +47,7 @@ internal static class Quick
     }
 
     private static void Report(string kernels, WeightFormat format, string what, double products, long bytes, double seconds) => Console.WriteLine(string.Create(
-        CultureInfo.InvariantCulture, $"  {kernels,-7} {format,-4} {what,-16} {products / seconds / 1e9,7:F1} G multiply-adds/s  {bytes / seconds / 1e9,6:F1} GB/s  {seconds * 1e3,8:F3} ms"));
+        CultureInfo.InvariantCulture, $"  {kernels,-7} {format,-4} {what,-19} {products / seconds / 1e9,7:F1} G multiply-adds/s  {bytes / seconds / 1e9,6:F1} GB/s  {seconds * 1e3,8:F3} ms"));
 
     private static double Fastest(Action work)
     {
