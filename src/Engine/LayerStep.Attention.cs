@@ -28,7 +28,9 @@ internal sealed unsafe partial class LayerStep
     private void Layout(Layer layer, int rows)
     {
         var c = layer.Config;
-        if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
+        // Layers of one shape may store their rows in different formats.
+        long woven = WovenBytes(layer);
+        if (ReferenceEquals(_shape, c) && rows <= _capacity && woven <= _wovenBytes) return;
         int rank = layer.Package.Manifest.Predictors?.MaxRank ?? 0;
         // Pre-activations of the selector, scores of a predictor, or weights of the experts.
         int selected = c.HasSelector(layer.Index) ? c.FfnSize : c.Experts?.Count ?? 0;
@@ -52,6 +54,9 @@ internal sealed unsafe partial class LayerStep
         long g = Take((long)capacity * selected * 4), partials = Take(d * _partialBuffers);
         long e = Take(c.EmbeddingSize == 0 ? 0 : (long)capacity * c.EmbeddingSize * 4), angles = Take(layer.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0);
         long low = Take((long)capacity * rank * 4), lowQ = Take((long)capacity * Kernels.QuantizedBytes(rank));
+        long act = Take(layer.Experts is not null ? 0 : (long)_partialBuffers * Numerics.NeuronBlock * capacity * 4);
+        _wovenBytes = (woven + 63) & ~63L;
+        long panel = Take(pool.Threads * _wovenBytes), products = Take((long)pool.Threads * 2 * WeightLayout.PanelRows * capacity * 4);
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();
         _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);
@@ -59,6 +64,7 @@ internal sealed unsafe partial class LayerStep
         _x = (float*)(p + x); _n = (float*)(p + n); _h = (float*)(p + h); _y = (float*)(p + y);
         _qkv = (float*)(p + qkv); _a = (float*)(p + a); _q = p + q; _aq = p + aq;
         _g = (float*)(p + g); _partials = (float*)(p + partials); _scores = (float*)(p + scores);
+        _act = (float*)(p + act); _woven = p + panel; _products = (float*)(p + products);
         _low = (float*)(p + low); _lowQ = p + lowQ;
         _e = (float*)(p + e); _angles = (float*)(p + angles);
         _capacity = capacity;
