@@ -56,7 +56,7 @@ internal sealed unsafe partial class LayerStep
         long low = Take((long)capacity * rank * 4), lowQ = Take((long)capacity * Kernels.QuantizedBytes(rank));
         long act = Take(layer.Experts is not null ? 0 : (long)_partialBuffers * Numerics.NeuronBlock * capacity * 4);
         _wovenBytes = (woven + 63) & ~63L;
-        long panel = Take(pool.Threads * _wovenBytes), products = Take((long)pool.Threads * 2 * WeightLayout.PanelRows * capacity * 4);
+        long panel = Take(pool.Threads * _wovenBytes), products = Take(pool.Threads * 2 * ProductFloats(capacity) * 4);
         long scores = Take((long)pool.Threads * _scoresStride * 4);
         _arena?.Dispose();
         _arena = new NativeBuffer(offset, ledger, "scratch", alignment: 64);

@@ -22,12 +22,17 @@ internal sealed unsafe partial class LayerStep
     private bool[] _fresh = [];
     /// <summary>The first so many ready segments are whole blocks that follow what is folded: they are added to the result at once.</summary>
     private int _direct;
+    /// <summary>Neurons of one item of the activations.</summary>
+    private int _itemNeurons;
     private Action<int, int>? _activationJob, _columnJob, _downJob;
 
     private bool IsDenseProduct => _layer.Mode == FeedForwardMode.Dense && _layer.Experts is null;
 
     private static long WovenBytes(Layer layer) => layer.Experts is not null ? 0
         : Math.Max(WeightLayout.PanelBytes(layer.Bundle.Up, layer.Config.HiddenSize), layer.Config.Gated ? WeightLayout.PanelBytes(layer.Bundle.Gate, layer.Config.HiddenSize) : 0);
+
+    /// <summary>Room for the products of one item.</summary>
+    private static long ProductFloats(int capacity) => Math.Max(WeightLayout.PanelRows * capacity, Numerics.NeuronBlock * TiledRows);
 
     /// <summary>Sums the ready segments for all rows.</summary>
     private void RunDense(long work)
@@ -36,7 +41,9 @@ internal sealed unsafe partial class LayerStep
         _ready.Sort();
         _direct = 0;
         while (tiled && _direct < _ready.Count && IsWholeBlock(_segments[_ready[_direct]], _nextFold + _direct)) _direct++;
-        pool.Run(_activationJob ??= ActivationItem, _ready.Count * (Numerics.NeuronBlock / WeightLayout.PanelRows), parallel);
+        // For few rows memory sets the pace: a whole block at a time, so that the next rows can be asked for.
+        _itemNeurons = tiled ? WeightLayout.PanelRows : Numerics.NeuronBlock;
+        pool.Run(_activationJob ??= ActivationItem, _ready.Count * (Numerics.NeuronBlock / _itemNeurons), parallel);
         if (tiled) pool.Run(_columnJob ??= ColumnItem, (_layer.Config.HiddenSize + StripColumns - 1) / StripColumns, parallel);
         else pool.Run(_downJob ??= DownItem, _ready.Count, parallel);
         for (int r = _direct; tiled && r < _ready.Count; r++) _fresh[_segments[_ready[r]].Block] = false;
@@ -73,26 +80,26 @@ internal sealed unsafe partial class LayerStep
 
     private float* ActivationsOf(int block) => _act + (long)_partialOf[block] * Numerics.NeuronBlock * _capacity;
 
-    /// <summary>Up to sixteen neurons of a segment for every row: products, activation, and into groups of eight rows.</summary>
+    /// <summary>Sixteen neurons of a segment, or all, for every row: products, activation, and into groups of eight rows.</summary>
     private void ActivationItem(int item, int worker)
     {
-        const int parts = Numerics.NeuronBlock / WeightLayout.PanelRows;
+        int parts = Numerics.NeuronBlock / _itemNeurons;
         var segment = _segments[_ready[item / parts]];
         NeuronsOf(segment, out int first, out int end);
-        first += item % parts * WeightLayout.PanelRows;
-        int n = Math.Min(WeightLayout.PanelRows, end - first);
+        first += item % parts * _itemNeurons;
+        int n = Math.Min(_itemNeurons, end - first);
         if (n <= 0) return;
         var c = _layer.Config;
         var w = _layer.Weights!;
         var layout = _layer.Bundle;
-        byte** up = stackalloc byte*[2 * WeightLayout.PanelRows], gate = up + WeightLayout.PanelRows;
+        byte** up = stackalloc byte*[2 * Numerics.NeuronBlock], gate = up + Numerics.NeuronBlock;
         for (int i = 0; i < n; i++)
         {
             byte* at = Bundle(segment, first + i, out int j);
             up[i] = at + layout.UpOffset(j);
             gate[i] = at + layout.GateOffset(j);
         }
-        float* a = _products + (long)worker * 2 * WeightLayout.PanelRows * _capacity, u = a + WeightLayout.PanelRows * _capacity;
+        float* a = _products + worker * 2 * ProductFloats(_capacity), u = a + ProductFloats(_capacity);
         Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, n, a, worker, c.Gated ? w.GateBias : w.UpBias, first);
         Activations.Apply(kernels, c, a, n * _rows);
         if (c.Gated)

@@ -47,27 +47,35 @@ public sealed unsafe class SharedRowsTests
     [MemberData(nameof(Cases))]
     public void Products_of_rows_are_the_bits_of_scalar_dots(string name, WeightFormat format)
     {
-        byte** pointers = stackalloc byte*[37], xs = stackalloc byte*[37];
         int turn = 0;
         foreach (int cols in Lengths(format))
-            foreach (int n in new[] { 1, 16, 37 })
-            {
-                int tokens = s_tokens[turn % s_tokens.Length];
-                Kind kind = Made.Kinds[turn++ % Made.Kinds.Length];
-                Native[] rows = Rows(format, n, cols, kind, cols + n, pointers);
-                byte[][] activations = [.. Enumerable.Range(0, tokens).Select(t => Made.Activation(format, cols, kind, 1000 + t))];
-                int stride = activations[0].Length;
-                using Native x = Native.Of<byte>(activations.SelectMany(static a => a).ToArray(), 0), panel = new(WeightLayout.PanelBytes(format, cols), 0);
-                using Native expected = new(tokens * (n + 3) * 4, 4), actual = new(tokens * (n + 3) * 4, 4);
-                for (int t = 0; t < tokens; t++)
-                {
-                    for (int i = 0; i < n; i++) xs[i] = x.Pointer + t * stride;
-                    Kernels.Choose("scalar").Dots(format, pointers, xs, n, cols, expected.Floats + t * (n + 3));
-                }
-                Kernels.Choose(name).Products(format, pointers, n, cols, x.Pointer, stride, tokens, actual.Floats, n + 3, panel.Pointer);
-                foreach (Native row in rows) row.Dispose();
-                Assert.True(expected.Same(actual), $"{name} {format} rows {n} cols {cols} tokens {tokens} {kind}");
-            }
+            foreach (int n in new[] { 1, 16, 37 }) CompareProducts(name, format, n, cols, s_tokens[turn % s_tokens.Length], Made.Kinds[turn++ % Made.Kinds.Length]);
+    }
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void One_token_is_multiplied_with_long_rows_without_a_panel_in_between(string name, WeightFormat format)
+    {
+        foreach (int cols in new[] { 1024, 2048 })
+            foreach (Kind kind in Made.Kinds) CompareProducts(name, format, 37, cols, 1, kind);
+    }
+
+    private static void CompareProducts(string name, WeightFormat format, int n, int cols, int tokens, Kind kind)
+    {
+        byte** pointers = stackalloc byte*[n], xs = stackalloc byte*[n];
+        Native[] rows = Rows(format, n, cols, kind, cols + n, pointers);
+        byte[][] activations = [.. Enumerable.Range(0, tokens).Select(t => Made.Activation(format, cols, kind, 1000 + t))];
+        int stride = activations[0].Length;
+        using Native x = Native.Of<byte>(activations.SelectMany(static a => a).ToArray(), 0), panel = new(WeightLayout.PanelBytes(format, cols), 0);
+        using Native expected = new(tokens * (n + 3) * 4, 4), actual = new(tokens * (n + 3) * 4, 4);
+        for (int t = 0; t < tokens; t++)
+        {
+            for (int i = 0; i < n; i++) xs[i] = x.Pointer + t * stride;
+            Kernels.Choose("scalar").Dots(format, pointers, xs, n, cols, expected.Floats + t * (n + 3));
+        }
+        Kernels.Choose(name).Products(format, pointers, n, cols, x.Pointer, stride, tokens, actual.Floats, n + 3, panel.Pointer);
+        foreach (Native row in rows) row.Dispose();
+        Assert.True(expected.Same(actual), $"{name} {format} rows {n} cols {cols} tokens {tokens} {kind}");
     }
 
     [Theory]
