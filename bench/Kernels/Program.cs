@@ -3,6 +3,6 @@ using FlashOrleans.Bench;
 
 // `--quick` prints G multiply-adds/s in a minute; anything else goes to BenchmarkDotNet (for example `--filter *Panels*`).
 if (args.Contains("--quick"))
-    Quick.Run();
+    Quick.Run(args);
 else
     BenchmarkSwitcher.FromAssembly(typeof(KernelBenchmarks).Assembly).Run(args);

@@ -8,36 +8,46 @@ namespace FlashOrleans.Bench;
 /// <summary>A stopwatch around each kernel, over weights that fit the second cache (512 rows) and over weights that fit none.</summary>
 internal static class Quick
 {
-    public static void Run()
+    private static readonly string[] s_kernels = ["panels", "rows", "columns", "dots", "axpys"];
+
+    /// <summary>Words narrow the table: formats, variants, kernels.</summary>
+    public static void Run(string[] words)
     {
         foreach (WeightFormat format in new[] { WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q4K, WeightFormat.Q8, WeightFormat.BF16 })
         {
+            if (!Wanted(words, Enum.GetNames<WeightFormat>(), format.ToString())) continue;
             int rows = format switch { WeightFormat.BF16 => 8192, WeightFormat.Q8 => 16384, _ => 32768 };
-            using Workload memory = new("scalar", format, rows, 1);
-            double read = Fastest(() => memory.ReadAll());
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format}: {memory.PanelBytes / 1e6:F0} MB, plain read {memory.PanelBytes / read / 1e9:F1} GB/s"));
-            foreach (string kernels in Kernels.Available)
+            using (Workload memory = new("scalar", format, rows, 1))
             {
-                if (kernels == "scalar") continue;
-                foreach (int size in new[] { 512, rows })
-                    foreach (int tokens in new[] { 1, 2, 4, 8 })
-                    {
-                        using Workload work = new(kernels, format, size, tokens);
-                        Report(kernels, format, $"panels {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(work.Panels));
-                    }
-                // A sparse layer: 512 neurons of a window, each needed by one of four tokens, scattered, in cache after the first pass.
-                using Workload neurons = new(kernels, format, 512, 4);
-                Report(kernels, format, "dots 512", 512.0 * Workload.Cols, neurons.PanelBytes, Fastest(neurons.Dots));
-                Report(kernels, format, "axpys 512", 512.0 * Workload.Cols, neurons.PanelBytes, Fastest(neurons.Axpys));
-                using Workload cold = new(kernels, format, rows, 4);
-                Report(kernels, format, $"dots {rows}", (double)rows * Workload.Cols, cold.PanelBytes, Fastest(cold.Dots));
-                Report(kernels, format, $"axpys {rows}", (double)rows * Workload.Cols, cold.PanelBytes, Fastest(cold.Axpys));
+                double read = Fastest(() => memory.ReadAll());
+                Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{format}: {memory.PanelBytes / 1e6:F0} MB, plain read {memory.PanelBytes / read / 1e9:F1} GB/s"));
+            }
+            foreach (string variant in Kernels.Available)
+            {
+                if (variant == "scalar" || !Wanted(words, Kernels.Available, variant)) continue;
+                foreach (string kernel in s_kernels)
+                    if (Wanted(words, s_kernels, kernel))
+                        foreach (int size in new[] { 512, rows })
+                            foreach (int tokens in Tokens(kernel)) Measure(kernel, variant, format, size, tokens);
             }
         }
     }
 
+    /// <summary>Panels: attention and head. Rows and columns: a dense feed-forward. Dots and axpys: a sparse one, neurons needed by one of four tokens each, scattered.</summary>
+    private static int[] Tokens(string kernel) => kernel switch { "panels" => [1, 2, 4, 8, 64], "rows" => [1, 4, 8, 64], "columns" => [4, 8, 64], _ => [1] };
+
+    private static bool Wanted(string[] words, IEnumerable<string> kind, string name) =>
+        words.Contains(name, StringComparer.OrdinalIgnoreCase) || !words.Any(w => kind.Contains(w, StringComparer.OrdinalIgnoreCase));
+
+    private static void Measure(string kernel, string variant, WeightFormat format, int size, int tokens)
+    {
+        using Workload work = new(variant, format, size, kernel is "dots" or "axpys" ? 4 : tokens);
+        Action action = kernel switch { "panels" => work.Panels, "rows" => work.Products, "columns" => work.Columns, "dots" => work.Dots, _ => work.Axpys };
+        Report(variant, format, $"{kernel} {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(action));
+    }
+
     private static void Report(string kernels, WeightFormat format, string what, double products, long bytes, double seconds) => Console.WriteLine(string.Create(
-        CultureInfo.InvariantCulture, $"  {kernels,-7} {format,-4} {what,-16} {products / seconds / 1e9,7:F1} G multiply-adds/s  {bytes / seconds / 1e9,6:F1} GB/s  {seconds * 1e3,8:F3} ms"));
+        CultureInfo.InvariantCulture, $"  {kernels,-7} {format,-4} {what,-19} {products / seconds / 1e9,7:F1} G multiply-adds/s  {bytes / seconds / 1e9,6:F1} GB/s  {seconds * 1e3,8:F3} ms"));
 
     private static double Fastest(Action work)
     {

@@ -21,6 +21,8 @@ internal sealed unsafe class Workload : IDisposable
     private readonly float* _coefficients;
     private readonly byte** _rows;
     private readonly byte** _xs;
+    private readonly byte* _panel;
+    private readonly float* _grouped;
     private readonly List<nint> _owned = [];
 
     public Workload(string kernels, WeightFormat format, int rows, int tokens)
@@ -31,10 +33,12 @@ internal sealed unsafe class Workload : IDisposable
         _panels = Native(WeightLayout.MatrixBytes(format, rows, Cols));
         _xStride = WeightLayout.IsQuantized(format) ? Kernels.QuantizedBytes(Cols) : Cols * 4;
         _x = Native((long)_xStride * tokens);
-        _y = (float*)Native(Math.Max((long)rows * tokens, Cols) * 4);
+        _y = (float*)Native(Math.Max((long)rows * tokens, (long)Cols * tokens) * 4);
         _coefficients = (float*)Native(rows * 4);
         _rows = (byte**)Native(rows * sizeof(byte*));
         _xs = (byte**)Native(rows * sizeof(byte*));
+        _panel = Native(panelBytes);
+        _grouped = (float*)Native(((long)tokens + 8) * Kernels.ColumnRows * 4);
         byte* stored = Native((long)rowBytes * rows);
         Random random = new(1);
         float[] row = new float[Cols];
@@ -73,6 +77,17 @@ internal sealed unsafe class Workload : IDisposable
     public void Dots() => _kernels.Dots(_format, _rows, _xs, Rows, Cols, _y);
 
     public void Axpys() => _kernels.Axpys(_format, _coefficients, _rows, Rows, Cols, _y);
+
+    /// <summary>Products of rows with all tokens, woven sixteen at a time.</summary>
+    public void Products() => _kernels.Products(_format, _rows, Rows, Cols, _x, _xStride, Tokens, _y, Rows, _panel);
+
+    /// <summary>Down rows for all tokens, blocks of 128 neurons after each other, in strips of 256 columns as the engine does.</summary>
+    public void Columns()
+    {
+        for (int from = 0; from < Cols; from += 256)
+            for (int i = 0; i < Rows; i += Kernels.ColumnRows)
+                _kernels.Columns(_format, _rows + i, Kernels.ColumnRows, Cols, from, from + 256, _grouped, 8 * Kernels.ColumnRows, Tokens, _y, Cols, true);
+    }
 
     /// <summary>Reads the panels and nothing else: what memory alone would take.</summary>
     public long ReadAll()

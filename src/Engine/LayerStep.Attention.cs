@@ -32,13 +32,14 @@ internal sealed unsafe partial class LayerStep
     {
         var c = layer.Config;
         if (ReferenceEquals(_shape, c) && rows <= _capacity) return;
-        var at = StepLayout.For(c, layer.Package.Manifest.Predictors?.MaxRank ?? 0, Math.Max(rows, LeastRows), pool.Threads, PartialBytes);
+        var at = StepLayout.For(layer.Package.Manifest, Math.Max(rows, LeastRows), pool.Threads, PartialBytes);
         _arena?.Dispose();
         _arena = new NativeBuffer(at.Bytes, ledger, "scratch", alignment: 64);
         byte* p = _arena.Pointer;
         _x = (float*)(p + at.X); _n = (float*)(p + at.Normalised); _h = (float*)(p + at.Residual); _y = (float*)(p + at.Sum);
         _qkv = (float*)(p + at.Qkv); _a = (float*)(p + at.Attended); _q = p + at.Quantised; _aq = p + at.AttendedQuantised;
         _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
+        _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
         _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
         _partialBuffers = at.PartialBuffers;

@@ -142,6 +142,7 @@ internal sealed unsafe partial class LayerStep
         float cut = _layer.Cut;
         bool audited = _layer.Mode == FeedForwardMode.Predicted && Audits(segment);
         long computed = 0;
+        ClearFresh(segment.Block);
         for (int r = 0; r < _rows; r++)
         {
             if (_slots[_slotOfRow[r]].Dead) continue;

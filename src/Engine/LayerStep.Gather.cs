@@ -56,7 +56,11 @@ internal sealed unsafe partial class LayerStep
         Array.Clear(_neededFailed, 0, _neededCount);
         if (_awaiting.Length < bundles.Window.Slots) _awaiting = new int[bundles.Window.Slots];
         Array.Fill(_awaiting, -1);
-        if (_partialOf.Length < _layer.Blocks) _partialOf = new int[_layer.Blocks];
+        if (_partialOf.Length < _layer.Blocks)
+        {
+            _partialOf = new int[_layer.Blocks];
+            _fresh = new bool[_layer.Blocks];
+        }
         Array.Fill(_partialOf, -1);
         _freePartials.Clear();
         for (int i = _partialBuffers - 1; i >= 0; i--) _freePartials.Add(i);
@@ -161,7 +165,8 @@ internal sealed unsafe partial class LayerStep
             if (_freePartials.Count == 0) return false;
             _partialOf[b] = _freePartials[^1];
             _freePartials.RemoveAt(_freePartials.Count - 1);
-            new Span<float>(Partial(b), _rows * _layer.Config.HiddenSize).Clear();
+            // Cleared by the thread that first adds to it.
+            _fresh[b] = true;
         }
         return true;
     }
@@ -205,7 +210,8 @@ internal sealed unsafe partial class LayerStep
         // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
         long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
         _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
-        pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
+        if (IsDenseProduct) RunDense(work);
+        else pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
         _layer.Count.Computed += _computedNeurons;
         _layer.Count.Active += _trueNeurons;
         _layer.Count.AuditActive += _auditTrue;
@@ -245,8 +251,8 @@ internal sealed unsafe partial class LayerStep
         for (; _nextFold < end; _nextFold++)
         {
             if (_partialOf[_nextFold] < 0) continue;
-            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral.
-            kernels.Add(_y, Partial(_nextFold), (int)(_rows * width));
+            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral. A partial sum that was not begun is zero, or its block was added directly.
+            if (!_fresh[_nextFold]) kernels.Add(_y, Partial(_nextFold), (int)(_rows * width));
             _freePartials.Add(_partialOf[_nextFold]);
             _partialOf[_nextFold] = -1;
         }

@@ -4,7 +4,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Where the parts of a step's scratch memory lie, rows x width each: a pure function of the model's shape, of rows and of threads. The step lays out by it, the budget's plan
+/// Where the parts of a step's scratch memory lie, rows x width each: a pure function of the model's shape and formats, of rows and of threads. The step lays out by it, the budget's plan
 /// pays for it. Offsets in bytes, multiples of 64.
 /// </summary>
 internal readonly record struct StepLayout
@@ -25,6 +25,12 @@ internal readonly record struct StepLayout
     /// <summary>Pre-activations of the selector, scores of a predictor, or weights of the experts.</summary>
     public long Selected { get; private init; }
     public long Partials { get; private init; }
+    /// <summary>A dense feed-forward's activations, by partial buffer.</summary>
+    public long Activations { get; private init; }
+    /// <summary>A panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
+    public long Woven { get; private init; }
+    public long WovenBytes { get; private init; }
+    public long Products { get; private init; }
     public long Embedding { get; private init; }
     public long Angles { get; private init; }
     public long Low { get; private init; }
@@ -32,8 +38,15 @@ internal readonly record struct StepLayout
     public long Scores { get; private init; }
     public long Bytes { get; private init; }
 
-    public static StepLayout For(ModelConfig c, int predictorRank, int rows, int threads, long partialBytes)
+    /// <summary>Numbers of the products of one item.</summary>
+    public static long ProductFloats(int capacity) => Math.Max(WeightLayout.PanelRows * capacity, Numerics.NeuronBlock * LayerStep.TiledRows);
+
+    public static StepLayout For(Manifest manifest, int rows, int threads, long partialBytes)
     {
+        ModelConfig c = manifest.Model;
+        int predictorRank = manifest.Predictors?.MaxRank ?? 0;
+        bool dense = Enumerable.Range(0, c.Layers).Any(i => c.ExpertsOf(i) == null);
+        long woven = dense ? manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L) : 0;
         int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.Heads * c.HeadDim;
         // One arena serves every layer of the model, whichever of them it was made for.
         int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
@@ -63,6 +76,10 @@ internal readonly record struct StepLayout
             AttendedQuantised = Take((long)capacity * Kernels.QuantizedBytes(wide)),
             Selected = Take((long)capacity * selected * 4),
             Partials = Take(d * partials),
+            Activations = Take(dense ? (long)partials * Numerics.NeuronBlock * capacity * 4 : 0),
+            Woven = Take(threads * woven),
+            WovenBytes = woven,
+            Products = Take(dense ? threads * 2 * ProductFloats(capacity) * 4 : 0),
             Embedding = Take((long)capacity * c.EmbeddingSize * 4),
             Angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0),
             Low = Take((long)capacity * predictorRank * 4),

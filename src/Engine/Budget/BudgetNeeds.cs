@@ -50,8 +50,7 @@ internal sealed record BudgetNeeds
         long blocks = (long)options.Sessions * ((context + KvCache.BlockPositions - 1) / KvCache.BlockPositions);
         KvType kv = KvCache.TypeOf(layer.Kv, manifest.Weights.Most);
         var units = here.Select(i => UnitsOf(manifest, i, alignment, layer)).ToArray();
-        int rank = manifest.Predictors?.MaxRank ?? 0;
-        long arena = NativeBuffer.Footprint(StepLayout.For(c, rank, rows, engine.Threads, engine.PartialBytes).Bytes);
+        long arena = NativeBuffer.Footprint(StepLayout.For(manifest, rows, engine.Threads, engine.PartialBytes).Bytes);
         long embedding = 0;
         if (first && !(c.TiedHead && last))
         {

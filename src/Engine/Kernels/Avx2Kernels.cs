@@ -10,7 +10,7 @@ namespace FlashOrleans.Engine;
 /// Attention, Rows. The sixteen virtual lanes of a float sum are two registers. No state, no allocation, any thread.
 /// Loops are compiled fully at once (AggressiveOptimization): the first token must not run on unoptimised code.
 /// </summary>
-internal sealed unsafe partial class Avx2Kernels : Kernels
+internal sealed unsafe partial class Avx2Kernels : VectorKernels
 {
     public static bool IsSupported => Avx2.IsSupported && Fma.IsSupported;
 

@@ -35,12 +35,13 @@ internal sealed unsafe partial class Avx512Kernels
             for (int from = 0; from < blocks; from += ChunkBlocks)
             {
                 int to = Math.Min(from + ChunkBlocks, blocks);
-                // Rows lie anywhere in a window: the same columns of the next rows are asked for while these are added.
-                for (int i = 0; i < ahead; i++) Avx2Kernels.Ask(rows[first + count + i], from * bytes, to * bytes, scales + from * 2);
+                // Rows lie anywhere in a window: the same columns of the next rows are asked for while these are added, a tile at a time, as only some twenty reads can be on their way.
+                for (int i = 0; i < ahead; i++) Sse.Prefetch0(rows[first + count + i] + scales + from * 2);
                 for (int i = 0; i < count; i++) Coefficients(a[first + i], (ushort*)(rows[first + i] + scales) + from, to - from, c + i * ChunkBlocks);
                 for (int block = from; block < to; block += block + 4 <= to ? 4 : 1)
                 {
                     float* tile = acc + block * WeightLayout.Block;
+                    Ask(rows + first + count, ahead, block * bytes, 4 * bytes);
                     if (format == WeightFormat.Q8)
                     {
                         if (block + 4 <= to) Q8Columns128(c + block - from, rows + first, count, block * 32, tile);
@@ -54,6 +55,13 @@ internal sealed unsafe partial class Avx512Kernels
                 }
             }
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Ask(byte** rows, int n, nint from, int bytes)
+    {
+        for (int i = 0; i < n; i++)
+            for (int line = 0; line < bytes; line += 64) Sse.Prefetch0(rows[i] + from + line);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -159,11 +167,12 @@ internal sealed unsafe partial class Avx512Kernels
             for (int from = 0; from < blocks; from += ChunkBlocks)
             {
                 int to = Math.Min(from + ChunkBlocks, blocks);
-                for (int i = 0; i < ahead; i++) Avx2Kernels.Ask(rows[first + count + i], from * 16, to * 16, parameters + from * each);
+                for (int i = 0; i < ahead; i++) Sse.Prefetch0(rows[first + count + i] + parameters + from * each);
                 for (int i = 0; i < count; i++)
                     Avx2Kernels.Parameters<TForm>(rows[first + i] + parameters + from * each, to - from, scales + i * ChunkBlocks, minima + i * ChunkBlocks);
                 for (int block = from; block < to; block += block + 4 <= to ? 4 : 1)
                 {
+                    Ask(rows + first + count, ahead, block * 16, 64);
                     float* s = scales + block - from, m = minima + block - from, tile = acc + block * WeightLayout.Block;
                     if (block + 4 <= to) MinimumColumns128(a + first, s, m, rows + first, count, block * 16, tile);
                     else MinimumColumns32(a + first, s, m, rows + first, count, block * 16, tile);

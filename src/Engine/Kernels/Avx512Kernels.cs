@@ -10,7 +10,7 @@ namespace FlashOrleans.Engine;
 /// Attention, Rows. The sixteen virtual lanes of a float sum are one register. No state, no allocation, any thread.
 /// Loops are compiled fully at once (AggressiveOptimization): the first token must not run on unoptimised code.
 /// </summary>
-internal sealed unsafe partial class Avx512Kernels : Kernels
+internal sealed unsafe partial class Avx512Kernels : VectorKernels
 {
     // Vector512.IsHardwareAccelerated is false on CPUs that lower their clock for 512 bits, though the instructions are there.
     public static bool IsSupported => Avx512BW.IsSupported;

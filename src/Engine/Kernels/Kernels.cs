@@ -32,6 +32,16 @@ internal abstract unsafe partial class Kernels
     /// </summary>
     public abstract void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc);
 
+    /// <summary>Most rows of one call of <see cref="Columns"/>, and how many tokens its coefficients are grouped by.</summary>
+    public const int ColumnRows = 128, TokenGroup = 8;
+
+    /// <summary>
+    /// <see cref="Axpys"/> of the same rows (at most <see cref="ColumnRows"/>) for several tokens, columns [from, to) only, from a multiple of 32 and to one or the end:
+    /// y_t[d] = fma(c_ti, w_i[d], y_t[d]), i ascending, y_t = y + t * yStride; or, where <paramref name="whole"/>, that sum from +0, and then y_t[d] += sum. Token t's a_i is
+    /// a[t / 8 * aStride + 8 * i + t % 8], and whole groups of eight are readable.
+    /// </summary>
+    public abstract void Columns(WeightFormat format, byte** rows, int n, int cols, int from, int to, float* a, nint aStride, int tokens, float* y, nint yStride, bool whole);
+
     /// <summary>Weights as floats: row r of a panel.</summary>
     public abstract void PanelRow(WeightFormat format, byte* panel, int row, int cols, float* y);
 

@@ -91,6 +91,31 @@ internal sealed unsafe partial class ScalarKernels : Kernels
                     acc[k] = MathF.FusedMultiplyAdd(a[i], format == WeightFormat.F32 ? ((float*)rows[i])[k] : FloatMath.FromBFloat16(((ushort*)rows[i])[k]), acc[k]);
     }
 
+    public override void Columns(WeightFormat format, byte** rows, int n, int cols, int from, int to, float* a, nint aStride, int tokens, float* y, nint yStride, bool whole)
+    {
+        for (int t = 0; t < tokens; t++)
+            for (int k = from; k < to; k++)
+            {
+                float sum = whole ? 0f : y[t * yStride + k];
+                for (int i = 0; i < n; i++)
+                {
+                    (float factor, float w) = Term(format, a[t / TokenGroup * aStride + TokenGroup * i + t % TokenGroup], rows[i], k, cols);
+                    sum = MathF.FusedMultiplyAdd(factor, w, sum);
+                }
+                y[t * yStride + k] = whole ? y[t * yStride + k] + sum : sum;
+            }
+    }
+
+    /// <summary>The factors of one step of an axpy: c and w of column k.</summary>
+    private static (float C, float W) Term(WeightFormat format, float a, byte* row, int k, int cols)
+    {
+        if (format == WeightFormat.F32) return (a, ((float*)row)[k]);
+        if (format == WeightFormat.BF16) return (a, FloatMath.FromBFloat16(((ushort*)row)[k]));
+        byte* parameters = row + WeightLayout.IntegerBytes(format, cols);
+        float scale = Scale(format, parameters, k / WeightLayout.Block);
+        return WeightLayout.HasMinimum(format) ? (a, scale * RowInteger(format, row, k) + Minimum(format, parameters, k / WeightLayout.Block)) : (a * scale, RowInteger(format, row, k));
+    }
+
     private static void QuantizedAxpy(WeightFormat format, float a, byte* row, int cols, float* acc)
     {
         byte* parameters = row + WeightLayout.IntegerBytes(format, cols);
