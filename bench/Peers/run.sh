@@ -63,7 +63,7 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     activity=$(jq -r 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
     while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits; do
         row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command"
-    done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttftMs * 100 | round / 100), ((if .sessions == 1 then .sessionTokS else .tokS end) * 1000 | round / 1000), .p50Ms, .p95Ms, .p99Ms, (.flashBytesPerToken // 0 | round), .hitRate] | @tsv' "$work/out.json")
+    done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), .hit_rate] | @tsv' "$work/out.json")
 }
 
 theirs() { # CASE LABEL GGUF SHARE LOADMODE

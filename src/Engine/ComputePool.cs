@@ -1,22 +1,29 @@
+using System.Diagnostics;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The dedicated compute threads. The conductor is worker 0 and the only caller of <see cref="Run"/>; the others are parked on a monitor
-/// (never spinning: spinning collapses when cores are shared) and take items of the current job by an atomic counter. A job splits rows, columns, heads or
-/// tokens, never a sum, so the number of threads cannot change a bit. An exception in an item is rethrown on the conductor after all workers stopped.
+/// The dedicated compute threads. The conductor is worker 0 and the only caller of <see cref="Run"/>; the others take items of the current job by an atomic counter. A job splits rows, columns, heads or
+/// tokens, never a sum, so the number of threads cannot change a bit. A job is over when its items are done: a worker that comes too late finds nothing and holds up nobody. Waking a parked thread takes
+/// longer than many a job, so a worker looks for the next one for <see cref="PatienceMicroseconds"/> before it parks; nobody spins longer than that, since cores may be shared.
+/// An exception in an item is rethrown on the conductor after all running items ended.
 /// </summary>
 internal sealed class ComputePool : IDisposable
 {
+    /// <summary>Jobs of one step follow each other within microseconds; a parked thread needs some fifty to come.</summary>
+    private const int PatienceMicroseconds = 50;
+
     private readonly object _gate = new();
     private readonly Thread[] _workers;
     private readonly long[] _taken;
-    private Action<int, int>? _job;
+    private Action<int, int> _job = static (_, _) => { };
     private int _items;
-    private int _next;
-    private long _round;
-    private int _running;
+    /// <summary>Number of the job in the upper half, its next item in the lower: an item is taken by exchanging both, so that a late worker cannot take one of another job by mistake.</summary>
+    private long _ticket;
+    private int _done;
+    private int _parked;
+    private bool _joining;
     private Exception? _failure;
-    private bool _stop;
+    private volatile bool _stop;
 
     public ComputePool(int threads)
     {
@@ -36,7 +43,7 @@ internal sealed class ComputePool : IDisposable
     /// <summary>Items of split jobs that a worker has taken since it started.</summary>
     public long Taken(int worker) => Volatile.Read(ref _taken[worker]);
 
-    /// <summary>Calls job(item, worker) for every item in [0, items) and returns when all are done. Waking threads costs some ten
+    /// <summary>Calls job(item, worker) for every item in [0, items) and returns when all are done. Handing over costs some
     /// microseconds: callers pass <paramref name="parallel"/> = false for less work than that, with the same bits.</summary>
     public void Run(Action<int, int> job, int items, bool parallel = true)
     {
@@ -45,23 +52,20 @@ internal sealed class ComputePool : IDisposable
             for (int i = 0; i < items; i++) job(i, 0);
             return;
         }
-        lock (_gate)
+        long round = (_ticket >> 32) + 1;
+        _job = job;
+        _items = items;
+        _done = 0;
+        _failure = null;
+        // Publishes the fields above: who sees the ticket sees them. Full fence, before looking for parked workers.
+        Interlocked.Exchange(ref _ticket, round << 32);
+        if (Volatile.Read(ref _parked) > 0)
         {
-            _job = job;
-            _items = items;
-            _next = 0;
-            _running = _workers.Length;
-            _failure = null;
-            _round++;
-            Monitor.PulseAll(_gate);
+            lock (_gate) Monitor.PulseAll(_gate);
         }
-        Take(job, 0);
-        lock (_gate)
-        {
-            while (_running > 0) Monitor.Wait(_gate);
-            _job = null;
-            if (_failure is { } failure) throw new InvalidOperationException("a compute thread failed: " + failure.Message, failure);
-        }
+        Take(round, 0);
+        Join(items);
+        if (_failure is { } failure) throw new InvalidOperationException("a compute thread failed: " + failure.Message, failure);
     }
 
     /// <summary>Managed bytes each worker has allocated since it started. The counters are the threads' own, so every worker must answer.</summary>
@@ -94,36 +98,78 @@ internal sealed class ComputePool : IDisposable
         long seen = 0;
         while (true)
         {
-            Action<int, int> job;
-            lock (_gate)
+            long round = Next(seen);
+            if (_stop) return;
+            seen = round;
+            Take(round, worker);
+        }
+    }
+
+    /// <summary>Waits for a job after the one seen.</summary>
+    private long Next(long seen)
+    {
+        long start = Stopwatch.GetTimestamp();
+        do
+        {
+            long round = Volatile.Read(ref _ticket) >> 32;
+            if (round != seen || _stop) return round;
+            Thread.SpinWait(16);
+        }
+        while (Stopwatch.GetElapsedTime(start).TotalMicroseconds < PatienceMicroseconds);
+        lock (_gate)
+        {
+            // Full fence: either the conductor sees that somebody is parked, or this thread sees its job.
+            Interlocked.Increment(ref _parked);
+            while (Volatile.Read(ref _ticket) >> 32 == seen && !_stop) Monitor.Wait(_gate);
+            _parked--;
+            return Volatile.Read(ref _ticket) >> 32;
+        }
+    }
+
+    /// <summary>Conductor: until every item is done. The last ones are with other workers, for about as long as an item takes.</summary>
+    private void Join(int items)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (Volatile.Read(ref _done) < items)
+        {
+            if (Stopwatch.GetElapsedTime(start).TotalMicroseconds < PatienceMicroseconds)
             {
-                while (_round == seen && !_stop) Monitor.Wait(_gate);
-                if (_stop) return;
-                seen = _round;
-                job = _job!;
+                Thread.SpinWait(16);
+                continue;
             }
-            Take(job, worker);
             lock (_gate)
             {
-                if (--_running == 0) Monitor.PulseAll(_gate);
+                _joining = true;
+                while (Volatile.Read(ref _done) < items) Monitor.Wait(_gate);
+                _joining = false;
             }
         }
     }
 
-    private void Take(Action<int, int> job, int worker)
+    private void Take(long round, int worker)
     {
-        try
+        while (true)
         {
-            for (int i = Interlocked.Increment(ref _next) - 1; i < _items; i = Interlocked.Increment(ref _next) - 1)
+            long ticket = Volatile.Read(ref _ticket);
+            int item = (int)ticket, items = _items;
+            // The items may be another job's by now; then the exchange fails.
+            if (ticket >> 32 != round || item >= items) return;
+            var job = _job;
+            if (Interlocked.CompareExchange(ref _ticket, ticket + 1, ticket) != ticket) continue;
+            Volatile.Write(ref _taken[worker], _taken[worker] + 1);
+            try
             {
-                Volatile.Write(ref _taken[worker], _taken[worker] + 1);
-                job(i, worker);
+                if (_failure == null) job(item, worker);
             }
-        }
-        catch (Exception e)
-        {
-            _failure = e;
-            Volatile.Write(ref _next, _items);
+            catch (Exception e)
+            {
+                _failure = e;
+            }
+            if (Interlocked.Increment(ref _done) < items || worker == 0) continue;
+            lock (_gate)
+            {
+                if (_joining) Monitor.PulseAll(_gate);
+            }
         }
     }
 }

@@ -73,6 +73,8 @@ public sealed class Layer
 
     /// <summary>Units that a scan has under way or waiting to be summed, at most: the device's depth in long reads, a quarter of the window if that is less.</summary>
     internal int ScanUnits { get; private set; }
+    /// <summary>A scan's units are joined into long ones, as long as a layer has at least so many.</summary>
+    internal const int ScanLeast = 128;
     internal const int ScanBytes = 4 << 20;
 
     internal ModelConfig Config { get; }
@@ -184,7 +186,8 @@ public sealed class Layer
         (Edge, Rope) = shared(this);
         Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
-        var region = Slice.BundleUnits(whole: !Exact);
+        if (Scans) Bundle = Bundle.Joined(ScanLeast, Numerics.NeuronBlock);
+        var region = Slice.BundleUnits(whole: !Exact, Bundle);
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.

@@ -28,13 +28,18 @@ public sealed record BundleLayout
     /// <summary>0 where there is no gate.</summary>
     public int GateBytes => Rows == 3 ? WeightLayout.RowBytes(Gate, Cols) : 0;
     public int BundleBytes => UpBytes + DownBytes + GateBytes;
+    /// <summary>Units on flash that are read as one (<see cref="Joined"/>); their distance there.</summary>
+    public int Run { get; private init; } = 1;
+    private int UnitNeurons => Group / Run;
+    private int UnitStride => Stride / Run;
+
     /// <summary>Byte offset of the up row of the j-th neuron of a unit; the down row follows, then the gate row.</summary>
-    public int UpOffset(int j) => j * BundleBytes;
-    public int DownOffset(int j) => j * BundleBytes + UpBytes;
-    public int GateOffset(int j) => j * BundleBytes + UpBytes + DownBytes;
+    public int UpOffset(int j) => Run == 1 ? j * BundleBytes : j / UnitNeurons * UnitStride + j % UnitNeurons * BundleBytes;
+    public int DownOffset(int j) => UpOffset(j) + UpBytes;
+    public int GateOffset(int j) => UpOffset(j) + UpBytes + DownBytes;
 
     /// <summary>Bytes of a unit that hold bundles; the rest up to <see cref="Stride"/> is zero.</summary>
-    public int UsedBytes => Group * BundleBytes;
+    public int UsedBytes => Stride - UnitStride + UnitNeurons * BundleBytes;
     public long Bytes => (long)Units * Stride;
 
     /// <summary>The two checked spans of a unit: what `exact` reads, then the rest. Grouped units are read and checked as a whole, their second span is empty.</summary>
@@ -47,6 +52,17 @@ public sealed record BundleLayout
         (false, false, 0) => (UpBytes, DownBytes),
         (false, false, _) => (0, UpBytes),
     };
+
+    /// <summary>
+    /// The same bundles in longer units, for who reads all of them: a read is up to 256 KiB, one unit to find and keep instead of dozens; yet a layer has at least
+    /// <paramref name="least"/> units, so that a part of it can be kept, and a unit at most <paramref name="most"/> neurons.
+    /// </summary>
+    public BundleLayout Joined(int least, int most)
+    {
+        int run = 1;
+        while (2 * run * Stride <= ReadPlanner.DefaultMaxBytes && Units % (2 * run) == 0 && Units / (2 * run) >= least && 2 * run * Group <= most) run *= 2;
+        return this with { Run = run, Group = Group * run, Stride = Stride * run, Units = Units / run };
+    }
 
     /// <summary>
     /// The geometry that the writer gives to a layer's feed-forward: enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a

@@ -96,14 +96,31 @@ public sealed unsafe class PackageFile : IDisposable
     }
 
     /// <summary>The bundles as units to read: <paramref name="whole"/> for every row of a neuron, else only the rows that `exact` lacks (gated: up and down; ungated: down).</summary>
-    public UnitRegion BundleUnits(bool whole)
+    /// <param name="whole">See above.</param>
+    /// <param name="joined">The same units in longer ones (<see cref="BundleLayout.Joined"/>), whole; null: as they are.</param>
+    public UnitRegion BundleUnits(bool whole, BundleLayout? joined = null)
     {
         BundleLayout b = Bundles ?? throw Missing(PackageLayout.Bundles);
+        if (joined is { Run: > 1 } j) return Joined(b, j);
         string name = _label + " bundles";
         (int offset, int bytes) = b.Span(0);
         if (!whole || b.Group > 1) return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, offset, bytes, new UnitCheck(0, bytes, _bundleHashes[0]));
         (int restOffset, int restBytes) = b.Span(1);
         return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, 0, b.UsedBytes, new UnitCheck(offset, bytes, _bundleHashes[0]), new UnitCheck(restOffset, restBytes, _bundleHashes[1]));
+    }
+
+    private UnitRegion Joined(BundleLayout b, BundleLayout joined)
+    {
+        var checks = new List<UnitCheck>();
+        for (int i = 0; i < joined.Run; i++)
+        {
+            for (int s = 0; s < 2; s++)
+            {
+                (int offset, int bytes) = b.Span(s);
+                if (bytes > 0) checks.Add(new UnitCheck(i * b.Stride + offset, bytes, _bundleHashes[s], i, joined.Run));
+            }
+        }
+        return new UnitRegion(File, _label + " bundles", b.Offset, joined.Units, joined.Stride, 0, joined.UsedBytes, [.. checks]);
     }
 
     /// <summary>The rows of a section ("embed") as units: one panel of 16 rows each for quantised formats, one row each for f32 and bf16. Reads the section's checksums: loader threads.</summary>

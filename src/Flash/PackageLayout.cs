@@ -59,11 +59,18 @@ public static class PackageLayout
     }
 
     /// <summary>Units of a layer's bundles and the bytes of a window slot for one, on a device of this alignment; <paramref name="whole"/> as in <see cref="PackageFile.BundleUnits"/>.</summary>
-    public static (int Units, int SlotBytes, int PartBytes, int Group) BundleSlots(Manifest manifest, int layer, bool whole, int alignment)
+    /// <param name="manifest">The package.</param>
+    /// <param name="layer">Which.</param>
+    /// <param name="whole">Every row of a neuron.</param>
+    /// <param name="alignment">The device's.</param>
+    /// <param name="least">For who reads all of them: units joined until so few are left, else 0.</param>
+    /// <param name="most">Neurons of a joined unit.</param>
+    public static (int Units, int SlotBytes, int PartBytes, int Group) BundleSlots(Manifest manifest, int layer, bool whole, int alignment, int least = 0, int most = 0)
     {
         ArgumentNullException.ThrowIfNull(manifest);
         BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer);
-        (int offset, int bytes) = whole && b.Group == 1 ? (0, b.UsedBytes) : b.Span(0);
+        if (least > 0) b = b.Joined(least, most);
+        (int offset, int bytes) = b.Run > 1 || (whole && b.Group == 1) ? (0, b.UsedBytes) : b.Span(0);
         // Sections begin at multiples of the package's alignment, which the device's may exceed.
         long start = (alignment <= manifest.Alignment ? 0 : manifest.Alignment) + offset;
         return (b.Units, UnitRegion.SlotBytesOf(start, b.Stride, bytes, alignment), bytes, b.Group);

@@ -2,8 +2,8 @@ using System.IO.Hashing;
 
 namespace FlashOrleans.Flash;
 
-/// <summary>One checked span of every unit's part: XxHash3 of <paramref name="Bytes"/> bytes at <paramref name="Offset"/> within the part, by unit.</summary>
-public readonly record struct UnitCheck(int Offset, int Bytes, ulong[] Hashes);
+/// <summary>One checked span of every unit's part: XxHash3 of <paramref name="Bytes"/> bytes at <paramref name="Offset"/> within the part; unit u's is number u · <paramref name="Step"/> + <paramref name="First"/>.</summary>
+public readonly record struct UnitCheck(int Offset, int Bytes, ulong[] Hashes, int First = 0, int Step = 1);
 
 /// <summary>
 /// A run of equally spaced units in one package file that are read one by one into slots: neuron bundles (or the part of each that a
@@ -27,7 +27,7 @@ public sealed class UnitRegion
         PartOffset = partOffset; PartBytes = partBytes;
         foreach (UnitCheck check in checks)
         {
-            if (check.Hashes.Length < count || check.Offset < 0 || check.Bytes < 0 || check.Offset > partBytes - check.Bytes)
+            if (check.Hashes.Length < (long)(count - 1) * check.Step + check.First + 1 || check.Offset < 0 || check.Bytes < 0 || check.Offset > partBytes - check.Bytes)
                 throw new ArgumentException($"{name}: a checked span of {check.Bytes} bytes at {check.Offset} with {check.Hashes.Length} hashes does not fit {count} parts of {partBytes} bytes", nameof(checks));
         }
         _checks = checks;
@@ -56,7 +56,7 @@ public sealed class UnitRegion
     {
         foreach (UnitCheck check in _checks)
         {
-            if (XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) != check.Hashes[unit]) return ReadFault.Checksum;
+            if (XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) != check.Hashes[unit * check.Step + check.First]) return ReadFault.Checksum;
         }
         return ReadFault.None;
     }
