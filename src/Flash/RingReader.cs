@@ -161,7 +161,9 @@ internal sealed unsafe partial class RingReader : IDisposable
             lock (_lock)
             {
                 if (_closed && _freeCount == Depth) return;
-                _asleep = _freeCount > 0 && _demand.Count == 0;
+                // What came in since is begun first: its submitter saw nobody asleep and woke nobody.
+                if (_freeCount > 0 && (_demand.Count > 0 || (_prefetch.Count > 0 && _prefetchInDevice < _prefetchDepth))) continue;
+                _asleep = true;
             }
             ring.SubmitAndWait();
             while (ring.TryTake(out ulong token, out int result))

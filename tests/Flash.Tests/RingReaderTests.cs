@@ -25,6 +25,24 @@ public sealed class RingReaderTests
         Assert.True(ring == reader.Stats.RingNanos > 0);
     }
 
+    /// <summary>A submitter and a reader that is about to wait must not miss each other: with few reads under way the reader waits all the time.</summary>
+    [Theory, InlineData(true), InlineData(false)]
+    public void A_read_that_comes_while_the_reader_goes_to_sleep_is_not_forgotten(bool ring)
+    {
+        using var file = new Files();
+        using FlashReader reader = Open(ring, file);
+        var random = new Random(5);
+        for (int i = 0; i < 20000; i++)
+        {
+            file.Bench.Forget();
+            ReadRequest first = file.Bench.Request(ReadClass.Demand, 7 * i % Units), second = file.Bench.Request(i % 2 == 0 ? ReadClass.Demand : ReadClass.Prefetch, (7 * i + 1) % Units);
+            Assert.True(reader.TrySubmit(first));
+            Thread.SpinWait(random.Next(4000));
+            Assert.True(reader.TrySubmit(second));
+            file.Bench.Wait(2);
+        }
+    }
+
     [Theory, InlineData(true), InlineData(false)]
     public void A_file_that_was_cut_short_faults_the_units_behind_its_end_and_no_others(bool ring)
     {
