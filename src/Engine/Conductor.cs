@@ -19,6 +19,7 @@ public sealed partial class Conductor : IDisposable
     private readonly HeldSteps _held = new();
     private readonly List<Layer> _layers = [];
     private readonly Stack<LayerStep> _idleSteps = new();
+    private readonly Stack<ReadRequest> _idleRequests = new(UnitStore.MostRequests);
     private readonly ConcurrentQueue<Action> _commands = new();
     private readonly ConcurrentQueue<(UnitStore Store, ReadRequest Request)> _completed = new();
     private readonly ConcurrentQueue<(Layer Layer, int[] Units, int Count)> _hints = new();
@@ -122,7 +123,7 @@ public sealed partial class Conductor : IDisposable
             Exception? error = null;
             try
             {
-                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, _onCompleted);
+                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, _onCompleted, _idleRequests);
             }
             catch (Exception e)
             {
@@ -254,6 +255,11 @@ public sealed partial class Conductor : IDisposable
             try
             {
                 if (Pump()) continue;
+            }
+            catch (OutOfMemoryException e)
+            {
+                // Half a step may be left behind and nobody would ever finish it: an end with a word is better than a silence.
+                Environment.FailFast("flash: out of memory in the conductor: the managed heap is at its limit; take a larger --budget", e);
             }
             catch (Exception e)
             {

@@ -172,7 +172,7 @@ public sealed class Layer
     private long WindowBytes => Bundles is { } b ? (long)b.Window.Slots * b.Region.SlotBytes : 0;
 
     /// <summary>Loader thread: opens the slice and reads what is resident.</summary>
-    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, Action<UnitStore, ReadRequest> completed)
+    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
@@ -191,14 +191,14 @@ public sealed class Layer
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Resident = Scans ? slots - ScanUnits : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, Resident = Scans ? slots - ScanUnits : 0 };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)
         {
             var rows = Edge!.EmbeddingUnits();
-            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this };
+            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this, Idle = idle };
         }
     }
 

@@ -13,7 +13,10 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private readonly Action<UnitStore, ReadRequest> _completed;
     /// <summary>Room from the start: how many wait at once depends on the device, and a step must not allocate because it is slow.</summary>
     private const int Waiting = 256;
-    private readonly Stack<ReadRequest> _idle = new(Waiting);
+    /// <summary>Reads of one store that are under way or wait, at most: far more than the device takes, and memory that can be planned for.</summary>
+    internal const int MostRequests = 512;
+    /// <summary>Requests that nobody uses; the conductor's stores share them, since seldom more than one or two read at a time.</summary>
+    public Stack<ReadRequest> Idle { private get; init; } = new(Waiting);
     private readonly Queue<ReadRequest> _unsentDemand = new(Waiting);
     /// <summary>A list, since one in the middle may turn into demand.</summary>
     private readonly List<ReadRequest> _unsentPrefetch = new(Waiting);
@@ -54,7 +57,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public byte* UnitBase(int slot, int unit) => Window.Memory(slot) + Region.Delta(unit) - Region.PartOffset;
 
     /// <summary>
-    /// Pins a unit for the running step: its slot, or -1 when every slot is pinned or being read. <paramref name="ready"/> is false while its bytes
+    /// Pins a unit for the running step: its slot, or -1 when every slot is pinned or being read, or as many reads are under way as may be: then one of them will end. <paramref name="ready"/> is false while its bytes
     /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read.
     /// </summary>
     public int Acquire(int unit, out bool ready)
@@ -80,6 +83,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             return slot;
         }
         ready = false;
+        if (Outstanding >= MostRequests) return -1;
         slot = Window.Reserve(unit);
         if (slot < 0) return -1;
         Needed++;
@@ -102,6 +106,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     {
         if ((uint)unit >= (uint)Region.Count) return true;
         if (Window.Find(unit) >= 0) return true;
+        if (Outstanding >= MostRequests) return false;
         int slot = Window.ReservePrefetch(unit);
         if (slot < 0) return false;
         PrefetchIssued++;
@@ -169,7 +174,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             arrived?.Invoke(request.Units[i], slot, request.Faults[i]);
         }
         Outstanding--;
-        _idle.Push(request);
+        Idle.Push(request);
     }
 
     public void Dispose()
@@ -184,7 +189,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory))) CloseOpen();
         if (_open == null)
         {
-            if (!_idle.TryPop(out var request)) request = new ReadRequest();
+            if (!Idle.TryPop(out var request)) request = new ReadRequest();
             request.Reset(Region, kind, this);
             request.TryAdd(unit, slot, memory);
             _open = request;

@@ -15,6 +15,8 @@ internal sealed record BudgetNeeds
     private const long MiB = 1 << 20;
     /// <summary>Managed bytes a unit costs whether it is in the window or not: two checksums, map, history, mark.</summary>
     private const int ManagedPerUnit = 30;
+    /// <summary>A read of up to 64 units: its four lists.</summary>
+    private const int ManagedPerRequest = 1400;
     /// <summary>Window that lets reads run side by side at all.</summary>
     private const int LeastWindowBytes = 256 * 1024;
 
@@ -94,6 +96,8 @@ internal sealed record BudgetNeeds
         heap += steps * (24L * widest + 8L * rows * c.HiddenSize) + 16L * widest;
         if (first && !(c.TiedHead && last)) heap += PackageLayout.EmbeddingSlots(manifest, PackageLayout.Page).Units * 28L;
         if (last) heap += 8L * c.VocabSize;
+        // Reads under way: of every step that runs, and of reads ahead.
+        heap += (steps + 1) * (long)UnitStore.MostRequests * ManagedPerRequest;
         // Waves in flight and the pool's spares, in powers of two.
         heap += (options.Sessions + 2L) * (long)BitOperations.RoundUpToPowerOf2((ulong)Math.Min(rows, 64) * (ulong)c.HiddenSize * 4 + 4096);
         // A tokenizer in memory is several times its file: maps of pieces, of merges, and the text they were read from.
