@@ -15,6 +15,6 @@ if [ ! -x "$bench" ]; then
     generator=(); command -v ninja >/dev/null && generator=(-G Ninja)
     cmake -S llama.cpp -B llama.cpp/build "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_UI=OFF >&2
-    cmake --build llama.cpp/build --target llama-bench -j"$(nproc)" >&2
+    cmake --build llama.cpp/build --target llama-bench llama-completion -j"$(nproc)" >&2
 fi
 echo "$bench"

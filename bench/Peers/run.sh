@@ -2,7 +2,7 @@
 # Measures flash and llama.cpp side by side on models of one shape, each run in a memory control group of its own, and appends rows to a CSV file.
 #   bench/Peers/run.sh OUT.csv CASE...
 # CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), or a line of your own:
-#   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the package's (file's) bytes, 100 means without a limit.
+#   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the model's bytes, 100 means without a limit.
 # FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
 # PROMPT, GENERATE, REPEAT: tokens of prompt (128), tokens generated (256) and runs (3). SLOW: tokens that llama.cpp generates under a limit (16; it writes one in seconds).
 set -euo pipefail
@@ -48,12 +48,19 @@ row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TO
     echo "$1 $2 ($3, ${4} %): ${11} tok/s, prefill ${10}, peak $((peak >> 20)) MiB, $kills killed" >&2
 }
 
+# A share is one of the model itself, the same for both: the numbers of its matrices, without the copies and predictors that a package adds.
+model_bytes() {
+    local added
+    added=$("$FLASH" show "$1" --json | jq '.predictor_bytes + (if .predictor == "selector" then ([.files[] | .neurons // 0] | add) * .model.hidden_size * (if .quant == "q8" then 34 else 18 end) / 32 else 0 end) | floor')
+    echo $(($(du -sb "$FLASH_HOME/models/$1.flash" | cut -f1) - added))
+}
+
 ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     local case=$1 label=$2 package=$3 share=$4; shift 4
     local bytes limit=0 budget=()
-    bytes=$(du -sb "$FLASH_HOME/models/$package.flash" | cut -f1)
+    bytes=$(model_bytes "$package")
     if [ "$share" != 100 ]; then
-        limit=$((bytes * share / 100)); budget=(--budget "$limit")
+        limit=$((bytes * share / 100)); budget=(--budget "$((limit / 1000))KB" --kv q8)
     elif [[ " $* " != *" --window "* ]]; then budget=(--window 100%); fi
     enter "$limit"; load=$(cut -d' ' -f1 /proc/loadavg)
     local command="flash bench $package ${budget[*]} --prompt $prompt --generate $generate --repeat $repeat $*"
@@ -70,12 +77,20 @@ theirs() { # CASE LABEL GGUF SHARE LOADMODE
     local case=$1 label=$2 file=$work/$3.gguf share=$4 how=$5 limit=0 n=$generate r=$repeat
     if [ "$share" != 100 ]; then limit=$(($(stat -c %s "$file") * share / 100)); n=$slow; r=1; fi
     enter "$limit"; load=$(cut -d' ' -f1 /proc/loadavg)
-    local command="llama-bench -m $3.gguf -p $prompt -n $n -r $r -t $(nproc) -lm $how"
-    inside "$LLAMA" -m "$file" -p "$prompt" -n "$n" -r "$r" -t "$(nproc)" -lm "$how" -o jsonl >"$work/out.jsonl" 2>"$work/error" || { leave; echo "$command: ended with $? ($kills killed): $(tail -1 "$work/error")" >&2; [ -s "$work/out.jsonl" ] || return 0; }
+    local command prefill rate
+    if [ "$how" = none ]; then
+        command="llama-bench -m $3.gguf -p $prompt -n $n -r $r -t $(nproc) -lm none"
+        inside "$LLAMA" -m "$file" -p "$prompt" -n "$n" -r "$r" -t "$(nproc)" -lm none -o jsonl >"$work/out.jsonl" 2>"$work/error" || { leave; echo "$command: ended with an error ($kills killed): $(tail -1 "$work/error")" >&2; return 0; }
+        prefill=$(jq -s '[.[] | select(.n_gen == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
+        rate=$(jq -s '[.[] | select(.n_prompt == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
+    else
+        # Mapped weights stay mapped: rearranging them for the processor (llama-bench cannot leave it) would make a second copy that no limit has room for. A token for each letter of the prompt.
+        command="llama-completion -m $3.gguf --no-repack -n $n -t $(nproc) -c 512 --no-warmup"
+        inside "$(dirname "$LLAMA")/llama-completion" -m "$file" --no-repack -t "$(nproc)" -c 512 --no-warmup -no-cnv --ignore-eos -n "$n" -p "$(head -c "$prompt" < <(yes abcdefghij | tr -d '\n'))" >/dev/null 2>"$work/error" </dev/null || { leave; echo "$command: ended with an error ($kills killed): $(tail -1 "$work/error")" >&2; return 0; }
+        prefill=$(sed -n 's/.*prompt eval time.* \([0-9.]*\) tokens per second.*/\1/p' "$work/error")
+        rate=$(sed -n '/prompt/d; s/.* eval time.* \([0-9.]*\) tokens per second.*/\1/p' "$work/error")
+    fi
     leave
-    local prefill rate
-    prefill=$(jq -s '[.[] | select(.n_gen == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
-    rate=$(jq -s '[.[] | select(.n_prompt == 0) | .avg_ts][0] // 0 | . * 1000 | round / 1000' "$work/out.jsonl")
     row "$case" "$label" llama.cpp "$share" "$limit" "load mode $how" 1 "$prompt" "$n" "$prefill" "$rate" "" "" "" "" "" "" "$command"
 }
 
@@ -91,13 +106,13 @@ for case in "$@"; do
         f1) model tiny8 tinyllama-1.1b --quant q8 --gguf "$work/tiny8.gguf"
            theirs f1 "1.1B q8 in memory, dense" tiny8 100 none; ours f1 "1.1B q8 in memory, dense" tiny8 100 --path engine ;;
         e) llama7
-           for how in mmap dio; do theirs e "dense, 65 %" llama7 65 $how; done; ours e "dense, 65 %" llama7 65 --path grains ;;
+           theirs e "dense, 65 %" llama7 65 mmap; ours e "dense, 65 %" llama7 65 --path grains ;;
         a) llama7; model opt-oracle opt-6.7b --activity oracle
            theirs a "Llama shape, 50 %" llama7 50 mmap; ours a "opt-6.7b, oracle, 50 %" opt-oracle 50 --mode predicted ;;
         b) model opt-paper opt-6.7b --activity paper; echo '{"predicted":3}' >"$work/three.json"; model opt-three opt-6.7b --activity "$work/three.json"
            ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --mode predicted ;;
         c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
-           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
+           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
         d) model bamboo bamboo-7b
            for share in 50 75; do ours d "bamboo-7b, $share %" bamboo $share --sessions 1,8 --mode exact; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --sessions 1,8 --mode predicted; done ;;
         ours\ *|theirs\ *) eval "${case/ / own }" ;;
