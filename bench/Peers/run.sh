@@ -67,7 +67,7 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
     leave
     local activity
-    activity=$(jq -r 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
+    activity=$(jq -r 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
     while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits; do
         row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command"
     done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), .hit_rate] | @tsv' "$work/out.json")
@@ -84,7 +84,7 @@ theirs() { # CASE LABEL GGUF SHARE LOADMODE
         prefill=$(jq -s '[.[] | select(.n_gen == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
         rate=$(jq -s '[.[] | select(.n_prompt == 0) | .avg_ts][0] * 1000 | round / 1000' "$work/out.jsonl")
     else
-        # Mapped weights stay mapped: rearranging them for the processor (llama-bench cannot leave it) would make a second copy that no limit has room for. A token for each letter of the prompt.
+        # Mapped weights stay mapped: rearranged for the processor, which llama-bench cannot leave, they would be a second copy that no limit has room for. A token for each letter of the prompt.
         command="llama-completion -m $3.gguf --no-repack -n $n -t $(nproc) -c 512 --no-warmup"
         inside "$(dirname "$LLAMA")/llama-completion" -m "$file" --no-repack -t "$(nproc)" -c 512 --no-warmup -no-cnv --ignore-eos -n "$n" -p "$(head -c "$prompt" < <(yes abcdefghij | tr -d '\n'))" >/dev/null 2>"$work/error" </dev/null || { leave; echo "$command: ended with an error ($kills killed): $(tail -1 "$work/error")" >&2; return 0; }
         prefill=$(sed -n 's/.*prompt eval time.* \([0-9.]*\) tokens per second.*/\1/p' "$work/error")
