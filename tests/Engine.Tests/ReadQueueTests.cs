@@ -137,17 +137,34 @@ public sealed class ReadQueueTests
         Assert.Equal(available, bench.Store.Window.Available);
     }
 
+    [Fact]
+    public void No_more_reads_are_under_way_than_a_budget_counts_and_one_that_ends_makes_room()
+    {
+        // Sixteen units of 1 KiB apart: none shares a read with another.
+        using var bench = new Bench(prefetches: int.MaxValue, config: TinyPackage.Llama(layers: 1, hidden: 64, ffn: 16 * 520), slots: 520);
+        for (int i = 0; i < UnitStore.MostRequests; i++) Assert.True(bench.Store.Acquire(16 * i, out _) >= 0);
+        Assert.Equal(-1, bench.Store.Acquire(16 * UnitStore.MostRequests, out _));
+        Assert.False(bench.Store.Prefetch(16 * UnitStore.MostRequests));
+        bench.Store.Flush();
+        Assert.Equal(UnitStore.MostRequests, bench.Store.Outstanding);
+        var first = bench.Reader.Requests[0];
+        bench.Reader.Requests.RemoveAt(0);
+        bench.Store.Settle(first, null);
+        Assert.True(bench.Store.Acquire(16 * UnitStore.MostRequests, out _) >= 0);
+    }
+
     /// <summary>A store over a reader that takes every demand read and a limited number of reads ahead, and completes none before the end.</summary>
     private sealed class Bench : IDisposable
     {
-        private readonly TinyPackage _tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
+        private readonly TinyPackage _tiny;
         private readonly PackageFile _slice;
 
-        public Bench(int prefetches, int resident = 0)
+        public Bench(int prefetches, int resident = 0, ModelConfig? config = null, int slots = 16)
         {
+            _tiny = TinyPackage.Create(config ?? TinyPackage.Llama(), WeightFormat.F32);
             Reader = new Narrow { Prefetches = prefetches };
             _slice = _tiny.Package.OpenSlice(0);
-            Store = new UnitStore(_slice.BundleUnits(whole: false), 16, Reader, new MemoryLedger(), "store", (_, _) => { }) { Resident = resident };
+            Store = new UnitStore(_slice.BundleUnits(whole: false), slots, Reader, new MemoryLedger(), "store", (_, _) => { }) { Resident = resident };
         }
 
         public Narrow Reader { get; }
