@@ -67,7 +67,7 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
     leave
     local activity
-    activity=$(jq -r 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
+    activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
     while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits; do
         row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command"
     done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), .hit_rate] | @tsv' "$work/out.json")
