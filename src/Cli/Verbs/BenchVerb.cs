@@ -51,6 +51,9 @@ internal static class BenchVerb
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
                 Tokens.Demand(words.For(0), opened.Config, count);
             }
+            // Before minutes of measuring, not after them.
+            if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))
+                throw new CliException($"{file}: there is no such folder to write the trace to");
             var spans = parse.GetValue(trace) is null ? null : new StepTrace(1 << 16);
             int[] numbers = parse.GetValue(sessions) is { Length: > 0 } several ? several : [1];
             var options = engine.Engine(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
