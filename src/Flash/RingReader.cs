@@ -10,7 +10,9 @@ namespace FlashOrleans.Flash;
 /// </summary>
 internal sealed unsafe partial class RingReader : IDisposable
 {
-    public const int Depth = 32;
+    public const int Depth = 64;
+    /// <summary>Results waited for at a time, at most: reads handed over together cost a third of the processor time of reads handed over one by one (docs/adr/0005).</summary>
+    private const int MostAtOnce = 16;
     private const ulong WakeToken = ulong.MaxValue;
     private const int StackBytes = 256 * 1024;
     public const int BufferBytes = ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64;
@@ -165,7 +167,8 @@ internal sealed unsafe partial class RingReader : IDisposable
                 if (_freeCount > 0 && (_demand.Count > 0 || (_prefetch.Count > 0 && _prefetchInDevice < _prefetchDepth))) continue;
                 _asleep = true;
             }
-            ring.SubmitAndWait();
+            // A quarter of what is in the device: the rest keeps it busy while these are checked and others begun.
+            ring.SubmitAndWait((uint)Math.Clamp((Depth - _freeCount) / 4, 1, MostAtOnce));
             while (ring.TryTake(out ulong token, out int result))
             {
                 if (token == WakeToken)
