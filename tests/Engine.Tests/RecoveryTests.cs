@@ -135,7 +135,7 @@ public sealed class RecoveryTests
     [InlineData(FeedForwardMode.Exact, 1)]
     [InlineData(FeedForwardMode.Dense, 0.1)]
     [InlineData(FeedForwardMode.Dense, 1)]
-    public void A_bit_that_flips_once_in_each_unit_is_read_again_and_changes_no_token(FeedForwardMode mode, double window)
+    public async Task A_bit_that_flips_once_in_each_unit_is_read_again_and_changes_no_token(FeedForwardMode mode, double window)
     {
         var opened = new List<MemoryFile>();
         using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q4, open: path => Remember(opened, path));
@@ -145,7 +145,7 @@ public sealed class RecoveryTests
         var expected = ExactnessTests.Run(whole, prompt, 4, 3, Vocabulary);
         int before = opened.Count;
         using var engine = new LocalEngine(tiny.Package, null, options);
-        Task.WaitAll([.. engine.Layers.Select(l => l.Loaded)], TestContext.Current.CancellationToken);
+        await Task.WhenAll(engine.Layers.Select(l => l.Loaded));
         using (var file = tiny.Package.OpenSlice(2))
         {
             var units = file.BundleUnits(whole: mode == FeedForwardMode.Dense);
