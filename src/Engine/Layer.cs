@@ -193,7 +193,7 @@ public sealed class Layer
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = Scans ? slots - ScanUnits : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = !Scans ? 0 : slots == region.Count ? slots : slots - ScanUnits };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];

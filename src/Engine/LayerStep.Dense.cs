@@ -4,7 +4,7 @@ namespace FlashOrleans.Engine;
 
 /// <summary>
 /// The feed-forward where all rows of a wave compute all neurons: a matrix product, not neuron after neuron for each row. First the activations of the units that are there: sixteen
-/// neurons at a time are woven into a panel and multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
+/// neurons at a time are woven into a panel, if they are none yet (LayerStep.Woven.cs), and multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
 /// in registers until it is whole. The sums are those of <see cref="SegmentItem"/> in the same order, so the bits are too.
 /// </summary>
 internal sealed unsafe partial class LayerStep
@@ -86,18 +86,21 @@ internal sealed unsafe partial class LayerStep
         var w = _layer.Weights!;
         var layout = _layer.Bundle;
         RowOffsets offsets = _layer.Offsets;
-        byte** up = stackalloc byte*[2 * Numerics.NeuronBlock], gate = up + Numerics.NeuronBlock;
+        const int panelRows = WeightLayout.PanelRows;
+        byte** up = stackalloc byte*[2 * Numerics.NeuronBlock], gate = up + Numerics.NeuronBlock, woven = stackalloc byte*[Numerics.NeuronBlock / panelRows];
         for (int i = 0; i < n; i++)
         {
+            if (i % panelRows == 0) woven[i / panelRows] = WovenAt(segment, first + i);
+            if (woven[i / panelRows] != null) continue;
             up[i] = Bundle(segment, first + i, offsets);
             gate[i] = up[i] + offsets.Gate;
         }
         float* a = _products + worker * 2 * StepLayout.ProductFloats(_capacity), u = a + StepLayout.ProductFloats(_capacity);
-        Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, n, a, worker, c.Gated ? w.GateBias : w.UpBias, first);
+        Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, woven, 0, n, a, worker, c.Gated ? w.GateBias : w.UpBias, first);
         Activations.Apply(kernels, c, a, n * _rows);
         if (c.Gated)
         {
-            Products(layout.Up, up, n, u, worker, w.UpBias, first);
+            Products(layout.Up, up, woven, GatePanelBytes, n, u, worker, w.UpBias, first);
             Activations.Combine(c, a, u, n * _rows);
         }
         float* to = ActivationsOf(segment.Block) + Kernels.TokenGroup * (first - segment.Block * Numerics.NeuronBlock);
@@ -109,12 +112,26 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>products[t * n + i] = row_i · x_t + bias.</summary>
-    private void Products(WeightFormat format, byte** rows, int n, float* products, int worker, float* bias, int first)
+    /// <summary>products[t * n + i] = row_i · x_t + bias; of neurons that are woven the panel lies at <paramref name="offset"/> of theirs.</summary>
+    private void Products(WeightFormat format, byte** rows, byte** woven, int offset, int n, float* products, int worker, float* bias, int first)
     {
+        const int panelRows = WeightLayout.PanelRows;
         int width = _layer.Config.HiddenSize;
         nint stride = WeightLayout.IsQuantized(format) ? Kernels.QuantizedBytes(width) : width * 4;
-        kernels.Products(format, rows, n, width, InputRow(format, 0), stride, _rows, products, n, _woven + worker * _wovenBytes);
+        byte* x = InputRow(format, 0);
+        for (int i = 0, end; i < n; i = end)
+        {
+            byte* panel = woven[i / panelRows];
+            end = Math.Min(i + panelRows, n);
+            if (panel != null)
+            {
+                byte* next = end < n ? woven[end / panelRows] : null;
+                kernels.Panels(format, panel + offset, 0, 1, end - i, width, x, stride, _rows, products + i, n, (next != null ? next : panel) + offset);
+                continue;
+            }
+            while (end < n && woven[end / panelRows] == null) end = Math.Min(end + panelRows, n);
+            kernels.Products(format, rows + i, end - i, width, x, stride, _rows, products + i, n, _woven + worker * _wovenBytes);
+        }
         if (bias == null) return;
         for (int t = 0; t < _rows; t++, products += n)
             for (int i = 0; i < n; i++) products[i] += bias[first + i];
@@ -157,7 +174,12 @@ internal sealed unsafe partial class LayerStep
     {
         NeuronsOf(segment, out int first, out int end);
         RowOffsets offsets = _layer.Offsets;
-        for (int i = first; i < end; i++) rows[i - first] = Bundle(segment, i, offsets) + offsets.Down;
+        int before = GatePanelBytes + WeightLayout.PanelBytes(_layer.Bundle.Up, _layer.Config.HiddenSize), bytes = _layer.Bundle.DownBytes;
+        for (int i = first; i < end; i++)
+        {
+            byte* woven = WovenAt(segment, i);
+            rows[i - first] = woven != null ? woven + before + i % WeightLayout.PanelRows * bytes : Bundle(segment, i, offsets) + offsets.Down;
+        }
         a = ActivationsOf(segment.Block) + Kernels.TokenGroup * (first - segment.Block * Numerics.NeuronBlock);
         return end - first;
     }

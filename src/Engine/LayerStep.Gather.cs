@@ -271,7 +271,11 @@ internal sealed unsafe partial class LayerStep
     {
         var segment = _segments[_ready[item]];
         for (int k = segment.From; k < segment.To; k++)
-            if (!_neededFailed[k]) _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
+        {
+            if (_neededFailed[k]) continue;
+            _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
+            if (IsDenseProduct) Rearrange(_needed[k], _neededSlot[k], worker);
+        }
     }
 
     private int Take(Span<Segment> segments, int index)

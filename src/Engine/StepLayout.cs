@@ -27,7 +27,7 @@ internal readonly record struct StepLayout
     public long Partials { get; private init; }
     /// <summary>A dense feed-forward's activations, by partial buffer.</summary>
     public long Activations { get; private init; }
-    /// <summary>A panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
+    /// <summary>Sixteen neurons while they are rearranged, or a panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
     public long Woven { get; private init; }
     public long WovenBytes { get; private init; }
     public long Products { get; private init; }
@@ -46,7 +46,7 @@ internal readonly record struct StepLayout
         ModelConfig c = manifest.Model;
         int predictorRank = manifest.Predictors?.MaxRank ?? 0;
         bool dense = Enumerable.Range(0, c.Layers).Any(i => c.ExpertsOf(i) == null);
-        long woven = dense ? manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L) : 0;
+        long woven = dense ? c.RowsPerNeuron * manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L) : 0;
         int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.Heads * c.HeadDim;
         // One arena serves every layer of the model, whichever of them it was made for.
         int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);

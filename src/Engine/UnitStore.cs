@@ -35,6 +35,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _completed = completed;
         _requestOf = new ReadRequest?[slots];
         _trust = new Trust[slots];
+        IsWoven = new bool[slots];
     }
 
     public UnitRegion Region { get; }
@@ -42,6 +43,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
     public int Outstanding { get; private set; }
     public object? Owner { get; init; }
+    /// <summary>By slot: the unit's neurons have been rearranged by who uses them, and stay so until the slot is read into again. A unit is rearranged by one thread.</summary>
+    public bool[] IsWoven { get; }
     /// <summary>Units are checked by who uses them first (<see cref="Check"/>), on the compute threads: they have to fetch them anyway, and one I/O thread that hashes everything it reads is slower than the device.</summary>
     public bool ChecksLate { get; init; }
     /// <summary>Units below this id stay once they are there.</summary>
@@ -194,6 +197,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         {
             int slot = request.Slots[i];
             _requestOf[slot] = null;
+            IsWoven[slot] = false;
             _trust[slot] = request.Verify ? Trust.Checked : Trust.Unchecked;
             if (request.Faults[i] == ReadFault.None) Window.Filled(slot);
             else

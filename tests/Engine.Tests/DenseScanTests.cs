@@ -37,4 +37,29 @@ public sealed class DenseScanTests
             Assert.True(layer.Stats.PrefetchUseful >= layer.Stats.PrefetchIssued - layer.ScanUnits, $"{layer.Stats.PrefetchUseful} of {layer.Stats.PrefetchIssued}");
         }
     }
+
+    public static TheoryData<string, WeightFormat> Variants() =>
+        [.. from name in Kernels.Available from format in new[] { WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q8, WeightFormat.F32 } select new TheoryDataRow<string, WeightFormat>(name, format)];
+
+    [Theory, MemberData(nameof(Variants))]
+    public void Units_that_stay_are_woven_once_and_every_step_has_the_bits_of_those_that_do_not(string kernels, WeightFormat format)
+    {
+        foreach (ModelConfig model in new[] { TinyPackage.Llama(layers: 2, hidden: 256, ffn: 2048), TinyPackage.Opt(layers: 2) with { HiddenSize = 256, HeadDim = 64, FfnSize = 2048 } })
+        {
+            using var tiny = TinyPackage.Create(model, format);
+            int vocabulary = model.VocabSize;
+            int[] prompt = ExactnessTests.Prompt(14, vocabulary, seed: 9);
+            using var sparse = new LocalEngine(tiny.Package, new() { Kernels = kernels }, new() { Window = 0.1 });
+            foreach (double window in (double[])[1, 0.6])
+            {
+                using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels, Threads = 2 }, new() { Window = window, Mode = FeedForwardMode.Dense });
+                foreach (int chunk in (int[])[1, 3, 9])
+                    ExactnessTests.AssertSame(ExactnessTests.Run(sparse, prompt, 3, chunk, vocabulary), ExactnessTests.Run(engine, prompt, 3, chunk, vocabulary), $"{kernels}, {format}, window {window}, chunks of {chunk}");
+                UnitStore bundles = engine.Layers[1].Bundles!;
+                int woven = Enumerable.Range(0, bundles.Window.Slots).Count(slot => bundles.IsWoven[slot]), whole = model.FfnSize / engine.Layers[1].Bundle.Group;
+                Assert.True(engine.Layers[1].Bundle.Group % 16 == 0, $"units of {engine.Layers[1].Bundle.Group} neurons");
+                Assert.Equal(format == WeightFormat.F32 ? 0 : Math.Min(bundles.Resident, whole), woven);
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class Avx2Kernels
 {
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
         float* scratch = stackalloc float[FourBit.ScratchFloats];

@@ -11,7 +11,7 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class Avx512Kernels
 {
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
         float* scratch = stackalloc float[FourBit.ScratchFloats];
@@ -20,41 +20,42 @@ internal sealed unsafe partial class Avx512Kernels
             byte* panel = panels + (long)p * panelBytes;
             int first = p * WeightLayout.PanelRows, valid = Math.Min(WeightLayout.PanelRows, rows - first);
             if (valid <= 0) return;
+            nint ahead = p + 1 < to || next == null ? panelBytes : (nint)(next - panel);
             switch (format)
             {
                 case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
                 case WeightFormat.BF16: FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.Q8: Q8Panel(panel, valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.Q4: Q4Panel<FormA>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
-                case WeightFormat.Q4B: Q4Panel<FormB>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
-                case WeightFormat.Q4K: Q4Panel<FormK>(panel, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.Q8: Q8Panel(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride); break;
+                case WeightFormat.Q4: Q4Panel<FormA>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.Q4B: Q4Panel<FormB>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.Q4K: Q4Panel<FormK>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
                 default: throw new ArgumentOutOfRangeException(nameof(format));
             }
         }
     }
 
-    private static void Q4Panel<TForm>(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, float* scratch) where TForm : struct, IFourBit
+    private static void Q4Panel<TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, float* scratch) where TForm : struct, IFourBit
     {
         int t = 0;
-        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
         if (t + 2 <= tokens)
         {
-            Q4Tile<Tile2, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+            Q4Tile<Tile2, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
             t += 2;
         }
-        if (t < tokens) Q4Tile<Tile1, TForm>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+        if (t < tokens) Q4Tile<Tile1, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
     }
 
     /// <summary>
     /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q4Tile<TTile, TForm>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+    private static void Q4Tile<TTile, TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
         where TTile : struct, ITile where TForm : struct, IFourBit
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
         byte* parameters = panel + cols * 8;
-        int next = WeightLayout.PanelBytes(TForm.Format, cols);
+        int each = WeightLayout.PanelRows * WeightLayout.ParameterBytes(TForm.Format);
         Vector512<byte> nibble = Vector512.Create((byte)15);
         Vector512<float> f0 = default, f1 = default, f2 = default, f3 = default;
         int blocks = cols / WeightLayout.Block;
@@ -64,7 +65,7 @@ internal sealed unsafe partial class Avx512Kernels
             nint column = block * WeightLayout.Block;
             for (int step = 0; step < 4; step++, column += 4)
             {
-                Sse.Prefetch1(panel + step * 64 + next);
+                Sse.Prefetch1(panel + step * 64 + ahead);
                 Vector512<byte> w = Vector512.Load(panel + step * 64);
                 Vector512<byte> low = w & nibble, high = (w.AsUInt16() >> 4).AsByte() & nibble;
                 s0 += Avx512BW.MultiplyAddAdjacent(low, Four(x + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x + column + 16));
@@ -72,6 +73,7 @@ internal sealed unsafe partial class Avx512Kernels
                 if (TTile.Tokens > 2) s2 += Avx512BW.MultiplyAddAdjacent(low, Four(x2 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x2 + column + 16));
                 if (TTile.Tokens > 3) s3 += Avx512BW.MultiplyAddAdjacent(low, Four(x3 + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x3 + column + 16));
             }
+            Sse.Prefetch1(parameters + block * each + ahead);
             TForm.Begin16(parameters, block, scratch);
             Vector512<float> scale = TForm.Scale16(parameters, block, scratch), minimum = TForm.Minimum16(parameters, block, scratch);
             f0 = Q4Block<TForm>(s0, scale, minimum, x + cols, block, blocks, f0);
@@ -96,25 +98,24 @@ internal sealed unsafe partial class Avx512Kernels
         return Mad(Avx512F.ConvertToVector512Single(sumX), minimum * scaleX, Mad(Avx512F.ConvertToVector512Single(wide), scale * scaleX, acc));
     }
 
-    private static void Q8Panel(byte* panel, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    private static void Q8Panel(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
     {
         int t = 0;
-        for (; t + 4 <= tokens; t += 4) Q8Tile<Tile4>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        for (; t + 4 <= tokens; t += 4) Q8Tile<Tile4>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
         if (t + 2 <= tokens)
         {
-            Q8Tile<Tile2>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+            Q8Tile<Tile2>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
             t += 2;
         }
-        if (t < tokens) Q8Tile<Tile1>(panel, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        if (t < tokens) Q8Tile<Tile1>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
     }
 
     /// <summary>|w| times x with w's sign: two products sum to at most 2 * 127 * 127 in int16, so every step is widened.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q8Tile<TTile>(byte* panel, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Q8Tile<TTile>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
         ushort* scales = (ushort*)(panel + cols * 16);
-        int next = WeightLayout.PanelBytes(WeightFormat.Q8, cols);
         Vector512<float> f0 = default, f1 = default, f2 = default, f3 = default;
         int blocks = cols / WeightLayout.Block;
         for (int block = 0; block < blocks; block++, panel += 512, scales += 16)
@@ -123,7 +124,7 @@ internal sealed unsafe partial class Avx512Kernels
             nint column = block * WeightLayout.Block;
             for (int step = 0; step < 8; step++, column += 4)
             {
-                Sse.Prefetch1(panel + step * 64 + next);
+                Sse.Prefetch1(panel + step * 64 + ahead);
                 Vector512<sbyte> w = Vector512.Load((sbyte*)panel + step * 64);
                 Vector512<sbyte> negative = Vector512.LessThan(w, Vector512<sbyte>.Zero);
                 Vector512<byte> magnitude = Avx512BW.Abs(w);
@@ -132,6 +133,7 @@ internal sealed unsafe partial class Avx512Kernels
                 if (TTile.Tokens > 2) s2 += Q8Step(magnitude, negative, Four(x2 + column));
                 if (TTile.Tokens > 3) s3 += Q8Step(magnitude, negative, Four(x3 + column));
             }
+            Sse.Prefetch1((byte*)scales + ahead);
             Vector512<float> scale = StoredF16.Sixteen((byte*)scales, 0);
             f0 = Q8Block(s0, scale, x + cols, block, f0);
             if (TTile.Tokens > 1) f1 = Q8Block(s1, scale, x1 + cols, block, f1);

@@ -64,7 +64,7 @@ internal sealed unsafe partial class Avx512Kernels
         for (int block = 0; block < blocks;)
         {
             nint at = (nint)block * 16;
-            for (int r = 0; r < WeightLayout.PanelRows; r++) Sse.Prefetch0(next[r] + at);
+            for (int r = 0; r < WeightLayout.PanelRows; r++) Sse.Prefetch1(next[r] + at);
             Turn(rows, at, turned);
             byte* line = turned;
             for (int end = block + 4; block < end; block++)

@@ -40,7 +40,7 @@ internal sealed unsafe partial class ScalarKernels : Kernels
         }
     }
 
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
         for (int p = from; p < to; p++)
