@@ -179,4 +179,26 @@ public sealed class ToolTests(FlashHome home)
         }
         Assert.True(rows[0].GetProperty("grains_over_engine").GetDouble() > 0);
     }
+
+    [Fact]
+    public async Task Bench_has_rows_for_every_window_with_every_mode_in_the_order_given()
+    {
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "8", "--generate", "4", "--sessions", "1,2", "--window", "50%,10%", "--mode", "exact,dense", "--path", "engine", "--json")).Json;
+        var rows = json.GetProperty("rows").EnumerateArray().ToList();
+        Assert.Equal([(0.5, "exact", 1), (0.5, "exact", 2), (0.5, "dense", 1), (0.5, "dense", 2), (0.1, "exact", 1), (0.1, "exact", 2), (0.1, "dense", 1), (0.1, "dense", 2)],
+            rows.Select(static r => (r.GetProperty("window").GetDouble(), r.GetProperty("mode").GetString()!, r.GetProperty("sessions").GetInt32())));
+        Assert.All(rows, static r => Assert.Equal(JsonValueKind.Null, r.GetProperty("budget").ValueKind));
+        Assert.Equal(JsonValueKind.Null, json.GetProperty("window").ValueKind);
+    }
+
+    [Fact]
+    public async Task Bench_says_the_budgets_it_was_given_and_measures_nothing_when_one_of_them_is_too_small()
+    {
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "4", "--generate", "3", "--budget", "160MiB,220MiB", "--path", "engine", "--json")).Json;
+        Assert.Equal(["160MiB", "220MiB"], json.GetProperty("rows").EnumerateArray().Select(static r => r.GetProperty("budget").GetString()));
+        var refused = await Flash.RunAsync(home, "bench", "emberling", "--prompt", "4", "--generate", "3", "--budget", "220MiB,20MiB", "--path", "engine");
+        Assert.Equal(1, refused.Code);
+        Assert.Contains("does not fit a budget of 20MiB", refused.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("measuring", refused.Error, StringComparison.Ordinal);
+    }
 }

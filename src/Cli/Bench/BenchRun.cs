@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Cli.Hosts;
+using FlashOrleans.Engine;
 
 namespace FlashOrleans.Cli.Bench;
 
@@ -17,6 +18,7 @@ internal sealed record BenchRun
     /// <summary>Milliseconds between tokens of a session, all sessions, ascending.</summary>
     public required double[] Between { get; init; }
     public required Snapshot Counters { get; init; }
+    public required BenchMemory Memory { get; init; }
 
     public double AggregateRate => Generated / Wall.TotalSeconds;
     public double SessionRate => SessionRates.Length > 0 ? SessionRates.Average() : 0;
@@ -48,6 +50,7 @@ internal sealed record BenchRun
                 SessionRates = [.. arrivals.Where(static a => a.Count > 1).Select(static a => (a.Count - 1) / (a[^1] - a[0]) * 1e3)],
                 Between = between,
                 Counters = await host.MeasureAsync() - before,
+                Memory = BenchMemory.Now(),
             };
         }
         finally
@@ -65,4 +68,10 @@ internal sealed record BenchRun
             if (chunk.TokenId >= 0) arrivals.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
         return arrivals.Count > 0 ? arrivals : throw new CliException("the model generated nothing");
     }
+}
+
+/// <summary>Memory of this process when a run ends; the most since the process began, or since its host was started where the system lets that be told.</summary>
+internal sealed record BenchMemory(long ManagedBytes, long HeapBytes, long ProcessBytes, long MostProcessBytes)
+{
+    public static BenchMemory Now() => new(GC.GetTotalMemory(false), GC.GetGCMemoryInfo().TotalCommittedBytes, Environment.WorkingSet, HeapFence.Resident().Most);
 }
