@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 
@@ -31,7 +32,7 @@ internal sealed unsafe partial class RingReader : IDisposable
     private RequestQueue _demand, _prefetch;
     private int _freeCount, _prefetchInDevice;
     private bool _asleep, _closed;
-    private long _cpuNanos;
+    private long _cpuNanos, _busyTicks, _busySince;
 
     private RingReader(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger, int wakeFd, ManualResetEventSlim opened, bool[] works)
     {
@@ -73,6 +74,9 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     /// <summary>Processor time of the thread: submitting, kernel and device driver, checking.</summary>
     public long CpuNanos => Volatile.Read(ref _cpuNanos);
+
+    /// <summary>Time with at least one read in the device, in ticks of the stopwatch.</summary>
+    public long BusyTicks => Volatile.Read(ref _busyTicks);
 
     public bool TrySubmit(ReadRequest request)
     {
@@ -158,6 +162,7 @@ internal sealed unsafe partial class RingReader : IDisposable
         while (true)
         {
             while (Next() is { } request) Begin(ring, request);
+            CountBusy();
             lock (_lock)
             {
                 if (_closed && _freeCount == Depth) return;
@@ -175,8 +180,16 @@ internal sealed unsafe partial class RingReader : IDisposable
                 }
                 else End((int)token, result);
             }
+            CountBusy();
             Volatile.Write(ref _cpuNanos, ThreadNanos());
         }
+    }
+
+    private void CountBusy()
+    {
+        long now = Stopwatch.GetTimestamp();
+        if (_busySince != 0) Volatile.Write(ref _busyTicks, _busyTicks + now - _busySince);
+        _busySince = _freeCount < Depth ? now : 0;
     }
 
     private bool Closed

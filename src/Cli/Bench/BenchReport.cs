@@ -12,6 +12,7 @@ internal sealed record BenchRow(BenchRun Run, double? Ratio)
     /// <summary>Null with a budget.</summary>
     public double? Window { get; init; }
     public FeedForwardMode Mode { get; init; }
+    public BenchLimits? Limits { get; init; }
 }
 
 /// <summary>What `flash bench` says in the end: tables for people, or JSON with all of it. Rows are never empty.</summary>
@@ -21,6 +22,7 @@ internal sealed class BenchReport
     public required ActivityConfig? Activity { get; init; }
     public required int PromptTokens { get; init; }
     public required int Generate { get; init; }
+    public required DeviceRates Rates { get; init; }
     public required IReadOnlyList<BenchRow> Rows { get; init; }
 
     public object Json() => new
@@ -35,6 +37,15 @@ internal sealed class BenchReport
         Rows[0].Run.Counters.Kernels,
         Rows[0].Run.Counters.Threads,
         Rows[0].Run.Counters.Access,
+        Rates = new
+        {
+            MemoryBytesS = Rates.Memory,
+            MultiplyAddsSOneToken = Rates.OneToken,
+            MultiplyAddsSManyTokens = Rates.ManyTokens,
+            DeviceRates.Many,
+            Reads = Rates.Reads.Select(static r => new { r.Bytes, Micros = 1e6 * r.Seconds }),
+            Rates.Source,
+        },
         Rows = Rows.Select(static row => new
         {
             row.Run.Path,
@@ -62,6 +73,7 @@ internal sealed class BenchReport
             row.Run.Memory.HeapBytes,
             row.Run.Memory.ProcessBytes,
             row.Run.Memory.MostProcessBytes,
+            Limits = row.Limits?.Json(),
             Layers = LayerTable.Json(row.Run.Counters),
         }),
     };
@@ -81,9 +93,29 @@ internal sealed class BenchReport
                 Units.Percent(run.ComputeShare), Units.Percent(run.FlashWaitShare), Units.Percent(run.OtherShare), Units.Number(row.Ratio, "0.000")]);
         }
         screen.Tables.Write(table);
+        screen.Out.WriteLine();
+        PrintLimits(screen, several);
         if (!layers) return;
         screen.Out.WriteLine();
         LayerTable.Write(screen, Rows[^1].Run.Counters);
+    }
+
+    /// <summary>What the machine gave, then a step of each row against it.</summary>
+    private void PrintLimits(Screen screen, bool several)
+    {
+        screen.Out.WriteLine($"memory {Units.Number(Rates.Memory / 1e9)} GB/s; {Units.Number(Rates.OneToken / 1e9)} thousand million multiply-adds a second with one token, {Units.Number(Rates.ManyTokens / 1e9)} with {DeviceRates.Many}; a read of "
+            + $"{string.Join(", ", Rates.Reads.Select(static r => $"{Units.Bytes(r.Bytes)} {Units.Number(1e6 * r.Seconds)} µs"))} ({Rates.Source})");
+        var table = new Table { Border = TableBorder.None };
+        if (several) table.AddColumns(Rows[0].Budget == null ? "WINDOW" : "BUDGET", "MODE");
+        table.AddColumns("PATH", "SESSIONS", "STEP", "TOKENS", "MEMORY", "", "MULTIPLY-ADDS", "", "FLASH", "READS", "", "LIMIT", "REACHED", "CPU A READ", "READING");
+        foreach (var row in Rows)
+        {
+            if (row.Limits is not { } l) continue;
+            table.AddRow([.. Setting(row, several), row.Run.Path, Units.Number(row.Run.Sessions, "0"), Ms(1e3 * l.Seconds), Units.Number(l.Needs.Tokens), Units.Bytes(l.Needs.MemoryBytes), Ms(1e3 * l.Times.MemorySeconds),
+                $"{Units.Number(l.Needs.MultiplyAdds / 1e9, "0.000")} G", Ms(1e3 * l.Times.ComputeSeconds), Units.Bytes(l.Needs.FlashBytes), Units.Number(l.Needs.FlashReads, "0"), Ms(1e3 * l.Times.FlashSeconds),
+                l.Times.Limit, Units.Percent(l.Fraction), l.ProcessorOfRead is { } cpu ? $"{Units.Number(1e6 * cpu)} µs" : "-", Units.Percent(l.ReadShare)]);
+        }
+        screen.Tables.Write(table);
     }
 
     private static string[] Setting(BenchRow row, bool several) => several ? [row.Budget ?? Units.Percent(row.Window), Word(row.Mode)] : [];

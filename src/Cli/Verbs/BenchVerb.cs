@@ -25,6 +25,8 @@ internal static class BenchVerb
             A short run warms up first and is not shown. tok/s is generated tokens over the time from sending to the last token of the last session; per session it is the
             rate after the first token. first is the mean time to the first token; p50, p95 and p99 are times between tokens. flash/token counts prompt tokens too.
             compute, flash wait and other are shares of the time: layers computing, layers waiting for reads, and everything else (grain calls, sampling, streams, idle).
+            Below, one step of decoding (from when every session has its first token): what it needed of memory, of multiply-adds and of flash, the times in which the machine could give each, as measured
+            before the first run, which of them binds, and the share of the step's time that it explains (REACHED). CPU A READ and READING: processor time of the thread that reads.
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             --budget or --window, and --mode, may be lists: each with each starts anew and has a row for every number of sessions.
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
@@ -43,6 +45,8 @@ internal static class BenchVerb
             SamplingOptions chosen;
             ActivityConfig? activity;
             IReadOnlyList<(EngineOptions Engine, LayerOptions Layer)> settings;
+            DeviceRates rates;
+            StepShape[] shapes;
             using (var opened = FlashPackage.Open(package))
             {
                 chosen = sampling.Over(SamplingFlags.Recommended(opened), parse);
@@ -52,16 +56,18 @@ internal static class BenchVerb
                 Tokens.Demand(words.For(0), opened.Config, count);
                 settings = engine.Each(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
                 if (settings[0].Engine.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
-                // All of them fit, or nothing is measured.
+                // Before minutes of measuring, not after them; and all of them fit, or nothing is measured.
+                if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))
+                    throw new CliException($"{file}: there is no such folder to write the trace to");
                 foreach (var (options, layer) in settings)
                     if (options.Budget != null) BudgetPlan.Of(opened, options, layer).Demand();
+                shapes = [.. settings.Select(s => StepShape.Of(opened.Manifest, s.Layer))];
+                app.Screen.Progress("measuring the machine");
+                rates = DeviceProbe.Measure(opened, settings[0].Engine);
             }
-            // Before minutes of measuring, not after them.
-            if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))
-                throw new CliException($"{file}: there is no such folder to write the trace to");
             var spans = parse.GetValue(trace) is null ? null : new StepTrace(1 << 16);
             var rows = new List<BenchRow>();
-            foreach (var (options, layer) in settings)
+            foreach (var ((options, layer), shape) in settings.Zip(shapes))
             {
                 var hosts = new List<IModelHost>();
                 // What the setting before left is not this one's.
@@ -71,7 +77,14 @@ internal static class BenchVerb
                 {
                     foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
                         hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, layer));
-                    rows.AddRange((await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans)).Select(r => r with { Budget = options.Budget?.Size.ToString(), Window = options.Budget == null ? layer.Window : null, Mode = layer.Mode }));
+                    var measured = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
+                    rows.AddRange(measured.Select(r => r with
+                    {
+                        Budget = options.Budget?.Size.ToString(),
+                        Window = options.Budget == null ? layer.Window : null,
+                        Mode = layer.Mode,
+                        Limits = BenchLimits.Of(r.Run.Decoding, shape, rates),
+                    }));
                 }
                 finally
                 {
@@ -80,7 +93,7 @@ internal static class BenchVerb
             }
             if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
             if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
-            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Rows = rows };
+            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Rates = rates, Rows = rows };
             if (parse.GetValue(json)) app.Screen.Json(report.Json());
             else report.Print(app.Screen, parse.GetValue(layers));
         });
