@@ -22,6 +22,8 @@ internal sealed class BenchReport
     public required ActivityConfig? Activity { get; init; }
     public required int PromptTokens { get; init; }
     public required int Generate { get; init; }
+    public required bool Bundled { get; init; }
+    public required bool Reuse { get; init; }
     public required DeviceRates Rates { get; init; }
     public required IReadOnlyList<BenchRow> Rows { get; init; }
 
@@ -37,6 +39,8 @@ internal sealed class BenchReport
         Rows[0].Run.Counters.Kernels,
         Rows[0].Run.Counters.Threads,
         Rows[0].Run.Counters.Access,
+        Bundled,
+        Reuse,
         Rates = new
         {
             MemoryBytesS = Rates.Memory,
@@ -103,6 +107,8 @@ internal sealed class BenchReport
     /// <summary>What the machine gave, then a step of each row against it.</summary>
     private void PrintLimits(Screen screen, bool several)
     {
+        if (!Bundled) screen.Out.WriteLine("rows of a neuron are read one by one");
+        if (!Reuse) screen.Out.WriteLine("nothing is kept in the windows");
         screen.Out.WriteLine($"memory {Units.Number(Rates.Memory / 1e9)} GB/s; {Units.Number(Rates.OneToken / 1e9)} thousand million multiply-adds a second with one token, {Units.Number(Rates.ManyTokens / 1e9)} with {DeviceRates.Many}; a read of "
             + $"{string.Join(", ", Rates.Reads.Select(static r => $"{Units.Bytes(r.Bytes)} {Units.Number(1e6 * r.Seconds)} µs"))} ({Rates.Source})");
         var table = new Table { Border = TableBorder.None };

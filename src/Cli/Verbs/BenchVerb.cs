@@ -19,6 +19,9 @@ internal static class BenchVerb
         var repeat = Flags.Int("--repeat", "N", "Runs per row, of which the one with the median rate is shown (default 1; with --path both 3)", 1, 100);
         var path = Flags.Choice("--path", "Through layer grains, on the engine without Orleans, or both in turn in this process with the ratio of their rates", "grains", "engine", "both");
         var layers = new Option<bool>("--layers") { Description = "Also show every layer of the last row" };
+        var buffered = new Option<bool>("--allow-buffered") { Description = "Measure a package that can only be read through the page cache here: then memory is measured, not flash, and every row says so" };
+        var unbundled = new Option<bool>("--unbundled") { Description = "Read the rows of a neuron one by one, to measure what bundles are worth" };
+        var noReuse = new Option<bool>("--no-reuse") { Description = "Windows so small that nothing of a step is left for the next, to measure what they are worth" };
         var trace = Flags.Text("--trace", "FILE", "Write what every layer did when, in the last run, as JSON that chrome://tracing and Perfetto show");
         var json = Flags.Json();
         var verb = new Verb("bench", "Measure speed, latency and flash traffic", """
@@ -32,7 +35,7 @@ internal static class BenchVerb
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
             "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8", "flash bench ./big.flash --budget 50%", "flash bench ./big.flash --budget 50%,65%,80% --mode exact,predicted --sessions 1,4")
-        { prompt, generate, sessions, repeat, path, layers, trace, json };
+        { prompt, generate, sessions, repeat, path, layers, trace, buffered, unbundled, noReuse, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb, several: true);
@@ -56,6 +59,9 @@ internal static class BenchVerb
                 Tokens.Demand(words.For(0), opened.Config, count);
                 settings = engine.Each(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
                 if (settings[0].Engine.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
+                if (!parse.GetValue(buffered) && !opened.Access.StartsWith("direct", StringComparison.Ordinal))
+                    throw new CliException($"{package}: its files can only be read through the page cache here, so that memory would be measured and not flash: put it on a disk, or take --allow-buffered");
+                settings = [.. settings.Select(s => (s.Engine with { Bundled = !parse.GetValue(unbundled) }, s.Layer with { Reuse = !parse.GetValue(noReuse) }))];
                 // Before minutes of measuring, not after them; and all of them fit, or nothing is measured.
                 if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))
                     throw new CliException($"{file}: there is no such folder to write the trace to");
@@ -93,7 +99,7 @@ internal static class BenchVerb
             }
             if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
             if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
-            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Rates = rates, Rows = rows };
+            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Bundled = settings[0].Engine.Bundled, Reuse = settings[0].Layer.Reuse, Rates = rates, Rows = rows };
             if (parse.GetValue(json)) app.Screen.Json(report.Json());
             else report.Print(app.Screen, parse.GetValue(layers));
         });

@@ -18,7 +18,7 @@ internal sealed record BudgetNeeds
     /// <summary>A read of up to 64 units: its four lists.</summary>
     private const int ManagedPerRequest = 1400;
     /// <summary>Window that lets reads run side by side at all.</summary>
-    private const int LeastWindowBytes = 256 * 1024;
+    public const int LeastWindowBytes = 256 * 1024;
 
     public required IReadOnlyList<LayerUnits> Layers { get; init; }
     public required long Resident { get; init; }
