@@ -67,8 +67,10 @@ public sealed partial class Conductor : IDisposable
         _onCompleted = (store, request) =>
         {
             _completed.Enqueue((store, request));
-            Wake();
+            // Our own reader tells many completions at once, then wakes.
+            if (_ownReader == null) Wake();
         };
+        if (_ownReader != null) _ownReader.Told = Wake;
         _poll = () =>
         {
             SettleReads();

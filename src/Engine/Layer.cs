@@ -96,6 +96,7 @@ public sealed class Layer
     internal UnitStore? Bundles { get; private set; }
     internal UnitStore? Embeddings { get; private set; }
     internal BundleLayout Bundle { get; private set; } = null!;
+    internal RowOffsets Offsets { get; private set; }
     internal PackageFile? Slice { get; private set; }
     internal Exception? LoadError { get; private set; }
     internal bool IsReady { get; private set; }
@@ -187,12 +188,13 @@ public sealed class Layer
         Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         if (Scans) Bundle = Bundle.Joined(ScanLeast, Numerics.NeuronBlock);
+        Offsets = new RowOffsets(Bundle);
         var region = Slice.BundleUnits(whole: !Exact, Bundle);
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         if (!Options.Reuse) slots = Math.Min(slots, Math.Max(2, (Scans ? 2 * ScanBytes : BudgetNeeds.LeastWindowBytes) / region.SlotBytes));
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / (Options.Reuse ? 4 : 2)));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, Resident = Scans && Options.Reuse ? slots - ScanUnits : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = Scans && Options.Reuse ? slots - ScanUnits : 0 };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];

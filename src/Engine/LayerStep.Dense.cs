@@ -64,12 +64,11 @@ internal sealed unsafe partial class LayerStep
         end = Math.Min(Math.Min((_needed[segment.To - 1] + 1) * group, start + Numerics.NeuronBlock), _layer.Neurons);
     }
 
-    /// <summary>Where a neuron of a segment lies.</summary>
-    private byte* Bundle(in Segment segment, int neuron, out int inUnit)
+    /// <summary>Where a neuron of a segment lies: its up row.</summary>
+    private byte* Bundle(in Segment segment, int neuron, RowOffsets offsets)
     {
-        int unit = neuron / _layer.Bundle.Group, index = segment.From + unit - _needed[segment.From];
-        inUnit = neuron - unit * _layer.Bundle.Group;
-        return _layer.Bundles!.UnitBase(_neededSlot[index], unit);
+        int group = _layer.Bundle.Group, unit = neuron / group;
+        return _layer.Bundles!.UnitBase(_neededSlot[segment.From + unit - _needed[segment.From]], unit) + offsets.Up(neuron - unit * group);
     }
 
     private float* ActivationsOf(int block) => _act + (long)_partialOf[block] * Numerics.NeuronBlock * _capacity;
@@ -86,12 +85,12 @@ internal sealed unsafe partial class LayerStep
         var c = _layer.Config;
         var w = _layer.Weights!;
         var layout = _layer.Bundle;
+        RowOffsets offsets = _layer.Offsets;
         byte** up = stackalloc byte*[2 * Numerics.NeuronBlock], gate = up + Numerics.NeuronBlock;
         for (int i = 0; i < n; i++)
         {
-            byte* at = Bundle(segment, first + i, out int j);
-            up[i] = at + layout.UpOffset(j);
-            gate[i] = at + layout.GateOffset(j);
+            up[i] = Bundle(segment, first + i, offsets);
+            gate[i] = up[i] + offsets.Gate;
         }
         float* a = _products + worker * 2 * StepLayout.ProductFloats(_capacity), u = a + StepLayout.ProductFloats(_capacity);
         Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, n, a, worker, c.Gated ? w.GateBias : w.UpBias, first);
@@ -157,11 +156,8 @@ internal sealed unsafe partial class LayerStep
     private int DownRows(in Segment segment, byte** rows, out float* a)
     {
         NeuronsOf(segment, out int first, out int end);
-        for (int i = first; i < end; i++)
-        {
-            byte* at = Bundle(segment, i, out int j);
-            rows[i - first] = at + _layer.Bundle.DownOffset(j);
-        }
+        RowOffsets offsets = _layer.Offsets;
+        for (int i = first; i < end; i++) rows[i - first] = Bundle(segment, i, offsets) + offsets.Down;
         a = ActivationsOf(segment.Block) + Kernels.TokenGroup * (first - segment.Block * Numerics.NeuronBlock);
         return end - first;
     }

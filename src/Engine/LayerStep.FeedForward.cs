@@ -134,6 +134,7 @@ internal sealed unsafe partial class LayerStep
     {
         var segment = _segments[_ready[item]];
         var layout = _layer.Bundle;
+        RowOffsets offsets = _layer.Offsets;
         var bundles = _layer.Bundles!;
         byte** rows = stackalloc byte*[3 * Gathered];
         byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
@@ -157,10 +158,9 @@ internal sealed unsafe partial class LayerStep
                 for (int i = Math.Max(first, firstNeuron); i < Math.Min(first + layout.Group, endNeuron); i++)
                 {
                     if (_layer.Sparse && !(g[i] > cut)) continue;
-                    int j = i - first;
-                    up[n] = at + layout.UpOffset(j);
-                    down[n] = at + layout.DownOffset(j);
-                    gate[n] = at + layout.GateOffset(j);
+                    up[n] = at + offsets.Up(i - first);
+                    down[n] = up[n] + offsets.Down;
+                    gate[n] = up[n] + offsets.Gate;
                     ids[n++] = i;
                     if (n < Gathered) continue;
                     AddNeurons(r, rows, ids, n, Partial(segment.Block));

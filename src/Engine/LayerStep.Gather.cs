@@ -39,7 +39,9 @@ internal sealed unsafe partial class LayerStep
     private readonly List<int> _freePartials = [];
     private int[] _partialOf = [];
     private int _nextFold;
-    private Action<int, int>? _segmentJob;
+    /// <summary>Less than this one thread checks sooner than two.</summary>
+    private const int ParallelCheckBytes = 128 * 1024;
+    private Action<int, int>? _segmentJob, _checkJob;
 
     private void BeginGather()
     {
@@ -206,6 +208,7 @@ internal sealed unsafe partial class LayerStep
         {
             if (!segments[i].Done && segments[i].Missing == 0) units += Take(segments, i);
         }
+        CheckReady(segments, units * _layer.Bundles.Region.SlotBytes);
         if (_ready.Count == 0) return false;
         // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
         long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
@@ -225,6 +228,50 @@ internal sealed unsafe partial class LayerStep
         }
         while (_firstLive < segments.Length && segments[_firstLive].Done) _firstLive++;
         return true;
+    }
+
+    /// <summary>Checks the units that nobody has checked since they were read. What is wrong is read again, and its segments wait for it as for any other.</summary>
+    private void CheckReady(Span<Segment> segments, long bytes)
+    {
+        var bundles = _layer.Bundles!;
+        bool any = false;
+        foreach (int i in _ready)
+            for (int k = segments[i].From; k < segments[i].To && !any; k++) any = !_neededFailed[k] && bundles.IsUnchecked(_neededSlot[k]);
+        if (!any) return;
+        pool.Run(_checkJob ??= CheckItem, _ready.Count, bytes > ParallelCheckBytes);
+        bool wrong = false;
+        foreach (int i in _ready)
+        {
+            for (int k = segments[i].From; k < segments[i].To; k++)
+            {
+                int slot = _neededSlot[k];
+                if (_neededFailed[k] || !bundles.RereadIfWrong(_needed[k], slot)) continue;
+                wrong = true;
+                if (_awaiting[slot] == k) continue;
+                _awaiting[slot] = k;
+                for (int s = _segmentOf[k], left = _uses[k]; left > 0; s++)
+                {
+                    if (segments[s].From > k || k >= segments[s].To) continue;
+                    left--;
+                    segments[s].Missing++;
+                }
+            }
+        }
+        if (!wrong) return;
+        for (int r = _ready.Count - 1; r >= 0; r--)
+        {
+            if (segments[_ready[r]].Missing == 0) continue;
+            segments[_ready[r]].Done = false;
+            _ready.RemoveAt(r);
+        }
+        bundles.Flush();
+    }
+
+    private void CheckItem(int item, int worker)
+    {
+        var segment = _segments[_ready[item]];
+        for (int k = segment.From; k < segment.To; k++)
+            if (!_neededFailed[k]) _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
     }
 
     private int Take(Span<Segment> segments, int index)

@@ -21,7 +21,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>A list, since one in the middle may turn into demand.</summary>
     private readonly List<ReadRequest> _unsentPrefetch = new(Waiting);
     private readonly ReadRequest?[] _requestOf;
+    private readonly Trust[] _trust;
     private ReadRequest? _open;
+
+    /// <summary>Whether what a slot holds has been checked against the unit's checksum.</summary>
+    private enum Trust : byte { Checked, Unchecked, Wrong }
 
     public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed)
     {
@@ -30,6 +34,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _reader = reader;
         _completed = completed;
         _requestOf = new ReadRequest?[slots];
+        _trust = new Trust[slots];
     }
 
     public UnitRegion Region { get; }
@@ -37,6 +42,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
     public int Outstanding { get; private set; }
     public object? Owner { get; init; }
+    /// <summary>Units are checked by who uses them first (<see cref="Check"/>), on the compute threads: they have to fetch them anyway, and one I/O thread that hashes everything it reads is slower than the device.</summary>
+    public bool ChecksLate { get; init; }
     /// <summary>Units below this id stay once they are there.</summary>
     public int Resident { get; init; }
 
@@ -137,6 +144,28 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _unsentPrefetch.RemoveRange(0, sent);
     }
 
+    /// <summary>True when the unit in a slot has yet to be checked.</summary>
+    public bool IsUnchecked(int slot) => _trust[slot] != Trust.Checked;
+
+    /// <summary>Compute threads: checks a ready unit; what is wrong is noticed by <see cref="RereadIfWrong"/>.</summary>
+    public void Check(int unit, int slot)
+    {
+        if (_trust[slot] == Trust.Unchecked) _trust[slot] = Region.Verify(unit, Window.Memory(slot) + Region.Delta(unit)) == ReadFault.None ? Trust.Checked : Trust.Wrong;
+    }
+
+    /// <summary>True for a pinned unit that failed its check: it is being read once more, by a reader that checks, and becomes ready or fails like any other.</summary>
+    public bool RereadIfWrong(int unit, int slot)
+    {
+        if (_trust[slot] != Trust.Wrong) return false;
+        if (Window.State(slot) != SlotState.Ready) return true;
+        Window.Refill(slot);
+        CloseOpen();
+        Add(unit, slot, ReadClass.Demand);
+        _open!.Verify = true;
+        CloseOpen();
+        return true;
+    }
+
     public void Release(int slot)
     {
         // A resident unit keeps the pin of the step that brought it; one that a broken-off step leaves on its way may still fail, and then its slot must come back.
@@ -165,6 +194,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         {
             int slot = request.Slots[i];
             _requestOf[slot] = null;
+            _trust[slot] = request.Verify ? Trust.Checked : Trust.Unchecked;
             if (request.Faults[i] == ReadFault.None) Window.Filled(slot);
             else
             {
@@ -191,6 +221,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         {
             if (!Idle.TryPop(out var request)) request = new ReadRequest();
             request.Reset(Region, kind, this);
+            request.Verify = !ChecksLate;
             request.TryAdd(unit, slot, memory);
             _open = request;
             Outstanding++;

@@ -90,3 +90,18 @@ public sealed record BundleLayout
         return one with { Group = group, Stride = (int)PackageLayout.RoundUp(unit, PackageLayout.Sector), Units = (neurons + group - 1) / group };
     }
 }
+
+/// <summary>The offsets of a <see cref="BundleLayout"/> as plain numbers, for loops over neurons: from the up row of a unit's j-th neuron its down and gate rows are always as far.</summary>
+public readonly struct RowOffsets(BundleLayout layout)
+{
+    private readonly int _bundle = layout.BundleBytes, _run = layout.Run, _group = layout.Group / layout.Run, _stride = layout.Stride / layout.Run;
+    public readonly int Down = layout.UpBytes, Gate = layout.UpBytes + layout.DownBytes;
+
+    /// <summary><see cref="BundleLayout.UpOffset"/>.</summary>
+    public int Up(int j)
+    {
+        if (_run == 1) return j * _bundle;
+        int unit = j / _group;
+        return unit * _stride + (j - unit * _group) * _bundle;
+    }
+}

@@ -60,6 +60,9 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         if (ring) _ring = RingReader.TryStart(this, queue, prefetchDepth, ledger ?? new MemoryLedger());
     }
 
+    /// <summary>Called on an I/O thread after it told one or several completions, which only enqueue: their owner is woken here, once for all of them. Set before the first read.</summary>
+    public Action? Told { get; set; }
+
     /// <summary>How files are read that are read past the page cache.</summary>
     public string Method => _ring != null ? "io_uring" : "threads";
     /// <summary>What a reader with so many threads takes.</summary>
@@ -152,6 +155,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         }
         while ((demand.TakeFirst() ?? prefetch.TakeFirst()) is { } request)
             Cancel(request);
+        Told?.Invoke();
         foreach (Thread thread in _threads) thread.Join();
         _sink.Dispose();
     }
@@ -187,6 +191,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
             }
             Retried(reader.Retries - retries);
             Complete(request);
+            Told?.Invoke();
         }
     }
 

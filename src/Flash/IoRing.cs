@@ -68,12 +68,12 @@ internal sealed unsafe partial class IoRing : IDisposable
     /// <summary>Queues a read of the 8 bytes of an eventfd.</summary>
     public void ReadEvent(int fd, ulong* value, ulong token) => Queue(ReadOp, fd, 0, (byte*)value, 8, token);
 
-    /// <summary>Hands over what is queued and waits until at least one result is there.</summary>
-    public void SubmitAndWait()
+    /// <summary>Hands over what is queued and waits until so many results are there; fewer when a signal comes between.</summary>
+    public void SubmitAndWait(uint least)
     {
         while (true)
         {
-            long sent = Syscall(EnterCall, _fd, (nint)_unsent, 1, (nint)GetEvents, 0, 0);
+            long sent = Syscall(EnterCall, _fd, (nint)_unsent, (nint)least, (nint)GetEvents, 0, 0);
             if (sent >= 0) _unsent -= (uint)sent;
             if (Volatile.Read(ref *_doneTail) != *_doneHead) return;
             if (sent >= 0 || Marshal.GetLastPInvokeError() is Libc.EINTR or Busy or Again) continue;

@@ -23,6 +23,8 @@ public sealed unsafe class ReadRequest
     public readonly int[] Slots = new int[MaxUnits];
     /// <summary>Slot memory per unit, <see cref="UnitRegion.SlotBytes"/> each, aligned for the device. The part arrives at <see cref="UnitRegion.Delta"/>.</summary>
     public readonly nint[] Memory = new nint[MaxUnits];
+    /// <summary>The reader checks what it read; false: the submitter does, before it uses a unit, and asks once more with the check where one is wrong.</summary>
+    public bool Verify = true;
     /// <summary>Set by the reader, per unit.</summary>
     public readonly ReadFault[] Faults = new ReadFault[MaxUnits];
     /// <summary>First fault in words (file, offset), set by the reader when any unit failed.</summary>
@@ -44,6 +46,7 @@ public sealed unsafe class ReadRequest
         Region = region;
         Class = readClass;
         Completion = completion;
+        Verify = true;
         Count = 0;
         Error = null;
         BytesRead = 0;

@@ -35,7 +35,7 @@ internal sealed unsafe class RequestReader
         Finish(request, ReadParts(request, ReadPlanner.Low(request.Region, request.Units[0]), parts, out _));
     }
 
-    /// <summary>The merged read has come as far as this offset: neighbours share their blocks, every unit is checked, what is wrong is read again.</summary>
+    /// <summary>The merged read has come as far as this offset: neighbours share their blocks, every unit is checked if the request wants it, what is wrong is read again.</summary>
     public void Finish(ReadRequest request, long reached)
     {
         UnitRegion region = request.Region;
@@ -44,7 +44,7 @@ internal sealed unsafe class RequestReader
         {
             int unit = request.Units[k];
             long end = region.Start(unit) + region.PartBytes;
-            request.Faults[k] = end <= reached && Verified(request, k) ? ReadFault.None : ReadAgain(request, k);
+            request.Faults[k] = end <= reached && (!request.Verify || Verified(request, k)) ? ReadFault.None : ReadAgain(request, k);
         }
     }
 

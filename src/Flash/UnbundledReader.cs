@@ -2,7 +2,7 @@ namespace FlashOrleans.Flash;
 
 /// <summary>
 /// The rows of a neuron by a read each, as if its matrices lay apart: what bundling is worth, measured (bench/Ablation). It stands before another reader and splits what that one would have read at
-/// once: a read for every matrix of every unit, into the same slot, and the unit's checksum when all of them are there. Regions without parts pass through. Any thread; bounded by the reader behind it.
+/// once: a read for every matrix of every unit, into the same slot, and the unit's checksum when all of them are there and it is asked for. Regions without parts pass through. Any thread; bounded by the reader behind it.
 /// </summary>
 public sealed unsafe class UnbundledReader(IFlashReader reader) : IFlashReader, IReadCompletion
 {
@@ -89,7 +89,7 @@ public sealed unsafe class UnbundledReader(IFlashReader reader) : IFlashReader, 
             Send();
             if (--whole.Left > 0) return;
         }
-        for (int k = 0; k < request.Count; k++)
+        for (int k = 0; k < request.Count && request.Verify; k++)
         {
             if (request.Faults[k] != ReadFault.None) continue;
             UnitRegion region = request.Region;

@@ -12,6 +12,8 @@ public readonly record struct UnitCheck(int Offset, int Bytes, ulong[] Hashes, i
 public sealed class UnitRegion
 {
     private readonly UnitCheck[] _checks;
+    /// <summary>Every part begins at a multiple of the device's alignment.</summary>
+    private readonly bool _aligned;
 
     /// <param name="file">File the units are in.</param>
     /// <param name="name">For error messages: "layers/003.slice bundles".</param>
@@ -31,6 +33,7 @@ public sealed class UnitRegion
                 throw new ArgumentException($"{name}: a checked span of {check.Bytes} bytes at {check.Offset} with {check.Hashes.Length} hashes does not fit {count} parts of {partBytes} bytes", nameof(checks));
         }
         _checks = checks;
+        _aligned = Start(0) % file.Alignment == 0 && stride % file.Alignment == 0;
         SlotBytes = SlotBytesOf(offset + partOffset, stride, partBytes, file.Alignment);
     }
 
@@ -51,7 +54,7 @@ public sealed class UnitRegion
     public long Start(int unit) => Offset + (long)unit * Stride + PartOffset;
 
     /// <summary>Where inside its slot a unit's part begins: what the device's rounding put before it.</summary>
-    public int Delta(int unit) => (int)(Start(unit) % File.Alignment);
+    public int Delta(int unit) => _aligned ? 0 : (int)(Start(unit) % File.Alignment);
 
     /// <summary>Checks the <see cref="PartBytes"/> bytes of a unit at <paramref name="part"/> (slot memory + <see cref="Delta"/>). Any thread, allocates nothing.</summary>
     public unsafe ReadFault Verify(int unit, byte* part)

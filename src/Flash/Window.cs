@@ -130,6 +130,13 @@ public sealed unsafe class Window : IDisposable
         if (_pins[slot] == 0) _evictable.AddFirst(slot);
     }
 
+    /// <summary>What a Ready slot holds is wrong: its unit is read once more, into the same slot. Its pins stay.</summary>
+    public void Refill(int slot)
+    {
+        if (_state[slot] != SlotState.Ready || _pins[slot] == 0) throw Misuse(slot, "is not ready and pinned");
+        _state[slot] = SlotState.Reading;
+    }
+
     /// <summary>The read failed: the unit leaves the window, the slot is free once its pins are gone.</summary>
     public void Failed(int slot)
     {

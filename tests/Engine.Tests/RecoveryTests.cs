@@ -130,6 +130,34 @@ public sealed class RecoveryTests
         Assert.True(ended[0] > 0 && ended[1] > 0, $"{ended[0]} times the first alone, {ended[1]} times the second alone");
     }
 
+    [Theory]
+    [InlineData(FeedForwardMode.Exact, 0.02)]
+    [InlineData(FeedForwardMode.Exact, 1)]
+    [InlineData(FeedForwardMode.Dense, 0.1)]
+    [InlineData(FeedForwardMode.Dense, 1)]
+    public async Task A_bit_that_flips_once_in_each_unit_is_read_again_and_changes_no_token(FeedForwardMode mode, double window)
+    {
+        var opened = new List<MemoryFile>();
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q4, open: path => Remember(opened, path));
+        int[] prompt = ExactnessTests.Prompt(6, Vocabulary, 3);
+        LayerOptions options = new() { Mode = mode, Window = window, Prefetch = false };
+        using var whole = new LocalEngine(tiny.Package, null, options);
+        var expected = ExactnessTests.Run(whole, prompt, 4, 3, Vocabulary);
+        int before = opened.Count;
+        using var engine = new LocalEngine(tiny.Package, null, options);
+        await Task.WhenAll(engine.Layers.Select(l => l.Loaded));
+        using (var file = tiny.Package.OpenSlice(2))
+        {
+            var units = file.BundleUnits(whole: mode == FeedForwardMode.Dense);
+            foreach (var slice in opened.Skip(before).Where(f => f.Name.EndsWith("002.slice", StringComparison.Ordinal)))
+            {
+                for (int u = 0; u < units.Count; u++) slice.Inject(new MemoryFault { Offset = units.Start(u) + 5, FlipBit = 3, Times = 1 });
+            }
+        }
+        ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, prompt, 4, 3, Vocabulary), "with every unit read twice");
+        Assert.True(engine.Layers[2].Bundles!.DemandReads > whole.Layers[2].Bundles!.DemandReads, "nothing was read again");
+    }
+
     [Fact]
     public void A_flipped_bit_under_a_running_engine_is_a_fault_that_names_the_file_never_other_tokens()
     {
