@@ -31,7 +31,7 @@ try
         foreach (bool ring in new[] { false, true })
         {
             using var load = new ReadLoad([file], size);
-            using var reader = new FlashReader(ring ? FlashReader.DefaultThreads : 32, ring: ring);
+            using var reader = new FlashReader(ring ? FlashReader.DefaultThreads : ReadLoad.Depth, ring: ring);
             if (ring && reader.Method != "io_uring") continue;
             load.Run(reader, 0.2);
             TimeSpan before = Process.GetCurrentProcess().TotalProcessorTime;
