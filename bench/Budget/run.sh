@@ -14,7 +14,7 @@ path=grains repeat=(--repeat 20)
 [[ " $* " == *" --repeat "* ]] && repeat=()
 for ((i = 1; i < $#; i++)); do [[ ${!i} == --path ]] && next=$((i + 1)) && path=${!next}; done
 # The budget in bytes, as flash understands it; the bench promises other sessions than this plan does, and says itself when they do not fit.
-bytes=$($flash plan "$name" --budget "$budget" --path "$path" --memory-rate 1 --read-rate 1 --flash-rate 1 --json 2> /dev/null | sed -n 's/.*"budget_bytes":\([0-9]*\).*/\1/p' || true)
+bytes=$($flash plan "$name" --budget "$budget" --path "$path" --memory-rate 1 --read-rate 1 --flash-rate 1 --compute-rate 1 --json 2> /dev/null | sed -n 's/.*"budget_bytes":\([0-9]*\).*/\1/p' || true)
 [[ -n $bytes ]] || { $flash plan "$name" --budget "$budget"; exit 1; }
 
 if [[ -f /sys/fs/cgroup/cgroup.controllers ]]; then

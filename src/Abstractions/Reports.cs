@@ -72,6 +72,10 @@ public sealed record HostReport
     [Id(6)] public long FlashFaults { get; init; }
     /// <summary>Wave arrays received by grains and not yet given back: 0 when idle.</summary>
     [Id(7)] public long WavesHeld { get; init; }
+    /// <summary>Processor time of the thread that reads, 0 where many do.</summary>
+    [Id(8)] public long FlashNanos { get; init; }
+    /// <summary>Time with at least one read in the device.</summary>
+    [Id(9)] public long FlashBusyNanos { get; init; }
 }
 
 /// <summary>Counters of a layer since it was attached; the engine's own, on the wire. Times in nanoseconds.</summary>

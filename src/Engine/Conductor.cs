@@ -61,6 +61,7 @@ public sealed partial class Conductor : IDisposable
         _kernels = FlashOrleans.Engine.Kernels.Choose(options.Kernels);
         _pool = new ComputePool(options.Threads);
         _reader = reader ?? (_ownReader = new FlashReader(options.IoThreads, ledger: Ledger));
+        if (!options.Bundled) _reader = new UnbundledReader(_reader);
         _shared = new SharedWeights(Ledger);
         _head = new HeadScratch(Ledger);
         _onCompleted = (store, request) =>

@@ -28,6 +28,8 @@ public sealed record EngineOptions
     public BudgetOptions? Budget { get; init; }
     /// <summary>Told when layers compute, wait and send; null: nobody is.</summary>
     public StepTrace? Trace { get; init; }
+    /// <summary>False: the rows of a neuron are read one by one, to measure what bundles are worth.</summary>
+    public bool Bundled { get; init; } = true;
     /// <summary>Multiply-adds up to which a job stays on the conductor: waking the other threads would cost more than they save. 0: always all threads.</summary>
     internal long ParallelWork { get; init; } = 4_000_000;
     /// <summary>Scratch for block sums that wait for their turn; there is always room for two blocks.</summary>
@@ -41,6 +43,8 @@ public sealed record LayerOptions
     /// <summary>Share of the layer's bundles that the window holds, 0..1; with a budget the plan says how many.</summary>
     public double Window { get; init; } = 0.25;
     public bool Prefetch { get; init; } = true;
+    /// <summary>False: windows so small that nothing of a step is left for the next, to measure what they are worth.</summary>
+    public bool Reuse { get; init; } = true;
     public KvType Kv { get; init; } = KvType.Auto;
     /// <summary>Set where there is a budget, when the layer is attached.</summary>
     internal BudgetPlan? Plan { get; init; }

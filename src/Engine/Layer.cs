@@ -191,9 +191,10 @@ public sealed class Layer
         Offsets = new RowOffsets(Bundle);
         var region = Slice.BundleUnits(whole: !Exact, Bundle);
         int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
-        ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / 4));
+        if (!Options.Reuse) slots = Math.Min(slots, Math.Max(2, (Scans ? 2 * ScanBytes : BudgetNeeds.LeastWindowBytes) / region.SlotBytes));
+        ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / (Options.Reuse ? 4 : 2)));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = !Scans ? 0 : slots == region.Count ? slots : slots - ScanUnits };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];

@@ -111,6 +111,7 @@ public sealed unsafe class DirectFile : FlashFile
     /// <summary>The alignment direct reads need here, proven by a read; 0 when they are refused.</summary>
     private static int ProbeDirect(SafeFileHandle handle)
     {
+        if (Libc.IsMemory(handle)) return 0;
         int stated = Libc.DirectAlignment(handle);
         if (stated == 0) return 0;
         // A kernel that says 4 bytes for memory still wants sectors for offsets; packages are laid out in 512.

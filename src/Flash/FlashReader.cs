@@ -28,7 +28,8 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     private readonly int _prefetchDepth;
     private RequestQueue _demand;
     private RequestQueue _prefetch;
-    private int _prefetchInDevice;
+    private int _prefetchInDevice, _inDevice;
+    private long _busyTicks, _busySince;
     private int _parked;
     private bool _closed;
     private long _reads, _units, _bytes, _retries, _faults, _prefetchReads;
@@ -75,7 +76,8 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         {
             long reads = Volatile.Read(ref _reads), prefetch = Volatile.Read(ref _prefetchReads);
             return new ReaderStats(reads, Volatile.Read(ref _units), Volatile.Read(ref _bytes), Volatile.Read(ref _retries),
-                Volatile.Read(ref _faults), reads - prefetch, prefetch, _ring?.CpuNanos ?? 0);
+                Volatile.Read(ref _faults), reads - prefetch, prefetch, _ring?.CpuNanos ?? 0,
+                Stopwatch.GetElapsedTime(0, (_ring?.BusyTicks ?? 0) + Volatile.Read(ref _busyTicks)).Ticks * 100);
         }
     }
 
@@ -172,9 +174,10 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     /// <summary>An I/O thread's life.</summary>
     private void Run(RequestReader reader)
     {
-        bool prefetch = false;
-        while (Next(ref prefetch) is { } request)
+        bool prefetch = false, reading = false;
+        while (Next(ref prefetch, reading) is { } request)
         {
+            reading = true;
             int retries = reader.Retries;
             try
             {
@@ -201,10 +204,11 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     }
 
     /// <summary>Returns the place of the last prefetch, then waits for work; null when closed and empty.</summary>
-    private ReadRequest? Next(ref bool prefetch)
+    private ReadRequest? Next(ref bool prefetch, bool reading)
     {
         lock (_lock)
         {
+            if (reading && --_inDevice == 0) Volatile.Write(ref _busyTicks, _busyTicks + Stopwatch.GetTimestamp() - _busySince);
             if (prefetch) _prefetchInDevice--;
             while (true)
             {
@@ -217,6 +221,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
                 }
                 if (request != null)
                 {
+                    if (_inDevice++ == 0) _busySince = Stopwatch.GetTimestamp();
                     request.Phase = ReadPhase.InDevice;
                     return request;
                 }

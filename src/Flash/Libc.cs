@@ -55,6 +55,14 @@ internal static unsafe partial class Libc
 
     public static void Advise(SafeFileHandle file, long offset, long bytes, int advice) => _ = Fadvise(file, offset, bytes, advice);
 
+    /// <summary>The file lies in memory (tmpfs, ramfs): since 6.6 the kernel grants direct reads there, but no device is behind them.</summary>
+    public static bool IsMemory(SafeFileHandle file)
+    {
+        const long tmpfs = 0x01021994, ramfs = 0x858458f6;
+        byte* status = stackalloc byte[256];
+        return Fstatfs(file, status) == 0 && *(long*)status is (tmpfs or ramfs);
+    }
+
     /// <summary>What the kernel (6.1 and newer) says direct I/O on this file needs: 0 = refused, -1 = it does not say.</summary>
     public static int DirectAlignment(SafeFileHandle file)
     {
@@ -112,6 +120,9 @@ internal static unsafe partial class Libc
     }
 
     public static void Unmap(byte* at, long bytes) => _ = Munmap(at, (nuint)bytes);
+
+    [LibraryImport("libc", EntryPoint = "fstatfs")]
+    private static partial int Fstatfs(SafeFileHandle file, byte* status);
 
     [LibraryImport("libc", EntryPoint = "mmap", SetLastError = true)]
     private static partial void* Mmap(void* at, nuint bytes, int protection, int flags, int fd, nint offset);

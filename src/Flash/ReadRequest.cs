@@ -82,8 +82,8 @@ public interface IReadCompletion
 }
 
 /// <summary>Totals since start. A snapshot, any thread. Reads counts requests; DemandReads and PrefetchReads split it by the class submitted; RingNanos is the processor time of the thread
-/// that reads through io_uring, 0 where there is none.</summary>
-public readonly record struct ReaderStats(long Reads, long Units, long Bytes, long Retries, long Faults, long DemandReads, long PrefetchReads, long RingNanos = 0);
+/// that reads through io_uring, 0 where there is none; BusyNanos the time in which at least one read was in the device.</summary>
+public readonly record struct ReaderStats(long Reads, long Units, long Bytes, long Retries, long Faults, long DemandReads, long PrefetchReads, long RingNanos = 0, long BusyNanos = 0);
 
 /// <summary>Where reads go. Two implementations: <c>FlashReader</c> (dedicated I/O threads) and a simulated device on a virtual clock (tests).</summary>
 public interface IFlashReader

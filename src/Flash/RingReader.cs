@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using Microsoft.Win32.SafeHandles;
@@ -36,7 +37,7 @@ internal sealed unsafe partial class RingReader : IDisposable
     private RequestQueue _demand, _prefetch;
     private int _freeCount, _prefetchInDevice;
     private bool _asleep, _closed;
-    private long _cpuNanos;
+    private long _cpuNanos, _busyTicks, _busySince;
 
     private RingReader(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger, int wakeFd, ManualResetEventSlim opened, bool[] works)
     {
@@ -78,6 +79,9 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     /// <summary>Processor time of the thread: submitting, kernel and device driver, checking.</summary>
     public long CpuNanos => Volatile.Read(ref _cpuNanos);
+
+    /// <summary>Time with at least one read in the device, in ticks of the stopwatch.</summary>
+    public long BusyTicks => Volatile.Read(ref _busyTicks);
 
     public bool TrySubmit(ReadRequest request)
     {
@@ -164,6 +168,7 @@ internal sealed unsafe partial class RingReader : IDisposable
         while (true)
         {
             while (Next() is { } request) Begin(ring, request);
+            CountBusy();
             lock (_lock)
             {
                 if (_closed && _freeCount == Depth) return;
@@ -174,8 +179,16 @@ internal sealed unsafe partial class RingReader : IDisposable
             // A quarter of what is in the device: the rest keeps it busy while these are checked and others begun.
             ring.SubmitAndWait((uint)Math.Clamp((Depth - _freeCount) / 4, 1, MostAtOnce));
             TakeResults(ring);
+            CountBusy();
             Volatile.Write(ref _cpuNanos, ThreadNanos());
         }
+    }
+
+    private void CountBusy()
+    {
+        long now = Stopwatch.GetTimestamp();
+        if (_busySince != 0) Volatile.Write(ref _busyTicks, _busyTicks + now - _busySince);
+        _busySince = _freeCount < Depth ? now : 0;
     }
 
     /// <summary>Few prefetch reads beside demand, which must not wait behind them; as many as keep the device busy while nobody waits for any.</summary>

@@ -45,6 +45,8 @@ public sealed class UnitRegion
     public int PartOffset { get; }
     public int PartBytes { get; }
     public IReadOnlyList<UnitCheck> Checks => _checks;
+    /// <summary>Bytes of each matrix's row in the part, in their order, where a unit is one neuron; else none.</summary>
+    public IReadOnlyList<int> Rows { get; init; } = [];
     /// <summary>Bytes a slot must have to receive any unit, the device's rounding included.</summary>
     public int SlotBytes { get; }
 

@@ -5,7 +5,7 @@ namespace FlashOrleans.Cli.Tests;
 
 public sealed partial class BudgetTests(FlashHome home)
 {
-    private static readonly string[] s_rates = ["--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1"];
+    private static readonly string[] s_rates = ["--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "40"];
 
     [Fact]
     public async Task A_plan_adds_up_and_says_what_to_expect_of_rates_that_are_given()

@@ -160,7 +160,7 @@ public sealed class ToolTests(FlashHome home)
     [Fact]
     public async Task Bench_has_a_row_per_number_of_sessions_and_path()
     {
-        var json = (await Flash.RunAsync(home, "bench", "emberling", "--prompt", "8", "--generate", "6", "--sessions", "1,2", "--path", "both", "--repeat", "1", "--json")).Json;
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--allow-buffered", "--prompt", "8", "--generate", "6", "--sessions", "1,2", "--path", "both", "--repeat", "1", "--json")).Json;
         Assert.Matches(@"^(direct \(\d+\)|buffered)$", json.GetProperty("access").GetString());
         var rows = json.GetProperty("rows").EnumerateArray().ToList();
         Assert.Equal([("grains", 1), ("engine", 1), ("grains", 2), ("engine", 2)], rows.Select(static r => (r.GetProperty("path").GetString()!, r.GetProperty("sessions").GetInt32())));
@@ -176,7 +176,63 @@ public sealed class ToolTests(FlashHome home)
             double shares = row.GetProperty("compute_share").GetDouble() + row.GetProperty("flash_wait_share").GetDouble() + row.GetProperty("other_share").GetDouble();
             Assert.Equal(1, shares, 1e-6);
             Assert.Equal(6, row.GetProperty("layers").GetArrayLength());
+            Assert.Equal(json.GetProperty("access").GetString(), row.GetProperty("access").GetString());
+            var limits = row.GetProperty("limits");
+            Assert.True(limits.GetProperty("steps").GetDouble() >= 1);
+            double[] times = [.. new[] { "memory_ms", "compute_ms", "flash_ms" }.Select(n => limits.GetProperty(n).GetDouble())];
+            Assert.All(times, static t => Assert.True(t > 0));
+            Assert.Equal(times.Max(), limits.GetProperty("limit_ms").GetDouble(), 1e-9);
+            Assert.Equal(times.Max() / limits.GetProperty("step_ms").GetDouble(), limits.GetProperty("fraction").GetDouble(), 1e-9);
         }
         Assert.True(rows[0].GetProperty("grains_over_engine").GetDouble() > 0);
+    }
+
+    [Fact]
+    public async Task Bench_has_rows_for_every_window_with_every_mode_in_the_order_given()
+    {
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--allow-buffered", "--prompt", "8", "--generate", "4", "--sessions", "1,2", "--window", "50%,10%", "--mode", "exact,dense", "--path", "engine", "--json")).Json;
+        var rows = json.GetProperty("rows").EnumerateArray().ToList();
+        Assert.Equal([(0.5, "exact", 1), (0.5, "exact", 2), (0.5, "dense", 1), (0.5, "dense", 2), (0.1, "exact", 1), (0.1, "exact", 2), (0.1, "dense", 1), (0.1, "dense", 2)],
+            rows.Select(static r => (r.GetProperty("window").GetDouble(), r.GetProperty("mode").GetString()!, r.GetProperty("sessions").GetInt32())));
+        Assert.All(rows, static r => Assert.Equal(JsonValueKind.Null, r.GetProperty("budget").ValueKind));
+        Assert.Equal(JsonValueKind.Null, json.GetProperty("window").ValueKind);
+    }
+
+    [Fact]
+    public async Task Bench_says_the_budgets_it_was_given_and_measures_nothing_when_one_of_them_is_too_small()
+    {
+        var json = (await Flash.RunAsync(home, "bench", "emberling", "--allow-buffered", "--prompt", "4", "--generate", "3", "--budget", "160MiB,220MiB", "--path", "engine", "--json")).Json;
+        Assert.Equal(["160MiB", "220MiB"], json.GetProperty("rows").EnumerateArray().Select(static r => r.GetProperty("budget").GetString()));
+        var refused = await Flash.RunAsync(home, "bench", "emberling", "--allow-buffered", "--prompt", "4", "--generate", "3", "--budget", "220MiB,20MiB", "--path", "engine");
+        Assert.Equal(1, refused.Code);
+        Assert.Contains("does not fit a budget of 20MiB", refused.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("measuring", refused.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Bench_refuses_a_package_that_no_device_is_behind_unless_that_is_allowed()
+    {
+        Assert.SkipUnless(Directory.Exists("/dev/shm"), "needs a folder in memory");
+        Assert.Equal(0, (await Flash.RunAsync(home, "logits", "emberling", "--tokens", "1")).Code);
+        string source = Path.Combine(home.Folder, "models", "emberling.flash"), folder = Path.Combine("/dev/shm", $"flash-test-{Environment.ProcessId}"), copy = Path.Combine(folder, "emberling.flash");
+        try
+        {
+            foreach (string file in Directory.GetFiles(source, "*", SearchOption.AllDirectories))
+            {
+                string to = Path.Combine(copy, Path.GetRelativePath(source, file));
+                Directory.CreateDirectory(Path.GetDirectoryName(to)!);
+                File.Copy(file, to);
+            }
+            var refused = await Flash.RunAsync(home, "bench", copy, "--generate", "2");
+            Assert.Equal(1, refused.Code);
+            Assert.Empty(refused.Out);
+            Assert.Contains("page cache", Assert.Single(refused.Error.Split('\n', StringSplitOptions.RemoveEmptyEntries)), StringComparison.Ordinal);
+            var rows = (await Flash.RunAsync(home, "bench", copy, "--generate", "2", "--prompt", "4", "--path", "engine", "--sessions", "1,2", "--allow-buffered", "--json")).Json.GetProperty("rows");
+            Assert.All(rows.EnumerateArray(), static r => Assert.Equal("buffered", r.GetProperty("access").GetString()));
+        }
+        finally
+        {
+            if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
+        }
     }
 }

@@ -221,7 +221,7 @@ public sealed partial class BudgetTests
     {
         var model = TinyPackage.Llama(layers: 8, hidden: 1024, ffn: 4096);
         double[] zeros = [.. Enumerable.Repeat(0.95, 8)];
-        var rates = new DeviceRates { Memory = 12e9, Reads = 78e3, UnitBytes = 4096, Sequential = 1.5e9, Source = "test" };
+        var rates = new DeviceRates { Memory = 12e9, OneToken = 20e9, ManyTokens = 60e9, Reads = [new(4096, 1 / 78e3), new(256 << 10, 175e-6)], Source = "test" };
         long minimum = BudgetPlan.Of(Manifest(model, "q8", zeros), 4096, Engine(1), new()).Minimum;
         double before = 0;
         for (long more = 0; more < 140 << 20; more += 10 << 20)

@@ -79,7 +79,7 @@ public sealed unsafe class DirectFileTests
     }
 
     [Fact]
-    public void Every_file_opens_direct_or_buffered_also_where_direct_reads_are_refused()
+    public void A_file_in_memory_is_read_buffered_also_where_the_kernel_grants_direct_reads()
     {
         string folder = "/dev/shm"; // tmpfs: older kernels refuse the flag, newer ones take it
         Assert.SkipUnless(Directory.Exists(folder), "no /dev/shm on this system");
@@ -89,6 +89,7 @@ public sealed unsafe class DirectFileTests
         try
         {
             using DirectFile file = DirectFile.Open(path);
+            Assert.Equal("buffered", file.Access);
             using NativeBuffer memory = new(4096, _ledger, "read");
             Assert.Equal(4096, Read(file, 4096, memory.Pointer, 4096));
             Assert.True(memory.Span.SequenceEqual(content.AsSpan(4096)));

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Cli.Hosts;
+using FlashOrleans.Engine;
 
 namespace FlashOrleans.Cli.Bench;
 
@@ -17,6 +18,9 @@ internal sealed record BenchRun
     /// <summary>Milliseconds between tokens of a session, all sessions, ascending.</summary>
     public required double[] Between { get; init; }
     public required Snapshot Counters { get; init; }
+    public required BenchMemory Memory { get; init; }
+    /// <summary>From when every session had its first token: steps of decoding alone. Null when nothing was generated after it.</summary>
+    public required BenchStretch? Decoding { get; init; }
 
     public double AggregateRate => Generated / Wall.TotalSeconds;
     public double SessionRate => SessionRates.Length > 0 ? SessionRates.Average() : 0;
@@ -35,8 +39,24 @@ internal sealed record BenchRun
         {
             var before = await host.MeasureAsync();
             long start = Stopwatch.GetTimestamp();
-            var arrivals = await Task.WhenAll(open.Select((session, i) => ReadAsync(host, session, prompt.For(i), generate, sampling with { Seed = sampling.Seed + (ulong)i }, start, cancel)));
+            using var begun = new CountdownEvent(sessions);
+            var decoding = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            void First()
+            {
+                if (begun.Signal()) decoding.SetResult();
+            }
+            async Task<(Snapshot, long)> MiddleAsync()
+            {
+                await decoding.Task;
+                var now = await host.MeasureAsync();
+                return (now, Stopwatch.GetTimestamp());
+            }
+            var middle = MiddleAsync();
+            var arrivals = await Task.WhenAll(open.Select((session, i) => ReadAsync(host, session, prompt.For(i), generate, sampling with { Seed = sampling.Seed + (ulong)i }, start, First, cancel)));
             var wall = Stopwatch.GetElapsedTime(start);
+            var after = await host.MeasureAsync();
+            var (counters, since) = await middle;
+            var stretch = new BenchStretch(wall - Stopwatch.GetElapsedTime(start, since), after - counters, prompt.Length + generate / 2.0);
             double[] between = [.. arrivals.SelectMany(static a => a.Zip(a.Skip(1), static (x, y) => y - x)).Order()];
             return new BenchRun
             {
@@ -47,7 +67,9 @@ internal sealed record BenchRun
                 TimesToFirst = [.. arrivals.Select(static a => a[0])],
                 SessionRates = [.. arrivals.Where(static a => a.Count > 1).Select(static a => (a.Count - 1) / (a[^1] - a[0]) * 1e3)],
                 Between = between,
-                Counters = await host.MeasureAsync() - before,
+                Counters = after - before,
+                Decoding = stretch.Steps > 0 && stretch.Time > TimeSpan.Zero ? stretch : null,
+                Memory = BenchMemory.Now(),
             };
         }
         finally
@@ -57,12 +79,29 @@ internal sealed record BenchRun
     }
 
     /// <summary>Milliseconds from the common start to each token.</summary>
-    private static async Task<List<double>> ReadAsync(IModelHost host, IModelSession session, int[] prompt, int generate, SamplingOptions sampling, long start, CancellationToken cancel)
+    private static async Task<List<double>> ReadAsync(IModelHost host, IModelSession session, int[] prompt, int generate, SamplingOptions sampling, long start, Action first, CancellationToken cancel)
     {
         var arrivals = new List<double>(generate);
         var turn = new TurnRequest { Model = host.Model, Tokens = prompt, MaxTokens = generate, Sampling = sampling, StopTokens = [] };
         await foreach (var chunk in Checked.SendAsync(session, turn, cancel))
-            if (chunk.TokenId >= 0) arrivals.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+        {
+            if (chunk.TokenId < 0) continue;
+            arrivals.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+            if (arrivals.Count == 1) first();
+        }
         return arrivals.Count > 0 ? arrivals : throw new CliException("the model generated nothing");
     }
+}
+
+/// <summary>Memory of this process when a run ends; the most since the process began, or since its host was started where the system lets that be told.</summary>
+internal sealed record BenchMemory(long ManagedBytes, long HeapBytes, long ProcessBytes, long MostProcessBytes)
+{
+    public static BenchMemory Now() => new(GC.GetTotalMemory(false), GC.GetGCMemoryInfo().TotalCommittedBytes, Environment.WorkingSet, HeapFence.Resident().Most);
+}
+
+/// <summary>A part of a run: how long it took, what was counted in it, and the positions that a token saw in the mean.</summary>
+internal sealed record BenchStretch(TimeSpan Time, Snapshot Counters, double Context)
+{
+    /// <summary>Merged steps of the whole model.</summary>
+    public double Steps => Counters.Layers.Length > 0 ? Counters.Layers[0].Waves : 0;
 }

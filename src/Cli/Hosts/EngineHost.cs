@@ -39,6 +39,9 @@ internal sealed class EngineHost : IModelHost
         Threads = _engine.Conductor.Options.Threads,
         Access = _package.Access,
         NativeBytes = _engine.Conductor.Ledger.Total,
+        Reads = _engine.Conductor.ReaderStats.Reads,
+        ReadNanos = _engine.Conductor.ReaderStats.RingNanos,
+        ReadBusyNanos = _engine.Conductor.ReaderStats.BusyNanos,
     });
 
     public ValueTask DisposeAsync()

@@ -55,6 +55,9 @@ internal sealed class GrainHost : IModelHost
             Threads = report.Hosts.Sum(static h => h.Threads),
             Access = report.Info.Access,
             NativeBytes = report.Hosts.Sum(static h => h.NativeBytes),
+            Reads = report.Hosts.Sum(static h => h.FlashReads),
+            ReadNanos = report.Hosts.Sum(static h => h.FlashNanos),
+            ReadBusyNanos = report.Hosts.Sum(static h => h.FlashBusyNanos),
         };
     }
 

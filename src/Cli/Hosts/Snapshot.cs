@@ -12,6 +12,11 @@ internal sealed record Snapshot
     public required string Access { get; init; }
     /// <summary>Native memory held at the later moment: weights, windows, keys and values, buffers.</summary>
     public required long NativeBytes { get; init; }
+    public required long Reads { get; init; }
+    /// <summary>Processor time of the thread that reads; 0: many do, and nobody counts it.</summary>
+    public required long ReadNanos { get; init; }
+    /// <summary>Time with at least one read in the device.</summary>
+    public required long ReadBusyNanos { get; init; }
 
     /// <summary>Tokens that went through the model.</summary>
     public long Rows => Layers.Length > 0 ? Layers[0].Rows : 0;
@@ -30,6 +35,9 @@ internal sealed record Snapshot
 
     public static Snapshot operator -(Snapshot after, Snapshot before) => after with
     {
+        Reads = after.Reads - before.Reads,
+        ReadNanos = after.ReadNanos - before.ReadNanos,
+        ReadBusyNanos = after.ReadBusyNanos - before.ReadBusyNanos,
         Layers = [.. after.Layers.Zip(before.Layers, static (a, b) => a with
         {
             Waves = a.Waves - b.Waves,

@@ -39,13 +39,37 @@ internal static class Flags
             : Wrong<float?>(result, name, string.Create(CultureInfo.InvariantCulture, $"a number from {least} to {most}")),
     };
 
-    public static Option<double> Share(string name, string description, double otherwise) => new(name)
+    /// <summary>A share, or where <paramref name="several"/> some with commas between.</summary>
+    public static Option<double[]> Shares(string name, string description, double otherwise, bool several) => new(name)
     {
-        HelpName = "SHARE",
+        HelpName = several ? "SHARE,…" : "SHARE",
         Description = description,
-        DefaultValueFactory = _ => otherwise,
-        CustomParser = result => Units.TryShare(Token(result), out double share) ? share : Wrong<double>(result, name, "a share: 25% or 0.25"),
+        DefaultValueFactory = _ => [otherwise],
+        CustomParser = result => List(result, name, "a share: 25% or 0.25", several, static text => (Units.TryShare(text, out double share), share)),
     };
+
+    /// <summary>One of a few words, the first where there is none; or where <paramref name="several"/> some with commas between.</summary>
+    public static Option<string[]> Choices(string name, string description, bool several, params string[] words) => new(name)
+    {
+        HelpName = string.Join('|', words) + (several ? ",…" : ""),
+        Description = description,
+        DefaultValueFactory = _ => [words[0]],
+        CustomParser = result => List(result, name, $"one of {string.Join(", ", words)}", several, text => (words.Contains(text), text)),
+    };
+
+    /// <summary>One value, or where <paramref name="several"/> some with commas between; what is wrong is an error of the result.</summary>
+    public static T[]? List<T>(ArgumentResult result, string name, string right, bool several, Func<string, (bool Right, T Value)> parse)
+    {
+        string[] parts = Token(result).Split(',', StringSplitOptions.TrimEntries);
+        if (parts.Length > 1 && !several) return Wrong<T[]>(result, name, $"{right}; only flash bench takes several");
+        T[] values = new T[parts.Length];
+        for (int i = 0; i < parts.Length; i++)
+        {
+            (bool fits, values[i]) = parse(parts[i]);
+            if (!fits) return Wrong<T[]>(result, name, several ? $"{right}, or several with commas between" : right);
+        }
+        return values;
+    }
 
     /// <summary>One of a few words; the first is the default.</summary>
     public static Option<string> Choice(string name, string description, params string[] words) => new(name)

@@ -15,15 +15,16 @@ internal static class PlanVerb
         var memory = Flags.Float("--memory-rate", "GB/s that all threads read from memory together, instead of measuring", 0.01f, 10_000);
         var reads = Flags.Float("--read-rate", "Thousands of scattered reads of a unit a second, instead of measuring", 0.01f, 100_000);
         var flash = Flags.Float("--flash-rate", "GB/s of long reads, instead of measuring", 0.001f, 1_000);
+        var compute = Flags.Float("--compute-rate", "Thousand millions of multiply-adds a second of all threads, whatever the number of tokens, instead of measuring", 0.01f, 1_000_000);
         var json = Flags.Json();
         var verb = new Verb("plan", "Show where the memory of a budget would go, and the expected speed", """
             Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
             the same share of every layer. Exit code 1 and what would do when the budget is too small.
-            Expected tok/s: from (reading memory and flash one after the other) to (both at once, as far as look-ahead works); multiply-adds are not counted. Memory and flash are measured for
-            a second unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate.
+            Expected tok/s: from (reading memory, multiplying and reading flash one after the other) to (all at once, as far as look-ahead works). All three are measured for
+            a second or two unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate.
             """,
-            "flash plan emberling --budget 150MiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --json")
-        { path, memory, reads, flash, json };
+            "flash plan emberling --budget 150MiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
+        { path, memory, reads, flash, compute, json };
         var model = new ModelFlags(verb);
         var budget = new BudgetFlags(verb, promises: true, required: true);
         var engine = new EngineFlags(verb, window: false, budget: false);
@@ -32,7 +33,7 @@ internal static class PlanVerb
             using var package = model.Open(app, parse);
             var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) == "engine" ? BudgetHost.Engine : BudgetHost.Grains) };
             var plan = BudgetPlan.Of(package, options, engine.Layer(parse));
-            DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash)) : null;
+            DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
             Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];
             if (parse.GetValue(json)) app.Screen.Json(Everything(plan, rates, speed));
             else Print(app.Screen, plan, rates, speed);
@@ -43,17 +44,21 @@ internal static class PlanVerb
         return verb;
     }
 
-    private static DeviceRates Rates(FlashPackage package, EngineOptions options, float? memory, float? reads, float? flash)
+    private static DeviceRates Rates(FlashPackage package, EngineOptions options, float? memory, float? reads, float? flash, float? compute)
     {
+        const int longRead = 256 * 1024;
         int unit = PackageLayout.BundleSlots(package.Manifest, 0, whole: true, package.DeviceAlignment).PartBytes;
         DeviceRates? measured = memory is null || reads is null || flash is null ? DeviceProbe.Measure(package, options, unit) : null;
+        (double one, double many) = compute is { } rate ? (rate * 1e9, rate * 1e9) : measured is null ? DeviceProbe.Compute(package, options) : (measured.OneToken, measured.ManyTokens);
+        ReadCost Cost(int bytes, double? given) => new(bytes, given ?? ReadCost.Of(measured!.Reads, bytes));
+        int given = new[] { memory, reads, flash, compute }.Count(static r => r != null);
         return new DeviceRates
         {
             Memory = memory * 1e9 ?? measured!.Memory,
-            Reads = reads * 1e3 ?? measured!.Reads,
-            UnitBytes = measured?.UnitBytes ?? unit,
-            Sequential = flash * 1e9 ?? measured!.Sequential,
-            Source = measured is null ? "as given" : (memory ?? reads ?? flash) is null ? measured.Source : $"as given, the rest {measured.Source}",
+            OneToken = one,
+            ManyTokens = many,
+            Reads = unit < longRead ? [Cost(unit, 1e-3 / reads), Cost(longRead, longRead / (flash * 1e9))] : [Cost(longRead, longRead / (flash * 1e9))],
+            Source = given == 4 ? "as given" : given > 0 ? $"as given, the rest {measured?.Source ?? "measured"}" : measured!.Source,
         };
     }
 
@@ -73,7 +78,20 @@ internal static class PlanVerb
         StreamedBytes = plan.Streamed,
         plan.WindowSlots,
         Rates = rates,
-        Expected = speed,
+        Expected = speed.Select(static e => new
+        {
+            e.Sessions,
+            e.Needs.MemoryBytes,
+            e.Needs.MultiplyAdds,
+            e.Needs.FlashBytes,
+            e.Needs.FlashReads,
+            e.Times.MemorySeconds,
+            e.Times.ComputeSeconds,
+            e.Times.FlashSeconds,
+            e.Times.Limit,
+            e.TokensPerSecond,
+            e.LeastTokensPerSecond,
+        }),
     };
 
     private static void Print(Screen screen, BudgetPlan plan, DeviceRates? rates, Expectation[] speed)
@@ -84,10 +102,12 @@ internal static class PlanVerb
         screen.Tables.Write(table);
         if (rates is null) return;
         screen.Out.WriteLine();
-        screen.Out.WriteLine($"memory {Units.Number(rates.Memory / 1e9)} GB/s, {Units.Number(rates.Reads / 1e3)} thousand reads of {rates.UnitBytes} B a second, long reads {Units.Number(rates.Sequential / 1e9, "0.00")} GB/s ({rates.Source})");
+        screen.Out.WriteLine($"memory {Units.Number(rates.Memory / 1e9)} GB/s, {Units.Number(rates.OneToken / 1e9)} thousand million multiply-adds a second with one token and {Units.Number(rates.ManyTokens / 1e9)} with {DeviceRates.Many}, "
+            + $"{string.Join(", ", rates.Reads.Select(static r => $"{Units.Number(1e-3 / r.Seconds)} thousand reads of {r.Bytes} B a second"))} ({rates.Source})");
         foreach (var e in speed)
         {
-            screen.Out.WriteLine($"{e.Sessions} session{(e.Sessions == 1 ? "" : "s")}: a step reads {Units.Bytes(e.MemoryBytes)} of memory and {Units.Bytes(e.FlashBytes)} of flash in {Units.Number(e.FlashReads, "0")} reads; "
+            screen.Out.WriteLine($"{e.Sessions} session{(e.Sessions == 1 ? "" : "s")}: a step reads {Units.Bytes(e.Needs.MemoryBytes)} of memory, multiplies {Units.Number(e.Needs.MultiplyAdds / 1e9, "0.00")} thousand millions "
+                + $"and reads {Units.Bytes(e.Needs.FlashBytes)} of flash in {Units.Number(e.Needs.FlashReads, "0")} reads: {Units.Number(1e3 * e.Times.MemorySeconds)}, {Units.Number(1e3 * e.Times.ComputeSeconds)} and {Units.Number(1e3 * e.Times.FlashSeconds)} ms; "
                 + $"expected {Units.Number(e.LeastTokensPerSecond, "0.00")} to {Units.Number(e.TokensPerSecond, "0.00")} tok/s");
         }
     }

@@ -28,6 +28,9 @@ internal readonly struct Activity
     public static Activity Neurons(double density, int group, double popularity = Popularity) => new(density, popularity, group);
     public static Activity Experts(double density) => new(density, 1, 1);
 
+    /// <summary>Mean share of the neurons that one token fires.</summary>
+    public double Density => _a / (_a + _b);
+
     public double Silent(double tokens) => Math.Exp(_group * (LogGamma(_b + tokens) - LogGamma(_b) + LogGamma(_a + _b) - LogGamma(_a + _b + tokens)));
 
     /// <summary>Share of the units that one step of so many tokens needs.</summary>

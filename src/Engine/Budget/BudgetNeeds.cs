@@ -18,7 +18,7 @@ internal sealed record BudgetNeeds
     /// <summary>A read of up to 64 units: its four lists.</summary>
     private const int ManagedPerRequest = 1400;
     /// <summary>Window that lets reads run side by side at all.</summary>
-    private const int LeastWindowBytes = 256 * 1024;
+    public const int LeastWindowBytes = 256 * 1024;
 
     public required IReadOnlyList<LayerUnits> Layers { get; init; }
     public required long Resident { get; init; }
@@ -35,6 +35,8 @@ internal sealed record BudgetNeeds
     /// <summary>Managed heap without what window slots cost.</summary>
     public required long Heap { get; init; }
     public required long Streamed { get; init; }
+    /// <summary>What a step costs beside flash.</summary>
+    public required StepShape Shape { get; init; }
 
     public long LeastWindows => Layers.Sum(static l => l.Least * l.SlotCost);
     /// <summary>Everything but windows and margin.</summary>
@@ -76,6 +78,7 @@ internal sealed record BudgetNeeds
             Process = ProcessBytes(options.Host, engine),
             Heap = HeapBytes(manifest, options, units, first, last, rows, steps),
             Streamed = units.Sum(static u => (long)u.Units * u.PartBytes),
+            Shape = StepShape.Of(manifest, layer),
         };
     }
 
@@ -111,7 +114,7 @@ internal sealed record BudgetNeeds
         FeedForwardMode mode = Layer.ModeOf(manifest, c, index, options.Mode);
         ExpertConfig? experts = c.ExpertsOf(index);
         bool scans = mode == FeedForwardMode.Dense && experts == null;
-        (int units, int slot, int part, int group) = PackageLayout.BundleSlots(manifest, index, whole: mode != FeedForwardMode.Exact, alignment, scans ? Layer.ScanLeast : 0, Numerics.NeuronBlock);
+        (int units, int slot, int part, int group) = Slots(manifest, index, alignment, mode);
         // Predicted sets are larger than true ones (docs/adr/0012).
         double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? 1.5);
         var activity = experts != null ? Activity.Experts((double)experts.Active / experts.Count) : Activity.Neurons(density, group, manifest.Activity?.Popularity ?? Activity.Popularity);
@@ -119,15 +122,24 @@ internal sealed record BudgetNeeds
         return new LayerUnits(index, units, part, slot + ManagedPerSlot, Math.Min(least, units), scans, activity);
     }
 
+    /// <summary>Units of a layer in a mode, bytes of a slot and of a read.</summary>
+    public static (int Units, int SlotBytes, int PartBytes, int Group) Slots(Manifest manifest, int index, int alignment, FeedForwardMode mode) => PackageLayout.BundleSlots(
+        manifest, index, whole: mode != FeedForwardMode.Exact, alignment, mode == FeedForwardMode.Dense && manifest.Model.ExpertsOf(index) == null ? Layer.ScanLeast : 0, Numerics.NeuronBlock);
+
     /// <summary>Share of neurons that are not zero, as it is drawn or as the import measured it; 5 % where it did not.</summary>
     public static double Density(Manifest manifest, int layer) => manifest.Activity is { } drawn ? drawn.Density[layer] : manifest.Measured is { } m && m.Zeros[layer] < 1 ? 1 - m.Zeros[layer] : 0.05;
 
     private static long LayerBytes(Manifest manifest, int index, LayerOptions options)
     {
-        FeedForwardMode mode = Layer.ModeOf(manifest, manifest.Model, index, options.Mode);
-        long bytes = 0;
         var sections = PackageLayout.Sections(manifest, index);
-        foreach (Section s in sections)
+        return ResidentSections(manifest, index, options).Sum(s => NativeBuffer.Footprint(s.Bytes) + ZeroBias(manifest.Model, sections, s));
+    }
+
+    /// <summary>What of a slice a layer with these options keeps in memory.</summary>
+    public static IEnumerable<Section> ResidentSections(Manifest manifest, int index, LayerOptions options)
+    {
+        FeedForwardMode mode = Layer.ModeOf(manifest, manifest.Model, index, options.Mode);
+        foreach (Section s in PackageLayout.Sections(manifest, index))
         {
             if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
             if (s.Name == "ffn.selector" && mode != FeedForwardMode.Exact) continue;
@@ -135,9 +147,8 @@ internal sealed record BudgetNeeds
             bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors?.LookaheadOf(index) == null;
             if (s.Name.StartsWith(PackageLayout.Predictor + ".", StringComparison.Ordinal) && mode != FeedForwardMode.Predicted && !looks) continue;
             if (s.Name.StartsWith(PackageLayout.Lookahead + ".", StringComparison.Ordinal) && (mode == FeedForwardMode.Dense || !options.Prefetch)) continue;
-            bytes += NativeBuffer.Footprint(s.Bytes) + ZeroBias(manifest.Model, sections, s);
+            yield return s;
         }
-        return bytes;
     }
 
     private static long EdgeBytes(Manifest manifest, bool first, bool last)

@@ -5,43 +5,59 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Measures for a plan what the machine gives, in about a second: reading memory with all compute threads, scattered reads of the package's own units at the reader's depth, long reads.
-/// Direct reads where the package is read directly; a virtual disk may have its own cache, so that this is what is there now. Blocks; never a grain turn.
+/// Measures what the machine gives, in a second or two: reading memory with all compute threads, products in the package's own format with all of them, and reads of several sizes
+/// through the reader that the engine uses, scattered over the package's own files. Direct reads where the package is read directly; a virtual disk may have its own cache, so that this is what is
+/// there now. Blocks; never a grain turn.
 /// </summary>
 public static unsafe class DeviceProbe
 {
-    private const int MemoryBytes = 64 << 20, LongRead = 256 * 1024;
-    private static readonly TimeSpan s_slice = TimeSpan.FromMilliseconds(350);
+    private const int LongRead = 256 * 1024;
+    /// <summary>Bundles of 7B shapes in 4 bits, and what lies between them and long reads.</summary>
+    private static readonly int[] s_reads = [4608, 6912, 16 * 1024, LongRead, 1 << 20];
 
+    /// <summary>Everything, the cost of reads by size.</summary>
+    public static DeviceRates Measure(FlashPackage package, EngineOptions engine) => Measure(package, engine, s_reads);
+
+    /// <summary>Everything, but of reads only a typical one and a long one.</summary>
     /// <param name="package">Whose files are read.</param>
-    /// <param name="engine">Threads and depth.</param>
+    /// <param name="engine">Threads, kernels and depth.</param>
     /// <param name="unitBytes">A typical read.</param>
-    public static DeviceRates Measure(FlashPackage package, EngineOptions engine, int unitBytes)
+    public static DeviceRates Measure(FlashPackage package, EngineOptions engine, int unitBytes) =>
+        Measure(package, engine, [Math.Clamp(unitBytes, 512, LongRead - 1), LongRead]);
+
+    /// <summary>What the processor does alone: a package on no device of interest.</summary>
+    public static (double OneToken, double ManyTokens) Compute(FlashPackage package, EngineOptions engine)
+    {
+        ArgumentNullException.ThrowIfNull(package);
+        ArgumentNullException.ThrowIfNull(engine);
+        double slice = Slice(package);
+        // Code that has just been compiled in haste is not what will run.
+        Products(package.Manifest, engine, 1, 0.1);
+        Products(package.Manifest, engine, DeviceRates.Many, 0.1);
+        return (Products(package.Manifest, engine, 1, slice), Products(package.Manifest, engine, DeviceRates.Many, slice));
+    }
+
+    private static DeviceRates Measure(FlashPackage package, EngineOptions engine, int[] sizes)
     {
         ArgumentNullException.ThrowIfNull(package);
         ArgumentNullException.ThrowIfNull(engine);
         ThreadRole.AssertNotGrainTurn("measuring the device");
-        double memory = Memory(engine.Threads);
-        PackageFile[] slices = [.. Enumerable.Range(0, Math.Min(8, package.Config.Layers)).Select(i => package.OpenSlice(i * package.Config.Layers / Math.Min(8, package.Config.Layers)))];
-        try
-        {
-            int unit = Math.Clamp(unitBytes, 512, LongRead);
-            (double reads, _) = Reads(slices, engine.IoThreads, unit);
-            (_, double sequential) = Reads(slices, engine.IoThreads, LongRead);
-            return new DeviceRates { Memory = memory, Reads = reads, UnitBytes = unit, Sequential = sequential, Source = $"measured on this package's files, {package.Access}" };
-        }
-        finally
-        {
-            foreach (var slice in slices) slice.Dispose();
-        }
+        double memory = Memory(package.Manifest.Bytes, engine.Threads, Slice(package));
+        (double one, double many) = Compute(package, engine);
+        (List<ReadCost> reads, string method) = Reads(package, engine, sizes);
+        return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, Source = $"measured on this package's files, {package.Access}, {method}" };
     }
 
-    private static double Memory(int threads)
+    /// <summary>Seconds of one measurement: a small model is not kept waiting.</summary>
+    private static double Slice(FlashPackage package) => package.Manifest.Bytes < 1 << 28 ? 0.08 : 0.25;
+
+    /// <summary>A model that lives in the processor's cache is measured there.</summary>
+    private static double Memory(long modelBytes, int threads, double seconds)
     {
-        using NativeBuffer buffer = new(MemoryBytes, new MemoryLedger(), "probe");
+        using NativeBuffer buffer = new(Math.Clamp(modelBytes, 4 << 20, 128 << 20), new MemoryLedger(), "probe");
         byte* start = buffer.Pointer;
-        long share = MemoryBytes / threads / 64 * 64;
-        return Together(threads, (i, end) =>
+        long share = buffer.Length / threads / 64 * 64;
+        return Together(threads, seconds, (i, end) =>
         {
             long read = 0;
             Vector<long> a = default, b = default;
@@ -59,34 +75,65 @@ public static unsafe class DeviceProbe
         });
     }
 
-    private static (double Reads, double Bytes) Reads(PackageFile[] slices, int threads, int bytes)
+    /// <summary>Multiply-adds a second: each thread one panel of sixteen rows again and again, in its cache, with so many tokens.</summary>
+    private static double Products(Manifest manifest, EngineOptions engine, int tokens, double seconds)
     {
-        int align = slices[0].File.Alignment, size = (bytes + align - 1) / align * align;
-        using NativeBuffer buffers = new((long)threads * size, new MemoryLedger(), "probe");
-        byte* start = buffers.Pointer;
-        double reads = Together(threads, (i, end) =>
+        Kernels kernels = Kernels.Choose(engine.Kernels);
+        WeightFormat format = manifest.Weights.Of(manifest.Model.Layers / 2, "attn.qkv");
+        int cols = manifest.Model.HiddenSize, rows = WeightLayout.PanelRows;
+        long stride = WeightLayout.IsQuantized(format) ? Kernels.QuantizedBytes(cols) : cols * 4;
+        long panel = (WeightLayout.PanelBytes(format, cols) + 63L) & ~63L, all = panel + stride * tokens + 4L * rows * tokens;
+        all = (all + NativeBuffer.Page - 1) & -NativeBuffer.Page;
+        using NativeBuffer buffer = new(all * engine.Threads, new MemoryLedger(), "probe");
+        byte* start = buffer.Pointer;
+        // Zeros: the numbers do not matter to the time.
+        return Together(engine.Threads, seconds, (i, end) =>
         {
-            // What is read is no matter, but that it is scattered and the same in every run.
-            ulong state = (ulong)i * 0x9E3779B97F4A7C15 + 1;
+            byte* weights = start + i * all, x = weights + panel;
+            float* y = (float*)(x + stride * tokens);
             long done = 0;
-            for (; Stopwatch.GetTimestamp() < end; done++)
-            {
-                state = state * 6364136223846793005 + 1442695040888963407;
-                PackageFile slice = slices[(int)((state >> 33) % (ulong)slices.Length)];
-                long places = Math.Max(1, (slice.File.Length - size) / align);
-                IoVector part = new() { Base = start + (long)i * size, Length = (nuint)size };
-                long got = slice.File.Read((long)((state >> 20) % (ulong)places) * align, new ReadOnlySpan<IoVector>(in part));
-                if (got < 0) throw new FlashException($"{slice.File.Name}: cannot be read (errno {-got})");
-            }
+            for (; Stopwatch.GetTimestamp() < end; done += (long)rows * cols * tokens)
+                kernels.Panels(format, weights, 0, 1, rows, cols, x, (nint)stride, tokens, y, rows);
             return done;
         });
-        return (reads, reads * size);
     }
 
-    /// <summary>What all threads did in a second.</summary>
-    private static double Together(int threads, Func<int, long, long> work)
+    private static (List<ReadCost> Costs, string Method) Reads(FlashPackage package, EngineOptions engine, int[] sizes)
     {
-        long begin = Stopwatch.GetTimestamp(), end = begin + (long)(s_slice.TotalSeconds * Stopwatch.Frequency), sum = 0;
+        int layers = package.Config.Layers, count = Math.Min(8, layers);
+        List<PackageFile> slices = [];
+        try
+        {
+            for (int i = 0; i < count; i++) slices.Add(package.OpenSlice(i * layers / count));
+            using FlashReader reader = new(engine.IoThreads);
+            List<ReadCost> costs = [];
+            foreach (int size in sizes)
+            {
+                using ReadLoad load = new(slices.Select(static s => s.File), size);
+                if (!load.Possible) continue;
+                costs.Add(new ReadCost(size, Enumerable.Range(0, Parts).Min(_ =>
+                {
+                    (long reads, double took) = load.Run(reader, Slice(package) / Parts);
+                    return took / reads;
+                })));
+            }
+            return (costs, package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
+        }
+        finally
+        {
+            foreach (PackageFile slice in slices) slice.Dispose();
+        }
+    }
+
+    /// <summary>What all threads did in a second, in the best of three parts of the time: a limit is what the machine can do, not what others left of it.</summary>
+    private static double Together(int threads, double seconds, Func<int, long, long> work) =>
+        Enumerable.Range(0, Parts).Max(_ => Once(threads, seconds / Parts, work));
+
+    private const int Parts = 3;
+
+    private static double Once(int threads, double seconds, Func<int, long, long> work)
+    {
+        long begin = Stopwatch.GetTimestamp(), end = begin + (long)(seconds * Stopwatch.Frequency), sum = 0;
         Exception? failure = null;
         Thread[] all = [.. Enumerable.Range(0, threads).Select(i => new Thread(() =>
         {
@@ -95,7 +142,7 @@ public static unsafe class DeviceProbe
         }, 256 * 1024) { IsBackground = true, Name = "flash-probe" })];
         foreach (var thread in all) thread.Start();
         foreach (var thread in all) thread.Join();
-        if (failure != null) throw new FlashException($"the device cannot be measured: {failure.Message}", failure);
+        if (failure != null) throw new FlashException($"the machine cannot be measured: {failure.Message}", failure);
         return sum / Stopwatch.GetElapsedTime(begin).TotalSeconds;
     }
 }

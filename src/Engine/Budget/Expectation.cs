@@ -2,65 +2,51 @@ using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
-/// <summary>What the machine gives: measured (<see cref="DeviceProbe"/>) or told.</summary>
-public sealed record DeviceRates
-{
-    /// <summary>Bytes a second that the compute threads read from memory together.</summary>
-    public required double Memory { get; init; }
-    /// <summary>Reads a second of <see cref="UnitBytes"/> at the reader's depth, scattered.</summary>
-    public required double Reads { get; init; }
-    public required int UnitBytes { get; init; }
-    /// <summary>Bytes a second of long reads.</summary>
-    public required double Sequential { get; init; }
-    /// <summary>Which of them are measured, in words.</summary>
-    public required string Source { get; init; }
-}
-
 /// <summary>
-/// Expected speed of decoding under a plan: one step of n sessions takes the longer of what it reads from memory (resident weights once, the units it needs, keys and values of half the promised
-/// context) and what it reads from flash (<see cref="Activity"/>: an upper estimate of misses). The two overlap only as far as look-ahead works, so this is what may be reached, not what will be;
-/// multiply-adds are not counted: from three or four sessions on they are what binds. Pure.
+/// Expected speed of decoding under a plan: one step of n sessions takes the longest of what it reads from memory (resident weights once, the units it needs, keys and values of half the promised
+/// context), of what it multiplies, and of what it reads from flash (<see cref="Activity"/>: an upper estimate of misses). They overlap only in part, and look-ahead decides how far flash does, so this
+/// is what may be reached, not what will be. Pure.
 /// </summary>
 public sealed record Expectation
 {
     public required int Sessions { get; init; }
-    public required double MemoryBytes { get; init; }
-    public required double FlashBytes { get; init; }
-    public required double FlashReads { get; init; }
-    public required double MemorySeconds { get; init; }
-    public required double FlashSeconds { get; init; }
-    public double TokensPerSecond => Sessions / Math.Max(MemorySeconds, FlashSeconds);
+    public required StepNeeds Needs { get; init; }
+    public required Roofline Times { get; init; }
+    public double TokensPerSecond => Sessions / Times.Seconds;
     /// <summary>Nothing overlaps.</summary>
-    public double LeastTokensPerSecond => Sessions / (MemorySeconds + FlashSeconds);
+    public double LeastTokensPerSecond => Sessions / (Times.MemorySeconds + Times.ComputeSeconds + Times.FlashSeconds);
 
     public static Expectation Of(BudgetPlan plan, DeviceRates rates, int sessions)
     {
         ArgumentNullException.ThrowIfNull(plan);
         ArgumentNullException.ThrowIfNull(rates);
         BudgetNeeds needs = plan.Needs;
-        double memory = needs.Resident + needs.Edge + (double)needs.Kv / plan.Options.Sessions * sessions / 2, bytes = 0, reads = 0, seconds = 0;
+        double bytes = 0, reads = 0, seconds = 0;
+        LayerWork[] work = new LayerWork[needs.Shape.Layers.Count];
         foreach (LayerUnits l in needs.Layers)
         {
             int slots = plan.WindowSlots[l.Layer];
-            double missed;
+            double missed, unitsPerRead = 1, needed = l.Units;
             if (l.Scan)
             {
                 // A quarter of the window, at most 4 MiB, takes turns and hits nothing (docs/adr/0014).
                 int turning = Math.Clamp(Layer.ScanBytes / (int)(l.SlotCost - BudgetNeeds.ManagedPerSlot), 1, Math.Max(1, slots / 4));
                 missed = slots >= l.Units ? 0 : l.Units - (slots - turning);
-                seconds += missed * l.PartBytes / rates.Sequential;
-                reads += missed * l.PartBytes / ReadPlanner.DefaultMaxBytes;
-                memory += (double)l.Units * l.PartBytes;
+                unitsPerRead = Math.Max(1, ReadPlanner.DefaultMaxBytes / l.PartBytes);
             }
             else
             {
                 missed = l.Units * l.Activity.MissedWith((double)slots / l.Units, sessions);
-                seconds += missed * Math.Max(1 / rates.Reads * Math.Max(1, (double)l.PartBytes / rates.UnitBytes), l.PartBytes / rates.Sequential);
-                reads += missed;
-                memory += l.Units * l.Activity.Needed(sessions) * l.PartBytes;
+                needed = l.Units * l.Activity.Needed(sessions);
             }
             bytes += missed * l.PartBytes;
+            reads += missed / unitsPerRead;
+            seconds += missed / unitsPerRead * ReadCost.Of(rates.Reads, unitsPerRead * l.PartBytes);
+            work[l.Layer] = new LayerWork(1, sessions, sessions, needed, sessions * (l.Scan ? 1 : l.Activity.Density) * plan.Manifest.Model.NeuronsOf(l.Layer));
         }
-        return new Expectation { Sessions = sessions, MemoryBytes = memory, FlashBytes = bytes, FlashReads = reads, MemorySeconds = memory / rates.Memory, FlashSeconds = seconds };
+        bool last = needs.Layers.Any(l => l.Layer == work.Length - 1);
+        StepNeeds all = needs.Shape.Needs(work, last ? sessions : 0, plan.Context / 2.0, bytes, reads);
+        // The mean of all reads is no size that any of them has.
+        return new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
     }
 }

@@ -61,6 +61,8 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         FlashReads = Conductor.ReaderStats.Reads,
         FlashBytes = Conductor.ReaderStats.Bytes,
         FlashFaults = Conductor.ReaderStats.Faults,
+        FlashNanos = Conductor.ReaderStats.RingNanos,
+        FlashBusyNanos = Conductor.ReaderStats.BusyNanos,
         WavesHeld = Conductor.WavesHeld + _layers.Values.Sum(static l => (long)l.WavesHeld),
     };
 

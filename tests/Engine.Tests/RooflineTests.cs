@@ -1,0 +1,83 @@
+using FlashOrleans.Flash;
+
+namespace FlashOrleans.Engine.Tests;
+
+/// <summary>The limits of a step, with round numbers.</summary>
+public sealed class RooflineTests
+{
+    private static readonly DeviceRates s_rates = new() { Memory = 10e9, OneToken = 20e9, ManyTokens = 20e9, Reads = [new(4000, 20e-6), new(8000, 40e-6), new(100_000, 100e-6)], Source = "given" };
+
+    [Fact]
+    public void The_largest_of_three_times_is_the_limit_and_the_fraction_is_its_share_of_the_step()
+    {
+        var needs = new StepNeeds { Tokens = 1, MemoryBytes = 1e9, Shared = 2e9, Alone = 1e9, FlashBytes = 4e6, FlashReads = 1000 };
+        var limits = Roofline.Of(needs, s_rates);
+        Assert.Equal(0.1, limits.MemorySeconds, 1e-12);
+        Assert.Equal(0.15, limits.ComputeSeconds, 1e-12);
+        Assert.Equal(0.02, limits.FlashSeconds, 1e-12);
+        Assert.Equal("compute", limits.Limit);
+        Assert.Equal(0.5, limits.Fraction(0.3), 1e-12);
+        Assert.Equal("memory", Roofline.Of(needs with { Shared = 0 }, s_rates).Limit);
+        Assert.Equal("flash", Roofline.Of(needs with { FlashReads = 10_000, FlashBytes = 4e7 }, s_rates).Limit);
+        Assert.Equal(0, Roofline.Of(needs with { FlashReads = 0, FlashBytes = 0 }, s_rates).FlashSeconds);
+    }
+
+    [Theory]
+    [InlineData(1000, 20)]
+    [InlineData(4000, 20)]
+    [InlineData(6000, 30)]
+    [InlineData(54_000, 70)]
+    [InlineData(200_000, 200)]
+    public void Between_measured_sizes_a_read_costs_what_lies_between_and_beyond_them_what_its_bytes_cost(int bytes, double micros) =>
+        Assert.Equal(micros, 1e6 * ReadCost.Of(s_rates.Reads, bytes), 1e-9);
+
+    [Fact]
+    public void A_matrix_gets_faster_with_tokens_from_the_rate_of_one_to_that_of_many()
+    {
+        var rates = s_rates with { OneToken = 10e9, ManyTokens = 40e9 };
+        Assert.Equal(10e9, rates.MultiplyAdds(1), 1);
+        Assert.Equal(40e9, rates.MultiplyAdds(DeviceRates.Many), 1);
+        for (int n = 1; n < 128; n++) Assert.True(rates.MultiplyAdds(n + 1) > rates.MultiplyAdds(n));
+        // A machine that was disturbed while many were measured: never slower a token than one alone.
+        Assert.Equal(10e9, (rates with { ManyTokens = 5e9 }).MultiplyAdds(64), 1);
+    }
+
+    [Fact]
+    public void Needs_of_a_step_are_its_matrices_once_its_units_and_its_keys_and_values()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(layers: 2, hidden: 64, ffn: 320), WeightFormat.F32);
+        ModelConfig c = tiny.Package.Config;
+        var shape = StepShape.Of(tiny.Package.Manifest, new LayerOptions());
+        double attention = (c.QkvRows + c.Heads * c.HeadDim) * 64.0, selector = 320 * 64.0;
+        Assert.All(shape.Layers, l => Assert.Equal(attention + selector, l.Weights));
+        // f32, and two norms of 64.
+        Assert.All(shape.Layers, l => Assert.Equal(4 * (attention + selector + 2 * 64), l.ResidentBytes));
+        // The selector has done the gate's product.
+        Assert.All(shape.Layers, l => Assert.Equal(2 * 64, l.NeuronWeights));
+        Assert.Equal(c.VocabSize * 64.0, shape.HeadWeights);
+        LayerWork[] work = [new(1, 2, 2, 10, 30), new(1, 2, 2, 20, 50)];
+        var needs = shape.Needs(work, sampled: 2, context: 100, flashBytes: 5000, flashReads: 7);
+        Assert.Equal(2, needs.Tokens);
+        Assert.Equal(2 * (2 * (attention + selector) + shape.HeadWeights), needs.Shared);
+        Assert.Equal(80 * 2 * 64 + 2 * 2 * 100 * shape.PositionWeights, needs.Alone);
+        Assert.Equal(shape.HeadBytes + shape.Layers.Sum(static l => l.ResidentBytes) + 30 * shape.Layers[0].UnitBytes + 2 * 2 * 100 * shape.PositionBytes, needs.MemoryBytes, 1e-6);
+        var dense = StepShape.Of(tiny.Package.Manifest, new LayerOptions { Mode = FeedForwardMode.Dense });
+        Assert.Equal(attention, dense.Layers[0].Weights);
+        Assert.Equal(3 * 64, dense.Layers[0].NeuronWeights);
+        Assert.True(dense.Layers[0].Shared);
+    }
+
+    [Fact]
+    public void Multiply_adds_bound_the_expected_speed_of_many_sessions()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(layers: 2, hidden: 64, ffn: 320), WeightFormat.F32);
+        var plan = BudgetPlan.Of(tiny.Package, new EngineOptions { Threads = 1, Budget = new() { Size = BudgetSize.OfBytes(1L << 30), Sessions = 8, Host = BudgetHost.Engine } }, new());
+        Assert.True(plan.Fits);
+        // Everything is in the window: nothing is read from flash.
+        var fast = Expectation.Of(plan, s_rates with { OneToken = 1e15, ManyTokens = 1e15 }, 8);
+        var slow = Expectation.Of(plan, s_rates with { OneToken = 1e6, ManyTokens = 1e6 }, 8);
+        Assert.Equal("memory", fast.Times.Limit);
+        Assert.Equal("compute", slow.Times.Limit);
+        Assert.Equal(8 / (slow.Needs.MultiplyAdds / 1e6), slow.TokensPerSecond, 1e-9);
+    }
+}
