@@ -37,6 +37,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
     public int Outstanding { get; private set; }
     public object? Owner { get; init; }
+    /// <summary>Gaps up to this are read across.</summary>
+    public int GapBytes { get; init; } = ReadPlanner.DefaultGapBytes;
     /// <summary>Units below this id stay once they are there.</summary>
     public int Resident { get; init; }
 
@@ -186,7 +188,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private void Add(int unit, int slot, ReadClass kind)
     {
         byte* memory = Window.Memory(slot);
-        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory))) CloseOpen();
+        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory, GapBytes))) CloseOpen();
         if (_open == null)
         {
             if (!Idle.TryPop(out var request)) request = new ReadRequest();

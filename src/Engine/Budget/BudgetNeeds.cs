@@ -129,10 +129,10 @@ internal sealed record BudgetNeeds
         var sections = PackageLayout.Sections(manifest, index);
         foreach (Section s in sections)
         {
-            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            if (!s.IsResident) continue;
             if (s.Name == "ffn.selector" && mode != FeedForwardMode.Exact) continue;
             // In `exact` it looks ahead where nothing was trained to.
-            bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors?.LookaheadOf(index) == null;
+            bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors is { GuessesActivation: false } trained && trained.LookaheadOf(index) == null;
             if (s.Name.StartsWith(PackageLayout.Predictor + ".", StringComparison.Ordinal) && mode != FeedForwardMode.Predicted && !looks) continue;
             if (s.Name.StartsWith(PackageLayout.Lookahead + ".", StringComparison.Ordinal) && (mode == FeedForwardMode.Dense || !options.Prefetch)) continue;
             bytes += NativeBuffer.Footprint(s.Bytes) + ZeroBias(manifest.Model, sections, s);
@@ -146,7 +146,7 @@ internal sealed record BudgetNeeds
         var sections = PackageLayout.Sections(manifest, -1);
         foreach (Section s in sections)
         {
-            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            if (!s.IsResident) continue;
             bool mine = s.Name switch
             {
                 "project_in" or "positions" => first,
