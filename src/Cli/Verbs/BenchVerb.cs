@@ -62,7 +62,7 @@ internal static class BenchVerb
             try
             {
                 foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
-                    hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, engine.Layer(parse)));
+                    hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, engine.Layer(parse), tells: true));
                 var rows = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
                 if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
                 if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));

@@ -53,6 +53,7 @@ internal static class PlanVerb
             Reads = reads * 1e3 ?? measured!.Reads,
             UnitBytes = measured?.UnitBytes ?? unit,
             Sequential = flash * 1e9 ?? measured!.Sequential,
+            Cost = measured?.Cost,
             Source = measured is null ? "as given" : (memory ?? reads ?? flash) is null ? measured.Source : $"as given, the rest {measured.Source}",
         };
     }
@@ -85,6 +86,7 @@ internal static class PlanVerb
         if (rates is null) return;
         screen.Out.WriteLine();
         screen.Out.WriteLine($"memory {Units.Number(rates.Memory / 1e9)} GB/s, {Units.Number(rates.Reads / 1e3)} thousand reads of {rates.UnitBytes} B a second, long reads {Units.Number(rates.Sequential / 1e9, "0.00")} GB/s ({rates.Source})");
+        if (rates.Cost is { } cost) screen.Out.WriteLine(BudgetFlags.Text(cost));
         foreach (var e in speed)
         {
             screen.Out.WriteLine($"{e.Sessions} session{(e.Sessions == 1 ? "" : "s")}: a step reads {Units.Bytes(e.MemoryBytes)} of memory and {Units.Bytes(e.FlashBytes)} of flash in {Units.Number(e.FlashReads, "0")} reads; "

@@ -11,6 +11,8 @@ namespace FlashOrleans.Engine;
 public static unsafe class DeviceProbe
 {
     private const int MemoryBytes = 64 << 20, LongRead = 256 * 1024;
+    /// <summary>A package that streams less has its neurons in memory before a gap matters.</summary>
+    private const long GapsMatter = 256L << 20;
     private static readonly TimeSpan s_slice = TimeSpan.FromMilliseconds(350);
 
     /// <param name="package">Whose files are read.</param>
@@ -28,13 +30,28 @@ public static unsafe class DeviceProbe
             int unit = Math.Clamp(unitBytes, 512, LongRead);
             (double reads, _) = Reads(slices, engine.IoThreads, unit);
             (_, double sequential) = Reads(slices, engine.IoThreads, LongRead);
-            return new DeviceRates { Memory = memory, Reads = reads, UnitBytes = unit, Sequential = sequential, Source = $"measured on this package's files, {package.Access}" };
+            return new DeviceRates { Memory = memory, Reads = reads, UnitBytes = unit, Sequential = sequential, Cost = Fit(slices, engine.IoThreads, s_slice), Source = $"measured on this package's files, {package.Access}" };
         }
         finally
         {
             foreach (var slice in slices) slice.Dispose();
         }
     }
+
+    /// <summary>What reads of a package cost, in a fifth of a second: for deciding about gaps when it starts. Null, and nothing is read, where there is little to read.</summary>
+    public static ReadCost? Gaps(FlashPackage package, EngineOptions engine)
+    {
+        ArgumentNullException.ThrowIfNull(package);
+        ArgumentNullException.ThrowIfNull(engine);
+        ThreadRole.AssertNotGrainTurn("measuring the device");
+        if (PackageLayout.StreamedBytes(package.Config, package.Manifest.Weights) < GapsMatter) return null;
+        using PackageFile slice = package.OpenSlice(package.Config.Layers / 2);
+        return Fit([slice], engine.IoThreads, TimeSpan.FromMilliseconds(100));
+    }
+
+    /// <summary>A page, which no device reads less of for less, and the longest gap.</summary>
+    private static ReadCost Fit(PackageFile[] slices, int threads, TimeSpan time) =>
+        ReadCost.Fit(PackageLayout.Page, Reads(slices, threads, PackageLayout.Page, time).Reads, ReadPlanner.GapLimit, Reads(slices, threads, ReadPlanner.GapLimit, time).Reads);
 
     private static double Memory(int threads)
     {
@@ -59,7 +76,7 @@ public static unsafe class DeviceProbe
         });
     }
 
-    private static (double Reads, double Bytes) Reads(PackageFile[] slices, int threads, int bytes)
+    private static (double Reads, double Bytes) Reads(PackageFile[] slices, int threads, int bytes, TimeSpan? time = null)
     {
         int align = slices[0].File.Alignment, size = (bytes + align - 1) / align * align;
         using NativeBuffer buffers = new((long)threads * size, new MemoryLedger(), "probe");
@@ -79,14 +96,14 @@ public static unsafe class DeviceProbe
                 if (got < 0) throw new FlashException($"{slice.File.Name}: cannot be read (errno {-got})");
             }
             return done;
-        });
+        }, time);
         return (reads, reads * size);
     }
 
     /// <summary>What all threads did in a second.</summary>
-    private static double Together(int threads, Func<int, long, long> work)
+    private static double Together(int threads, Func<int, long, long> work, TimeSpan? time = null)
     {
-        long begin = Stopwatch.GetTimestamp(), end = begin + (long)(s_slice.TotalSeconds * Stopwatch.Frequency), sum = 0;
+        long begin = Stopwatch.GetTimestamp(), end = begin + (long)((time ?? s_slice).TotalSeconds * Stopwatch.Frequency), sum = 0;
         Exception? failure = null;
         Thread[] all = [.. Enumerable.Range(0, threads).Select(i => new Thread(() =>
         {

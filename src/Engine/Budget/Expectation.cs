@@ -12,6 +12,8 @@ public sealed record DeviceRates
     public required int UnitBytes { get; init; }
     /// <summary>Bytes a second of long reads.</summary>
     public required double Sequential { get; init; }
+    /// <summary>What reads cost between a unit and the longest gap; null where rates were given.</summary>
+    public ReadCost? Cost { get; init; }
     /// <summary>Which of them are measured, in words.</summary>
     public required string Source { get; init; }
 }
