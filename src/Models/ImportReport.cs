@@ -24,8 +24,8 @@ public sealed record ImportOptions
     internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
     internal RowPreparation? Prepare { get; init; }
     internal bool Measure { get; init; } = true;
-    /// <summary>Share of a layer's neurons, the most active ones, that are computed whatever a predictor says.</summary>
     internal double CoreShare { get; init; } = ImportStudy.DefaultCore;
+    internal double CoreLeast { get; init; } = ImportStudy.DefaultCoreLeast;
     /// <summary>For random weights: predictors that predict nothing, and how active neurons are made out to be.</summary>
     internal PredictorConfig? RandomPredictors { get; init; }
     internal ActivityConfig? Drawn { get; init; }

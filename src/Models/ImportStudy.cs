@@ -13,13 +13,16 @@ internal sealed class ImportStudy
     /// <summary>For predictors that are made: what they miss costs less than a tenth of a percent of perplexity (docs/adr/0012).</summary>
     public const double DefaultRecall = 0.99;
 
-    public const double DefaultCore = 0.05;
+    /// <summary>The core: at most this share of a layer's neurons, the most active ones, of those that are active on at least that share of the tokens. Others are left to the predictor: a core of
+    /// neurons that are mostly zero is computed for nothing and takes slots of the window (docs/adr/0012).</summary>
+    public const double DefaultCore = 0.05, DefaultCoreLeast = 0.5;
 
     private readonly Checkpoint _checkpoint;
     private readonly WeightFormats _formats;
     private readonly PredictorSource? _predictors;
     private readonly double _recall;
     private readonly int _core;
+    private readonly double _coreLeast;
     private readonly int[][]? _orders, _cores;
     private readonly LowRank[]? _calibrated;
 
@@ -33,7 +36,8 @@ internal sealed class ImportStudy
         _orders = options.Order == PackageLayout.Popularity ? new int[layers][] : null;
         if (predictors == null) return;
         _core = Core(options, checkpoint.Config.FfnSize);
-        _cores = _core > 0 ? new int[layers][] : null;
+        _coreLeast = options.CoreLeast;
+        _cores = new int[layers][];
         _calibrated = new LowRank[layers];
     }
 
@@ -41,7 +45,15 @@ internal sealed class ImportStudy
     public static bool IsNeeded(ImportOptions options, PredictorSource? predictors) =>
         options.Order != PackageLayout.Identity || (predictors != null && (options.Recall != null || predictors.Config.GuessesActivation));
 
-    /// <summary>The shape that predictors will have after a study.</summary>
+    /// <summary>Refuses, before anything is written, what no study could do.</summary>
+    public static void Demand(Checkpoint checkpoint, ImportOptions options)
+    {
+        if (!checkpoint.Config.HasSelector(0)) throw new ModelFormatException(checkpoint.Path, "neurons are studied of ReLU models, where most are zero; this is none: import it without --order and --recall");
+        if (options.Recall is not (null or (> 0 and < 1))) throw new ModelFormatException(checkpoint.Path, $"a recall of {options.Recall} cannot be reached; it lies between 0 and 1");
+        _ = Text(options.Calibration);
+    }
+
+    /// <summary>The shape that predictors will have after a study, at most.</summary>
     public static PredictorConfig Outline(PredictorConfig config, ImportOptions options, ModelConfig model) =>
         config with { Layers = [.. config.Layers.Select(l => l with { Core = Core(options, model.FfnSize) is > 0 and var core ? core : null })] };
 
@@ -50,14 +62,12 @@ internal sealed class ImportStudy
     /// <summary>Neurons of the checkpoint in the order in which they are stored; null: as they are.</summary>
     public int[]? OrderOf(int layer) => _orders?[layer];
 
-    /// <summary>Stored neurons that are always computed, ascending; null: there are no predictors.</summary>
-    public int[]? CoreOf(int layer) => _cores?[layer];
+    /// <summary>Stored neurons that are always computed, ascending; null: there are none.</summary>
+    public int[]? CoreOf(int layer) => _cores?[layer] is { Length: > 0 } core ? core : null;
 
     public static ImportStudy Run(Checkpoint checkpoint, FlashPackage plain, WeightFormats formats, PredictorSource? predictors, ImportOptions options, List<string> notes, Action<string> step, CancellationToken cancel)
     {
         ModelConfig c = checkpoint.Config;
-        if (!c.HasSelector(0)) throw new ModelFormatException(checkpoint.Path, "neurons are studied of ReLU models, where most are zero; this is none: import it without --order and --recall");
-        if (options.Recall is not (null or (> 0 and < 1))) throw new ModelFormatException(checkpoint.Path, $"a recall of {options.Recall} cannot be reached; it lies between 0 and 1");
         long memory = LayerByLayer.MemoryFor(plain);
         if (memory > Calibration.MostMemory)
             throw new ModelFormatException(checkpoint.Path, $"the neurons cannot be studied: the largest layer takes {memory >> 20} MiB of memory, an import has {Calibration.MostMemory >> 20} for it");
@@ -99,8 +109,8 @@ internal sealed class ImportStudy
         int[] popular = [.. Enumerable.Range(0, n).OrderByDescending(i => counts[i])];
         if (_orders != null) _orders[layer] = popular;
         if (_predictors == null) return;
-        int core = _core;
-        if (_cores != null) _cores[layer] = _orders != null ? [.. Enumerable.Range(0, core)] : [.. popular.Take(core).Order()];
+        int core = popular.Take(_core).Count(i => counts[i] > 0 && counts[i] >= _coreLeast * rows.Tokens);
+        _cores![layer] = _orders != null ? [.. Enumerable.Range(0, core)] : [.. popular.Take(core).Order()];
         if (_predictors.Computed.Length > 0) _predictors.Computed[layer] = LowRankForm(_checkpoint, rows, _predictors.Config.Layers[layer].Rank);
         PredictorMatrix[] matrices = [.. _predictors.Matrices(layer).Where(static m => !m.Section.StartsWith(PackageLayout.Lookahead, StringComparison.Ordinal))];
         float[] scores = Scores(_checkpoint, _formats, _predictors.Config, matrices, rows);

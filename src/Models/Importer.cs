@@ -93,6 +93,7 @@ public sealed class Importer
         ImportStudy? study = null;
         if (ImportStudy.IsNeeded(options, predictors))
         {
+            ImportStudy.Demand(checkpoint, options);
             study = Study(checkpoint, packagePath, spec, formats, predictors, sideFiles, options, notes, s => progress?.Report(new ImportProgress(s, 0, 0)), cancel);
             spec = spec with { Predictors = predictors?.Config, Permutation = options.Order };
         }
@@ -157,7 +158,11 @@ public sealed class Importer
         using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
         notes.AddRange(TextNotes(SideFiles(checkpoint)));
         (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
-        if (ImportStudy.IsNeeded(options, predictors)) predictors?.Calibrated(ImportStudy.Outline(predictors.Config, options, checkpoint.Config));
+        if (ImportStudy.IsNeeded(options, predictors))
+        {
+            ImportStudy.Demand(checkpoint, options);
+            predictors?.Calibrated(ImportStudy.Outline(predictors.Config, options, checkpoint.Config));
+        }
         long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config, permuted: options.Order != PackageLayout.Identity), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
         return new ImportPlan
         {

@@ -7,7 +7,7 @@ namespace FlashOrleans.Cli.Options;
 internal sealed class EngineFlags
 {
     private readonly Option<double> _window = Flags.Share("--window", "Share of each layer's neurons that may be in memory", new LayerOptions().Window);
-    private readonly Option<string> _mode = Flags.Choice("--mode", "Neurons computed: all (dense), the non-zero ones (exact: the same result), or those that trained predictors choose (predicted: nearly the same result, and what is missed is measured and shown); auto is exact for ReLU models", "auto", "dense", "exact", "predicted");
+    private readonly Option<string> _mode = Flags.Choice("--mode", "Neurons computed: all (dense), the non-zero ones (exact: the same result), or those that predictors choose (predicted: nearly the same result, and what is missed is measured and shown); auto is exact for ReLU models", "auto", "dense", "exact", "predicted");
     private readonly Option<int?> _threads = Flags.Int("--threads", "N", "Compute threads (default: all processors)", 1, 1024);
     private readonly Option<string> _prefetch = Flags.Choice("--prefetch", "Read the next layer's neurons ahead", "on", "off");
     private readonly Option<string> _kernels = Flags.Choice("--kernels", "Instruction set; auto is FLASH_KERNELS or the best here", "auto", "scalar", "avx2", "avx512");

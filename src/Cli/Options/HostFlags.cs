@@ -44,13 +44,10 @@ internal sealed class HostFlags
     /// <param name="tells">Also what reads were found to cost.</param>
     public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer, bool tells = false)
     {
-        using (var opened = FlashPackage.Open(package))
+        if (DeviceProbe.Gaps(package, engine) is { } cost)
         {
-            if (DeviceProbe.Gaps(opened, engine) is { } cost)
-            {
-                engine = engine with { GapBytes = cost.GapBytes };
-                if (tells) app.Screen.Remark(BudgetFlags.Text(cost));
-            }
+            engine = engine with { GapBytes = cost.GapBytes };
+            if (tells) app.Screen.Remark(BudgetFlags.Text(cost));
         }
         var plan = BudgetFlags.Enter(app, package, engine, layer);
         IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);

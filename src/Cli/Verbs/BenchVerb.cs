@@ -147,6 +147,7 @@ internal static class BenchVerb
             row.Run.Counters.HitRate,
             row.Run.Counters.ZeroNeurons,
             row.Run.Counters.FalseNegativeRate,
+            row.Run.Counters.ChosenRight,
             row.Run.ComputeShare,
             row.Run.FlashWaitShare,
             row.Run.OtherShare,

@@ -107,7 +107,7 @@ internal static class ImportVerb
             text += $", recall {Units.Percent(recall)} on {predictors.Tokens} tokens";
             if (predictors.Layers.All(static l => l.Taken != null)) text += $" with {Range(predictors.Layers.Select(static l => Math.Round(l.Taken!.Value, 2)))} times what is active";
         }
-        if (predictors.Layers.All(static l => l.Core != null)) text += $", {Range(predictors.Layers.Select(static l => l.Core!.Value))} neurons always";
+        if (predictors.Layers.Any(static l => l.Core != null)) text += $", {Range(predictors.Layers.Select(static l => l.Core ?? 0))} neurons always";
         return text + (predictors.Lookahead is { Count: > 0 } ahead ? $"; look-ahead {Ranks(ahead)}" : "");
     }
 

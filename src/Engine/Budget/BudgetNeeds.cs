@@ -113,7 +113,7 @@ internal sealed record BudgetNeeds
         bool scans = mode == FeedForwardMode.Dense && experts == null;
         (int units, int slot, int part, int group) = PackageLayout.BundleSlots(manifest, index, whole: mode != FeedForwardMode.Exact, alignment, scans ? Layer.ScanLeast : 0, Numerics.NeuronBlock);
         // Predicted sets are larger than true ones (docs/adr/0012).
-        double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? 1.5);
+        double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? manifest.Predictors?.Layers[index].Taken ?? 1.5);
         var activity = experts != null ? Activity.Experts((double)experts.Active / experts.Count) : Activity.Neurons(density, group, manifest.Activity?.Popularity ?? Activity.Popularity);
         int least = Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
         return new LayerUnits(index, units, part, slot + ManagedPerSlot, Math.Min(least, units), scans, activity);

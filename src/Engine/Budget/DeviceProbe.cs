@@ -28,9 +28,10 @@ public static unsafe class DeviceProbe
         try
         {
             int unit = Math.Clamp(unitBytes, 512, LongRead);
-            (double reads, _) = Reads(slices, engine.IoThreads, unit);
-            (_, double sequential) = Reads(slices, engine.IoThreads, LongRead);
-            return new DeviceRates { Memory = memory, Reads = reads, UnitBytes = unit, Sequential = sequential, Cost = Fit(slices, engine.IoThreads, s_slice), Source = $"measured on this package's files, {package.Access}" };
+            FlashFile[] files = [.. slices.Select(static s => s.File)];
+            (double reads, _) = Reads(files, engine.IoThreads, unit);
+            (_, double sequential) = Reads(files, engine.IoThreads, LongRead);
+            return new DeviceRates { Memory = memory, Reads = reads, UnitBytes = unit, Sequential = sequential, Cost = Fit(files, engine.IoThreads, s_slice), Source = $"measured on this package's files, {package.Access}" };
         }
         finally
         {
@@ -38,19 +39,27 @@ public static unsafe class DeviceProbe
         }
     }
 
-    /// <summary>What reads of a package cost, in a fifth of a second: for deciding about gaps when it starts. Null, and nothing is read, where there is little to read.</summary>
-    public static ReadCost? Gaps(FlashPackage package, EngineOptions engine)
+    /// <summary>What reads of a package cost, in a fifth of a second: for deciding about gaps when it starts, before it is opened. Null, and nothing is read, where there is little to read.</summary>
+    public static ReadCost? Gaps(string package, EngineOptions engine)
     {
-        ArgumentNullException.ThrowIfNull(package);
         ArgumentNullException.ThrowIfNull(engine);
         ThreadRole.AssertNotGrainTurn("measuring the device");
-        if (PackageLayout.StreamedBytes(package.Config, package.Manifest.Weights) < GapsMatter) return null;
-        using PackageFile slice = package.OpenSlice(package.Config.Layers / 2);
-        return Fit([slice], engine.IoThreads, TimeSpan.FromMilliseconds(100));
+        Manifest manifest = FlashPackage.ReadManifest(package);
+        if (PackageLayout.StreamedBytes(manifest.Model, manifest.Weights) < GapsMatter) return null;
+        try
+        {
+            using FlashFile slice = DirectFile.Open(Path.Combine(package, PackageLayout.SlicePath(manifest.Model.Layers / 2)));
+            return Fit([slice], engine.IoThreads, TimeSpan.FromMilliseconds(100));
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FlashException)
+        {
+            // Who opens the package says what is wrong with it.
+            return null;
+        }
     }
 
     /// <summary>A page, which no device reads less of for less, and the longest gap.</summary>
-    private static ReadCost Fit(PackageFile[] slices, int threads, TimeSpan time) =>
+    private static ReadCost Fit(FlashFile[] slices, int threads, TimeSpan time) =>
         ReadCost.Fit(PackageLayout.Page, Reads(slices, threads, PackageLayout.Page, time).Reads, ReadPlanner.GapLimit, Reads(slices, threads, ReadPlanner.GapLimit, time).Reads);
 
     private static double Memory(int threads)
@@ -76,9 +85,9 @@ public static unsafe class DeviceProbe
         });
     }
 
-    private static (double Reads, double Bytes) Reads(PackageFile[] slices, int threads, int bytes, TimeSpan? time = null)
+    private static (double Reads, double Bytes) Reads(FlashFile[] slices, int threads, int bytes, TimeSpan? time = null)
     {
-        int align = slices[0].File.Alignment, size = (bytes + align - 1) / align * align;
+        int align = slices[0].Alignment, size = (bytes + align - 1) / align * align;
         using NativeBuffer buffers = new((long)threads * size, new MemoryLedger(), "probe");
         byte* start = buffers.Pointer;
         double reads = Together(threads, (i, end) =>
@@ -89,11 +98,11 @@ public static unsafe class DeviceProbe
             for (; Stopwatch.GetTimestamp() < end; done++)
             {
                 state = state * 6364136223846793005 + 1442695040888963407;
-                PackageFile slice = slices[(int)((state >> 33) % (ulong)slices.Length)];
-                long places = Math.Max(1, (slice.File.Length - size) / align);
+                FlashFile slice = slices[(int)((state >> 33) % (ulong)slices.Length)];
+                long places = Math.Max(1, (slice.Length - size) / align);
                 IoVector part = new() { Base = start + (long)i * size, Length = (nuint)size };
-                long got = slice.File.Read((long)((state >> 20) % (ulong)places) * align, new ReadOnlySpan<IoVector>(in part));
-                if (got < 0) throw new FlashException($"{slice.File.Name}: cannot be read (errno {-got})");
+                long got = slice.Read((long)((state >> 20) % (ulong)places) * align, new ReadOnlySpan<IoVector>(in part));
+                if (got < 0) throw new FlashException($"{slice.Name}: cannot be read (errno {-got})");
             }
             return done;
         }, time);
