@@ -126,7 +126,7 @@ public sealed partial class Conductor : IDisposable
             Exception? error = null;
             try
             {
-                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, _onCompleted, _idleRequests);
+                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, Options.GapBytes ?? ReadPlanner.DefaultGapBytes, _onCompleted, _idleRequests);
             }
             catch (Exception e)
             {

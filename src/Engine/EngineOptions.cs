@@ -20,6 +20,8 @@ public sealed record EngineOptions
     public string Kernels { get; init; } = "auto";
     /// <summary>Threads that wait for the device: the read depth.</summary>
     public int IoThreads { get; init; } = 16;
+    /// <summary>Bytes between two needed units that are read, and thrown away, rather than begun a second read for; null: <see cref="ReadPlanner.DefaultGapBytes"/>. What a device says: <see cref="DeviceProbe.Gaps"/>.</summary>
+    public int? GapBytes { get; init; }
     /// <summary>Rows a merged wave may have.</summary>
     public int MaxWaveRows { get; init; } = 128;
     /// <summary>KV a layer may hold before least recently used sessions are dropped (they replay).</summary>

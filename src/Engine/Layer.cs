@@ -6,6 +6,19 @@ namespace FlashOrleans.Engine;
 /// <summary>Looks at a row of logits. Conductor thread; the span is only valid during the call.</summary>
 internal delegate void LogitsWatch(int position, ReadOnlySpan<float> logits);
 
+/// <summary>Looks at the rows of a step. Conductor thread; the memory is only valid during the call.</summary>
+internal delegate void FeedForwardWatch(FeedForwardRows rows);
+
+/// <summary>A step's rows at its feed-forward: the layer's input, the stream that enters the feed-forward, that as its own rows see it (normalised), and what neurons are chosen by: in `exact` pre-activations.</summary>
+internal readonly unsafe struct FeedForwardRows(float* entering, float* stream, float* input, float* values, int rows, int width, int neurons)
+{
+    public int Count => rows;
+    public ReadOnlySpan<float> Entering => new(entering, rows * width);
+    public ReadOnlySpan<float> Stream => new(stream, rows * width);
+    public ReadOnlySpan<float> Input => new(input, rows * width);
+    public ReadOnlySpan<float> Values => new(values, rows * neurons);
+}
+
 /// <summary>
 /// One attached layer: its resident weights, its window over the flash slice, its KV and its inbox. Created by <see cref="Conductor.Attach"/>; the loader
 /// thread fills it once; from then on the conductor thread alone touches the insides. The public face is a handle any thread may hold: identity, readiness,
@@ -52,7 +65,7 @@ public sealed class Layer
             FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
                 throw new FlashException($"mode {mode.ToString().ToLowerInvariant()} needs a ReLU model; {manifest.Name} {unfit}: take --mode dense"),
             FeedForwardMode.Predicted when manifest.Predictors == null =>
-                throw new FlashException($"mode predicted needs trained predictors; {manifest.Name} has none: import it again with --predictors DIR, or take --mode exact"),
+                throw new FlashException($"mode predicted needs predictors; {manifest.Name} has none: import it again with --predictors DIR (trained ones) or --predictors sketch4, or take --mode exact"),
             FeedForwardMode.Predicted => FeedForwardMode.Predicted,
             _ => config.HasSelector(index) ? FeedForwardMode.Exact : FeedForwardMode.Dense,
         };
@@ -119,6 +132,9 @@ public sealed class Layer
     /// <summary>Told every (position, neuron) that is chosen, in `exact` those that are active; tests compare them with what they should be.</summary>
     internal Action<int, int>? Watch { get; set; }
 
+    /// <summary>Shown every step's rows as they enter the feed-forward, before it computes.</summary>
+    internal FeedForwardWatch? WatchFeedForward { get; set; }
+
     /// <summary>Shown every row of logits that the head computes, with the row's position, in ascending order for a session.</summary>
     internal LogitsWatch? WatchLogits { get; set; }
 
@@ -173,7 +189,7 @@ public sealed class Layer
     private long WindowBytes => Bundles is { } b ? (long)b.Window.Slots * b.Region.SlotBytes : 0;
 
     /// <summary>Loader thread: opens the slice and reads what is resident.</summary>
-    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
+    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, int gapBytes, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
@@ -194,14 +210,14 @@ public sealed class Layer
         if (!Options.Reuse) slots = Math.Min(slots, Math.Max(2, (Scans ? 2 * ScanBytes : BudgetNeeds.LeastWindowBytes) / region.SlotBytes));
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / (Options.Reuse ? 4 : 2)));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)
         {
             var rows = Edge!.EmbeddingUnits();
-            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this, Idle = idle };
+            _makeEmbeddings = () => new UnitStore(rows, Math.Min(rows.Count, embeddingSlots), reader, ledger, Label, completed) { Owner = this, Idle = idle, GapBytes = gapBytes };
         }
     }
 

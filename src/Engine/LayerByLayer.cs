@@ -47,6 +47,46 @@ public sealed class LayerByLayer
         }
     }
 
+    /// <summary>
+    /// Texts through a ReLU model, in `exact`: what enters each layer's feed-forward, and its pre-activations, are handed over when all texts went through the layer.
+    /// </summary>
+    /// <param name="package">The model.</param>
+    /// <param name="texts">Each at most the model's context; together not more than the caller has memory for.</param>
+    /// <param name="layer">Gets a layer's rows, on the caller's thread.</param>
+    /// <param name="progress">Told before each layer.</param>
+    /// <param name="cancel">Ends the run.</param>
+    public static void Study(FlashPackage package, IReadOnlyList<int[]> texts, Action<LayerRows> layer, Action<int>? progress = null, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(package);
+        ArgumentNullException.ThrowIfNull(texts);
+        ArgumentNullException.ThrowIfNull(layer);
+        ThreadRole.AssertNotGrainTurn("measuring a model");
+        using var conductor = new Conductor(new EngineOptions());
+        Wave[] waves = [.. texts.Select(text =>
+        {
+            var timeline = new SessionTimeline(Guid.NewGuid(), 1, package.Config.RopeByLength ? package.Config.Rope : null);
+            timeline.Append(text);
+            return timeline.Submit(text.Length, Sampling.Greedy, SlotFlags.None);
+        })];
+        for (int i = 0; i < package.Config.Layers; i++)
+        {
+            progress?.Invoke(i);
+            var exit = new Exit();
+            var rows = new LayerRows(i, package.Config.HiddenSize, package.Config.NeuronsOf(i), texts.Sum(static t => t.Length));
+            Layer attached = conductor.Attach(package, i, new LayerOptions { Mode = FeedForwardMode.Exact, Window = WindowOf(package, i), Prefetch = false }, exit);
+            attached.WatchFeedForward = rows.Add;
+            attached.Loaded.GetAwaiter().GetResult();
+            for (int w = 0; w < waves.Length; w++)
+            {
+                exit.Begin();
+                if (!conductor.Enqueue(attached, waves[w])) throw new InvalidOperationException("the conductor is closed");
+                (waves[w], _) = exit.Wait(cancel);
+            }
+            conductor.DetachAsync(attached).GetAwaiter().GetResult();
+            layer(rows);
+        }
+    }
+
     private static double WindowOf(FlashPackage package, int layer)
     {
         using PackageFile slice = package.OpenSlice(layer);
@@ -71,10 +111,13 @@ public sealed class LayerByLayer
     /// <summary>Where the one step of a layer comes out. The conductor's thread sets it, the caller's waits.</summary>
     private sealed class Exit : ILayerRouter
     {
-        private readonly TaskCompletionSource<(Wave, float[]?)> _out = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private volatile TaskCompletionSource<(Wave, float[]?)> _out = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
         public Layer? Next => null;
         public bool WantsRows => false;
+
+        /// <summary>Before another step.</summary>
+        public void Begin() => _out = new TaskCompletionSource<(Wave, float[]?)>(TaskCreationOptions.RunContinuationsAsynchronously);
 
         public (Wave Wave, float[]? Nll) Wait(CancellationToken cancel)
         {
@@ -88,5 +131,40 @@ public sealed class LayerByLayer
         public void Fault(in SlotFault fault) => _out.TrySetException(new StepFaultException(fault.Message) { Kind = fault.Kind });
         public void Hint(ReadOnlySpan<int> units) { }
         public void HintRows(ReadOnlySpan<float> rows, int count, int width) { }
+    }
+}
+
+/// <summary>The rows of one layer at its feed-forward, a row for each token in order: made by the conductor's thread, handed to whoever studies the model.</summary>
+public sealed class LayerRows
+{
+    internal LayerRows(int layer, int width, int neurons, int tokens)
+    {
+        (Layer, Width, Neurons) = (layer, width, neurons);
+        Entering = new float[(long)tokens * width];
+        Stream = new float[(long)tokens * width];
+        Input = new float[(long)tokens * width];
+        Values = new float[(long)tokens * neurons];
+    }
+
+    public int Layer { get; }
+    public int Width { get; }
+    public int Neurons { get; }
+    public int Tokens { get; private set; }
+    /// <summary>What entered the layer.</summary>
+    public float[] Entering { get; }
+    /// <summary>What enters the feed-forward, before any norm.</summary>
+    public float[] Stream { get; }
+    /// <summary>The same as the feed-forward's rows see it.</summary>
+    public float[] Input { get; }
+    /// <summary>Pre-activations: what is above the activation's threshold is active.</summary>
+    public float[] Values { get; }
+
+    internal void Add(FeedForwardRows rows)
+    {
+        rows.Entering.CopyTo(Entering.AsSpan(Tokens * Width));
+        rows.Stream.CopyTo(Stream.AsSpan(Tokens * Width));
+        rows.Input.CopyTo(Input.AsSpan(Tokens * Width));
+        rows.Values.CopyTo(Values.AsSpan(Tokens * Neurons));
+        Tokens += rows.Count;
     }
 }

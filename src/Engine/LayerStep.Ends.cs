@@ -169,8 +169,8 @@ internal sealed unsafe partial class LayerStep
         var w = next.Weights!;
         float cut = 0;
         // Best by what was trained to look ahead; else by what the layer itself will ask.
-        if (w.Lookahead.Fc1 != null) Score(w.Lookahead, rows, count, c.FfnSize, out cut);
-        else ThroughSelector(c, w, rows, count);
+        if (w.Lookahead.Exists) Score(w.Lookahead, w.Lookahead.GuessesActivation ? AsInput(c, w, rows, count) : rows, count, c.FfnSize, DecidingBias(c, w), out cut);
+        else Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, AsInput(c, w, rows, count), _q, count, _g, DecidingBias(c, w));
         if (next.Activity is { } drawn)
         {
             cut = 0;
@@ -200,13 +200,12 @@ internal sealed unsafe partial class LayerStep
         return hints;
     }
 
-    /// <summary>The next layer's own norm and selector.</summary>
-    private void ThroughSelector(ModelConfig c, LayerWeights w, float* rows, int count)
+    /// <summary>Rows as if they entered the next layer's feed-forward: through its norm.</summary>
+    private float* AsInput(ModelConfig c, LayerWeights w, float* rows, int count)
     {
-        var norm = c.SharedNorm ? w.AttentionNorm : w.FfnNorm;
-        bool before = c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich;
-        if (before) Normalise(rows, norm, _n, count);
-        Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, before ? _n : rows, _q, count, _g, c.Gated ? w.GateBias : w.UpBias);
+        if (c.NormPlacement is not (NormPlacement.Pre or NormPlacement.Sandwich)) return rows;
+        Normalise(rows, c.SharedNorm ? w.AttentionNorm : w.FfnNorm, _n, count);
+        return _n;
     }
 
     /// <summary>Units with a neuron above the cut in any row, ascending, into the hints; their scores (the largest value) beside them.</summary>

@@ -18,7 +18,8 @@ internal sealed unsafe partial class LayerStep
         var w = _layer.Weights!;
         _input = c.Parallel ? _x : _h;
         bool predicted = _layer.Mode == FeedForwardMode.Predicted;
-        if (predicted) Score(w.Predictor, _input, _rows, _layer.Neurons, out _);
+        float* stream = _input;
+        if (predicted && !w.Predictor.GuessesActivation) Score(w.Predictor, stream, _rows, _layer.Neurons, null, out _);
         if (c.NormPlacement is NormPlacement.Pre or NormPlacement.Sandwich)
         {
             // A shared norm left its result behind when attention began.
@@ -27,6 +28,7 @@ internal sealed unsafe partial class LayerStep
         }
         var layout = _layer.Bundle;
         if (WeightLayout.IsQuantized(layout.Up) || WeightLayout.IsQuantized(layout.Gate)) Operand(WeightFormat.Q8, _input, _q, _rows, c.HiddenSize, out _);
+        if (predicted && w.Predictor.GuessesActivation) Score(w.Predictor, _input, _rows, _layer.Neurons, DecidingBias(c, w), out _);
         new Span<float>(_y, _rows * c.HiddenSize).Clear();
         int units = _layer.Bundles!.Region.Count;
         if (_needed.Length < units) _needed = new int[units];
@@ -42,6 +44,7 @@ internal sealed unsafe partial class LayerStep
             _neededCount = units;
             _layer.Count.Active += (long)_rows * _layer.Neurons;
         }
+        _layer.WatchFeedForward?.Invoke(new FeedForwardRows(_x, stream, _input, _g, _rows, c.HiddenSize, _layer.Neurons));
         BeginGather();
         _coldBefore = _layer.Bundles.Cold;
     }

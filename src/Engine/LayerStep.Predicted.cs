@@ -14,13 +14,37 @@ internal sealed unsafe partial class LayerStep
     private int _auditFrom, _auditTo;
     private long _trueNeurons, _auditTrue, _auditMissed;
 
-    /// <summary>g = fc2 · relu(fc1 · x) for rows of the stream; what is above the cut is predicted.</summary>
-    private void Score(in LowRankWeights p, float* x, int rows, int neurons, out float cut)
+    /// <summary>Scores into g for rows of the stream or, where they guess the pre-activation (<paramref name="bias"/> is of those), of the feed-forward's input; what is above the cut is predicted.</summary>
+    private void Score(in PredictorWeights p, float* x, int rows, int neurons, float* bias, out float cut)
     {
         cut = p.Cut;
+        if (!p.GuessesActivation) bias = null;
+        if (p.Sketch != null)
+        {
+            Multiply(p.SketchFormat, p.Sketch, neurons, _shape!.HiddenSize, x, _q, rows, _g, bias);
+            return;
+        }
         Multiply(p.Fc1Format, p.Fc1, p.Rank, _shape!.HiddenSize, x, _q, rows, _low, null);
-        for (long i = 0, n = (long)rows * p.Rank; i < n; i++) _low[i] = _low[i] > 0 ? _low[i] : 0;
-        Multiply(p.Fc2Format, p.Fc2, neurons, p.Rank, _low, _lowQ, rows, _g, null);
+        for (long i = 0, n = (long)rows * p.Rank; i < n && !p.GuessesActivation; i++) _low[i] = _low[i] > 0 ? _low[i] : 0;
+        Multiply(p.Fc2Format, p.Fc2, neurons, p.Rank, _low, _lowQ, rows, _g, bias);
+    }
+
+    /// <summary>What decides of each neuron whether it is zero: its bias, or null.</summary>
+    private static float* DecidingBias(ModelConfig c, LayerWeights w) => c.Gated ? w.GateBias : w.UpBias;
+
+    /// <summary>Some neurons are computed whatever their score.</summary>
+    private void ChooseCore(in PredictorWeights p)
+    {
+        for (int r = 0; r < _rows; r++)
+        {
+            float* score = _g + (long)r * _layer.Neurons;
+            for (int k = 0; k < p.CoreCount; k++)
+            {
+                // Its number is the package's word: one that does not exist is passed over.
+                int id = (int)p.Core[k];
+                if ((uint)id < (uint)_layer.Neurons) score[id] = float.PositiveInfinity;
+            }
+        }
     }
 
     /// <summary>Predicted mode: the scores, which are in g, say what each row computes.</summary>
@@ -40,6 +64,7 @@ internal sealed unsafe partial class LayerStep
                 _layer.Count.AuditMissed += missed;
             }
         }
+        ChooseCore(_layer.Weights!.Predictor);
         Array.Clear(_marks, 0, (int)units);
         MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked(_auditFrom, _auditTo);

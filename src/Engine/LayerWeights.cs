@@ -9,9 +9,16 @@ internal unsafe struct Norm
     public float* Bias;
 }
 
-/// <summary>A trained predictor: score = fc2 · relu(fc1 · x); no fc1: there is none.</summary>
-internal unsafe struct LowRankWeights
+/// <summary>A predictor of whatever kind (<see cref="PredictorConfig"/>): a sketch, or fc1 and fc2; neither: there is none.</summary>
+internal unsafe struct PredictorWeights
 {
+    public byte* Sketch;
+    public WeightFormat SketchFormat;
+    /// <summary>Scores are guesses of the pre-activation: of the feed-forward's own input, without a ReLU between, with the bias.</summary>
+    public bool GuessesActivation;
+    /// <summary>Neurons that are computed whatever the score says, in whole numbers.</summary>
+    public float* Core;
+    public int CoreCount;
     public byte* Fc1;
     public byte* Fc2;
     public WeightFormat Fc1Format;
@@ -19,6 +26,8 @@ internal unsafe struct LowRankWeights
     public int Rank;
     /// <summary>A score above this reaches the threshold.</summary>
     public float Cut;
+
+    public readonly bool Exists => Fc1 != null || Sketch != null;
 }
 
 /// <summary>
@@ -57,9 +66,9 @@ internal sealed unsafe class LayerWeights : IDisposable
     public byte* Selector { get; private set; }
     public WeightFormat SelectorFormat { get; private set; }
     /// <summary>From the stream that enters the feed-forward; in mode predicted.</summary>
-    public LowRankWeights Predictor { get; private set; }
+    public PredictorWeights Predictor { get; private set; }
     /// <summary>From the input of the layer before, where the package has it and reads ahead are wanted.</summary>
-    public LowRankWeights Lookahead { get; private set; }
+    public PredictorWeights Lookahead { get; private set; }
     public byte* Router { get; private set; }
     public WeightFormat RouterFormat { get; private set; }
     public float* RouterBias { get; private set; }
@@ -117,8 +126,13 @@ internal sealed unsafe class LayerWeights : IDisposable
             weights.RouterFormat = FormatOf("ffn.router");
             weights.RouterBias = Floats("ffn.router.bias");
             weights.SelectorFormat = FormatOf("ffn.selector");
-            LowRankWeights LowRank(string name, LowRank p) => new()
+            PredictorWeights LowRank(string name, LowRank p) => new()
             {
+                Sketch = Bytes(name + ".sketch"),
+                SketchFormat = FormatOf(name + ".sketch"),
+                GuessesActivation = manifest.Predictors!.GuessesActivation,
+                Core = Floats(name + ".core"),
+                CoreCount = p.Core ?? 0,
                 Fc1 = Bytes(name + ".fc1"),
                 Fc2 = Bytes(name + ".fc2"),
                 Fc1Format = FormatOf(name + ".fc1"),
@@ -128,9 +142,10 @@ internal sealed unsafe class LayerWeights : IDisposable
             };
             if (mode == FeedForwardMode.Exact) weights.Selector = Bytes("ffn.selector");
             if (mode == FeedForwardMode.Predicted) weights.Predictor = LowRank(PackageLayout.Predictor, manifest.Predictors!.Layers[layer]);
-            if (mode != FeedForwardMode.Dense && prefetch && manifest.Predictors is { } trained && layer > 0)
+            if (mode != FeedForwardMode.Dense && prefetch && manifest.Predictors is { } trained && layer > 0 && (mode == FeedForwardMode.Predicted || !trained.GuessesActivation))
             {
-                // Without a look-ahead of its own the predictor gets the input of the layer before: a little less right, and far cheaper than the selector.
+                // Without a look-ahead of its own the predictor gets the input of the layer before: a little less right, and far cheaper than the selector. What guesses the
+                // selector's products is no better than the selector, which `exact` has.
                 weights.Lookahead = trained.LookaheadOf(layer) is { } ahead ? LowRank(PackageLayout.Lookahead, ahead)
                     : mode == FeedForwardMode.Predicted ? weights.Predictor : LowRank(PackageLayout.Predictor, trained.Layers[layer]);
             }

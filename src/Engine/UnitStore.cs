@@ -47,6 +47,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public bool[] IsWoven { get; }
     /// <summary>Units are checked by who uses them first (<see cref="Check"/>), on the compute threads: they have to fetch them anyway, and one I/O thread that hashes everything it reads is slower than the device.</summary>
     public bool ChecksLate { get; init; }
+    /// <summary>Gaps up to this are read across.</summary>
+    public int GapBytes { get; init; } = ReadPlanner.DefaultGapBytes;
     /// <summary>Units below this id stay once they are there.</summary>
     public int Resident { get; init; }
 
@@ -220,7 +222,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private void Add(int unit, int slot, ReadClass kind)
     {
         byte* memory = Window.Memory(slot);
-        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory))) CloseOpen();
+        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory, GapBytes))) CloseOpen();
         if (_open == null)
         {
             if (!Idle.TryPop(out var request)) request = new ReadRequest();

@@ -91,7 +91,7 @@ public sealed partial record Manifest
     public PredictorConfig? Predictors { get; init; }
     /// <summary>Random weights: the statistics that their sets of active neurons are drawn with; null where the weights decide.</summary>
     public ActivityConfig? Activity { get; init; }
-    /// <summary>Order of the neurons on flash: "identity".</summary>
+    /// <summary>Order of the neurons on flash: "identity", or "popularity": those that were active most often on a text first. Then each slice says which neuron of the checkpoint is where.</summary>
     public required string Permutation { get; init; }
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
     public required IReadOnlyList<ManifestFile> Files { get; init; }
@@ -184,7 +184,8 @@ public sealed partial record Manifest
         if (Predictor != predictor) throw new FlashException($"predictor '{Printable(Predictor)}' where this model has '{predictor}'");
         Predictors?.Check(Model);
         Activity?.Check(Model);
-        if (Permutation != "identity") throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
+        if (Permutation is not (PackageLayout.Identity or PackageLayout.Popularity)) throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
+        if (Permutation != PackageLayout.Identity && PredictorOf(Model) == "none") throw new FlashException($"neuron order '{Permutation}' is of models with neurons that are zero");
         if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");
         long least = 0;
         for (int i = 0; i < Files.Count; i++)
@@ -194,7 +195,7 @@ public sealed partial record Manifest
             if (file.Path != expected) throw new FlashException($"file {i} is '{Printable(file.Path)}', expected {expected}");
             // Without exceptions, experts and predictors every layer is like the first.
             if (i < 2 || formats.Exceptions.Count > 0 || Model.Experts != null || Predictors != null)
-                least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, formats) : PackageLayout.Slice(Model, formats, i - 1, Predictors), Alignment);
+                least = PackageLayout.FileBytes(i == 0 ? PackageLayout.Edge(Model, formats) : PackageLayout.Slice(this, i - 1), Alignment);
             if (file.Bytes < least || file.Bytes % PackageLayout.Page != 0 || file.Bytes > 1L << 50)
                 throw new FlashException($"{expected} is listed with {file.Bytes} bytes; a file of this model has at least {least}, in pages of {PackageLayout.Page}");
             if (!IsHash(file.Header)) throw new FlashException($"{expected} is listed without a header hash of 32 hex digits");

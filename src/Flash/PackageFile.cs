@@ -48,7 +48,7 @@ public sealed unsafe class PackageFile : IDisposable
     /// <summary>Neuron bundles of a slice; null in edge.bin.</summary>
     public BundleLayout? Bundles { get; }
     /// <summary>Bytes of the sections that a running layer keeps in memory: everything but bundles and checksums. With predictors somewhat less: no mode needs selector and predictor both.</summary>
-    public long ResidentBytes => Sections.Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Sum(static s => s.Bytes);
+    public long ResidentBytes => Sections.Where(static s => s.IsResident).Sum(static s => s.Bytes);
 
     /// <summary>Opens and checks structure against the manifest; takes over <paramref name="file"/>.</summary>
     internal static PackageFile Open(FlashFile file, Manifest manifest, int index, FileScan scan)
@@ -63,7 +63,7 @@ public sealed unsafe class PackageFile : IDisposable
             string hash = SectionTable.Hash(header);
             if (hash != listed.Header)
                 throw new FlashException(file.Name, 0, $"the header is not the one in the manifest (hash {hash}, expected {listed.Header}): the file is damaged or belongs to another import");
-            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest.Model, manifest.Weights, layer, manifest.Predictors), file.Name);
+            IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest, layer), file.Name);
             return new PackageFile(file, listed.Path, table, known, manifest.Permutation, scan);
         }
         catch

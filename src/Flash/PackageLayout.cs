@@ -18,6 +18,10 @@ public static class PackageLayout
     public const string Bundles = "bundles";
     /// <summary>Sections of a trained predictor: this and ".fc1", ".fc2".</summary>
     public const string Predictor = "predictor";
+    /// <summary>Sections of predictors of the other kinds, and of neurons that are always computed.</summary>
+    public const string Sketch = Predictor + ".sketch", Core = Predictor + ".core";
+    /// <summary>Orders of the neurons, and the section that says where each came from.</summary>
+    public const string Identity = "identity", Popularity = "popularity", Permutation = Bundles + ".permutation";
     /// <summary>The same for the predictor that looks ahead.</summary>
     public const string Lookahead = "lookahead";
     public const string HashesSuffix = ".hashes";
@@ -25,12 +29,12 @@ public static class PackageLayout
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
-    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page, PredictorConfig? predictors = null)
+    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page, PredictorConfig? predictors = null, bool permuted = false)
     {
         Validate(config, formats);
         predictors?.Check(config);
         long bytes = FileBytes(Edge(config, formats), alignment);
-        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors), alignment);
+        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors, permuted), alignment);
         return bytes;
     }
 
@@ -46,7 +50,7 @@ public static class PackageLayout
     public static IReadOnlyList<Section> Sections(Manifest manifest, int layer)
     {
         ArgumentNullException.ThrowIfNull(manifest);
-        IReadOnlyList<SectionEntry> entries = layer < 0 ? Edge(manifest.Model, manifest.Weights) : Slice(manifest.Model, manifest.Weights, layer, manifest.Predictors);
+        IReadOnlyList<SectionEntry> entries = layer < 0 ? Edge(manifest.Model, manifest.Weights) : Slice(manifest, layer);
         List<Section> sections = [];
         long end = Page;
         foreach (SectionEntry s in entries)
@@ -209,7 +213,9 @@ public static class PackageLayout
         return sections;
     }
 
-    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null)
+    internal static IReadOnlyList<SectionEntry> Slice(Manifest m, int layer) => Slice(m.Model, m.Weights, layer, m.Predictors, m.Permutation != Identity);
+
+    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null, bool permuted = false)
     {
         List<SectionEntry> sections = [];
         int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
@@ -244,8 +250,11 @@ public static class PackageLayout
             if (config.Gated) Plain(sections, "ffn.gate.bias", 1, neurons);
             Plain(sections, "ffn.down.bias", config.ExpertsOf(layer)?.Count ?? 1, d);
         }
-        if (predictors != null) LowRank(sections, Predictor, formats, predictors, predictors.Layers[layer], neurons, d);
+        if (predictors?.Kind == PredictorConfig.SketchKind) Panels(sections, Sketch, WeightFormat.Q4, neurons, d);
+        else if (predictors != null) LowRank(sections, Predictor, formats, predictors, predictors.Layers[layer], neurons, d);
+        if (predictors?.Layers[layer].Core is { } core) Plain(sections, Core, 1, core);
         if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, predictors, ahead, neurons, d);
+        if (permuted) Plain(sections, Permutation, 1, neurons);
         BundleLayout bundles = BundleLayout.For(config, formats, layer);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
@@ -261,6 +270,7 @@ public static class PackageLayout
             Group = bundles.Group,
             Stride = bundles.Stride,
             RowsPerNeuron = bundles.Rows,
+            Permutation = permuted ? 1 : 0,
         });
         return sections;
     }

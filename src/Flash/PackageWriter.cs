@@ -12,6 +12,8 @@ public sealed record PackageSpec
     public required Provenance Provenance { get; init; }
     /// <summary>Trained predictors, or null.</summary>
     public PredictorConfig? Predictors { get; init; }
+    /// <summary>Order of the neurons: <see cref="PackageLayout.Identity"/> or <see cref="PackageLayout.Popularity"/>.</summary>
+    public string Permutation { get; init; } = PackageLayout.Identity;
     /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
     public ActivityConfig? Activity { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
@@ -71,7 +73,7 @@ public sealed class PackageWriter : IDisposable
         if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
         spec.Activity?.Check(spec.Config);
-        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors);
+        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
         PackageFolder folder;
         try
         {
@@ -200,7 +202,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
         });
         _current = file;
     }
@@ -249,7 +251,7 @@ public sealed class PackageWriter : IDisposable
             Predictor = Manifest.PredictorOf(_spec.Config),
             Predictors = _spec.Predictors,
             Activity = _spec.Activity,
-            Permutation = "identity",
+            Permutation = _spec.Permutation,
             SideFiles = _sideFiles,
             Files = _files!,
             Provenance = Provenance,

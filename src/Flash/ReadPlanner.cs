@@ -12,6 +12,7 @@ namespace FlashOrleans.Flash;
 /// </summary>
 public static class ReadPlanner
 {
+    /// <summary>Where nobody measured the device.</summary>
     public const int DefaultGapBytes = 8 * 1024;
     /// <summary>Beyond this a longer read gains no bandwidth, and it would hold back a demand read behind it.</summary>
     public const int DefaultMaxBytes = 256 * 1024;

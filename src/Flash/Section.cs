@@ -27,5 +27,8 @@ public sealed record Section
     public required string Hash { get; init; }
     public SectionKind Kind { get; init; } = SectionKind.Plain;
 
+    /// <summary>What a running layer may keep in memory; where a neuron came from is for people and tests.</summary>
+    public bool IsResident => Kind is SectionKind.Plain or SectionKind.Panels && Name != PackageLayout.Permutation;
+
     internal long End => Offset + Bytes;
 }

@@ -14,8 +14,11 @@ internal static class Calibration
     /// <summary>Multiply-adds of one run: a model of seven billion weights sees 142 tokens.</summary>
     private const double Work = 1e12;
     private const int LeastTokens = 64, MostTokens = 512;
+    /// <summary>A study of the neurons may take longer: it was asked for, and its figures are no better than its text is long.</summary>
+    private const double StudyWork = 4e12;
+    private const int MostStudied = 4096;
     /// <summary>What an import may hold is a gigabyte; a quarter is for everything else.</summary>
-    private const long MostMemory = 768L << 20;
+    public const long MostMemory = 768L << 20;
     /// <summary>The other activation must be better by this much per token, and by this many standard errors.</summary>
     private const double ClearNats = 0.1, ClearErrors = 3;
 
@@ -27,7 +30,7 @@ internal static class Calibration
         long memory = LayerByLayer.MemoryFor(package);
         if (memory > MostMemory)
             return (null, $"zeros were not measured: the largest layer takes {memory >> 20} MiB of memory, an import has {MostMemory >> 20} for it");
-        (int[] tokens, bool isText) = Tokens(package);
+        (int[] tokens, bool isText) = Tokens(package, Text(), Work, MostTokens);
         try
         {
             LayerByLayer own = Run(package, tokens, null, "measuring", progress, cancel);
@@ -68,14 +71,21 @@ internal static class Calibration
     private static LayerByLayer Run(FlashPackage package, int[] tokens, Activation? activation, string step, Action<string> progress, CancellationToken cancel) =>
         LayerByLayer.Run(package, tokens, activation, layer => progress($"{step}, layer {layer + 1} of {package.Config.Layers}"), cancel);
 
+    /// <summary>For a study of the neurons: as many tokens of a text as a study may take, in pieces that fit the model's context; and whether they are text.</summary>
+    public static (IReadOnlyList<int[]> Texts, bool IsText) StudyTexts(FlashPackage package, string? text)
+    {
+        (int[] tokens, bool isText) = Tokens(package, text ?? Text(), StudyWork, MostStudied, whole: true);
+        return ([.. tokens.Chunk(Math.Min(MostTokens, package.Config.MaxPositions)).Where(static piece => piece.Length > 1)], isText);
+    }
+
     /// <summary>The text's tokens; where the model cannot read text, ids drawn from its vocabulary, always the same ones.</summary>
-    private static (int[] Tokens, bool IsText) Tokens(FlashPackage package)
+    private static (int[] Tokens, bool IsText) Tokens(FlashPackage package, string text, double work, int most, bool whole = false)
     {
         ModelConfig c = package.Config;
         double weights = (double)c.VocabSize * c.EmbeddingWidth
             + c.Layers * (double)c.HiddenSize * (c.QkvRows + c.Heads * c.HeadDim + (double)c.RowsPerNeuron * (c.Experts is { } e ? e.Active * e.Size : c.FfnSize));
-        int count = Math.Min((int)Math.Clamp(Work / weights, LeastTokens, MostTokens), c.MaxPositions);
-        int[] ids = Codec(package)?.Encode(Text(), parseSpecial: false, addSpecial: true) ?? [];
+        int count = Math.Min((int)Math.Clamp(work / weights, LeastTokens, most), whole ? int.MaxValue : c.MaxPositions);
+        int[] ids = Codec(package)?.Encode(text, parseSpecial: false, addSpecial: true) ?? [];
         if (ids.Length >= 2 && ids.All(id => (uint)id < (uint)c.VocabSize)) return (ids[..Math.Min(count, ids.Length)], true);
         var random = new Random(1);
         return ([.. Enumerable.Range(0, count).Select(_ => random.Next(c.VocabSize))], false);

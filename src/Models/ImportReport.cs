@@ -11,13 +11,21 @@ public sealed record ImportOptions
     public string Quant { get; init; } = "auto";
     /// <summary>relu, silu or fatrelu:THRESHOLD where the configuration names another activation than the model was trained with; null: as it says.</summary>
     public string? Activation { get; init; }
-    /// <summary>Folder of trained predictors (model_0.pt ...); null: those that a PowerInfer file brings, if any.</summary>
+    /// <summary>Folder of trained predictors (model_0.pt ...), or sketch2, sketch3, sketch4, svd, svd:RANK to make them from the weights; null: those that a PowerInfer file brings, if any.</summary>
     public string? Predictors { get; init; }
+    /// <summary>Thresholds are chosen so that predictors find so much of what is active on the calibration text, 0..1; null: <see cref="ImportStudy.DefaultRecall"/> for those that are made, trained ones keep theirs.</summary>
+    public double? Recall { get; init; }
+    /// <summary>identity or popularity: the neurons that are active most often on the calibration text first.</summary>
+    public string Order { get; init; } = Flash.PackageLayout.Identity;
+    /// <summary>UTF-8 file with text like that the model will see; null: a short tale.</summary>
+    public string? Calibration { get; init; }
 
     /// <summary>For measuring what no user can choose: formats of the matrices, what happens to rows before they are stored, no run on a text afterwards.</summary>
     internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
     internal RowPreparation? Prepare { get; init; }
     internal bool Measure { get; init; } = true;
+    internal double CoreShare { get; init; } = ImportStudy.DefaultCore;
+    internal double CoreLeast { get; init; } = ImportStudy.DefaultCoreLeast;
     /// <summary>For random weights: predictors that predict nothing, and how active neurons are made out to be.</summary>
     internal PredictorConfig? RandomPredictors { get; init; }
     internal ActivityConfig? Drawn { get; init; }

@@ -28,6 +28,7 @@ public sealed class Importer
     private readonly WeightFormats _formats;
     private readonly RowStore _store;
     private readonly PredictorSource? _predictors;
+    private readonly ImportStudy? _study;
     private readonly OrderedBlocks<Block> _blocks = new(static () => new Block());
     private readonly Action<string> _step;
     private readonly CancellationToken _cancel;
@@ -41,7 +42,7 @@ public sealed class Importer
         public List<(string Kind, RowCost Cost)> Costs { get; } = [];
     }
 
-    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, PredictorSource? predictors, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
+    private Importer(Checkpoint checkpoint, PackageWriter writer, WeightFormats formats, PredictorSource? predictors, ImportStudy? study, RowPreparation? prepare, Action<string> step, CancellationToken cancel)
     {
         _checkpoint = checkpoint;
         _config = checkpoint.Config;
@@ -49,6 +50,7 @@ public sealed class Importer
         _formats = formats;
         _store = new RowStore(checkpoint.Path, prepare);
         _predictors = predictors;
+        _study = study;
         _step = step;
         _cancel = cancel;
     }
@@ -88,10 +90,17 @@ public sealed class Importer
             Activity = options.Drawn,
             Provenance = Origin(checkpoint, []),
         };
+        ImportStudy? study = null;
+        if (ImportStudy.IsNeeded(options, predictors))
+        {
+            ImportStudy.Demand(checkpoint, options);
+            study = Study(checkpoint, packagePath, spec, formats, predictors, sideFiles, options, notes, s => progress?.Report(new ImportProgress(s, 0, 0)), cancel);
+            spec = spec with { Predictors = predictors?.Config, Permutation = options.Order };
+        }
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
         using var hashing = new BackgroundWork<IReadOnlyList<SourceFile>>(stop => Checksums(checkpoint, predictors, stop), cancel);
-        var importer = new Importer(checkpoint, writer, formats, predictors, options.Prepare, s => step = s, cancel);
+        var importer = new Importer(checkpoint, writer, formats, predictors, study, options.Prepare, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
         foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
@@ -122,6 +131,22 @@ public sealed class Importer
         };
     }
 
+    /// <summary>
+    /// The model is written once as it is, for a while, and run on a text: where its neurons go and which of them a predictor should choose is known only then. Costs the time and the room of
+    /// a second package.
+    /// </summary>
+    private static ImportStudy Study(Checkpoint checkpoint, string packagePath, PackageSpec spec, WeightFormats formats, PredictorSource? predictors, List<(string Name, byte[] Bytes)> sideFiles,
+        ImportOptions options, List<string> notes, Action<string> step, CancellationToken cancel)
+    {
+        using PackageWriter writer = PackageWriter.Create(packagePath, spec with { Predictors = null }, cancel: cancel);
+        var importer = new Importer(checkpoint, writer, formats, null, null, options.Prepare, s => step($"for the study, {s}"), cancel);
+        importer.WriteEdge();
+        for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
+        foreach ((string file, byte[] bytes) in sideFiles) writer.AddSideFile(file, bytes);
+        using FlashPackage plain = writer.Open();
+        return ImportStudy.Run(checkpoint, plain, formats, predictors, options, notes, step, cancel);
+    }
+
     /// <summary>What an import would write, and what that would lose, without writing.</summary>
     public static ImportPlan Plan(string source, ImportOptions? options = null, CancellationToken cancel = default)
     {
@@ -133,7 +158,12 @@ public sealed class Importer
         using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
         notes.AddRange(TextNotes(SideFiles(checkpoint)));
         (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
-        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
+        if (ImportStudy.IsNeeded(options, predictors))
+        {
+            ImportStudy.Demand(checkpoint, options);
+            predictors?.Calibrated(ImportStudy.Outline(predictors.Config, options, checkpoint.Config));
+        }
+        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config, permuted: options.Order != PackageLayout.Identity), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
         return new ImportPlan
         {
             Config = checkpoint.Config,
@@ -171,7 +201,20 @@ public sealed class Importer
         using var held = new BackgroundWork<bool>(stop => _checkpoint.Hold(prefix + "ffn.down", stop), _cancel);
         WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
             "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
-            "ffn.router.bias", "ffn.up.bias", "ffn.gate.bias", "ffn.down.bias");
+            "ffn.router.bias", "ffn.down.bias");
+        int[]? order = _study?.OrderOf(layer);
+        foreach (string section in (ReadOnlySpan<string>)["ffn.up.bias", "ffn.gate.bias"])
+        {
+            if (!_checkpoint.Has(prefix + section)) continue;
+            if (order == null)
+            {
+                WritePlain(prefix + section, section);
+                continue;
+            }
+            float[] bias = _checkpoint.Read(prefix + section);
+            using SectionWriter to = _writer.BeginSection(section, WeightFormat.F32, 1, bias.Length);
+            to.Write(MemoryMarshal.AsBytes<float>(Array.ConvertAll(order, i => bias[i])));
+        }
         int values = _config.KvHeads * _config.HeadDim;
         if (PackageLayout.ValuesApart(_formats, layer))
         {
@@ -184,14 +227,23 @@ public sealed class Importer
         }
         WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
         if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
-        foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix);
+        foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix, matrix.IsByNeuron ? order : null);
+        if (_study?.CoreOf(layer) is { } core) WriteNumbers(PackageLayout.Core, core);
+        if (order != null) WriteNumbers(PackageLayout.Permutation, order);
         _ = held.Result;
-        WriteFeedForward(prefix, layer);
+        WriteFeedForward(prefix, layer, order);
     }
 
-    private void WritePredictor(PredictorMatrix matrix)
+    /// <summary>Whole numbers as a vector of floats.</summary>
+    private void WriteNumbers(string section, int[] numbers)
     {
-        WeightFormat format = PackageLayout.PredictorFormat(_formats, _predictors!.Config, matrix.Cols);
+        using SectionWriter to = _writer.BeginSection(section, WeightFormat.F32, 1, numbers.Length);
+        to.Write(MemoryMarshal.AsBytes<float>(Array.ConvertAll(numbers, static n => (float)n)));
+    }
+
+    private void WritePredictor(PredictorMatrix matrix, int[]? order)
+    {
+        WeightFormat format = matrix.FormatIn(_formats, _predictors!.Config);
         int blockRows = BlockRows(matrix.Cols, matrix.Rows), rowBytes = WeightLayout.RowBytes(format, matrix.Cols), panelBytes = WeightLayout.PanelBytes(format, matrix.Cols);
         using SectionWriter to = _writer.BeginSection(matrix.Section, format, matrix.Rows, matrix.Cols);
         int Count(int block) => Math.Min(blockRows, matrix.Rows - block * blockRows);
@@ -200,8 +252,12 @@ public sealed class Importer
             float[] numbers = block.Numbers.Of(blockRows * matrix.Cols);
             byte[] stored = block.Stored.Of(blockRows * rowBytes);
             // Files of predictors are read by one thread at a time; they are small.
-            lock (_predictors!) matrix.ReadRows(k * blockRows, Count(k), numbers.AsSpan(0, Count(k) * matrix.Cols));
-            block.Costs.Add((matrix.Section, _store.Store(format, matrix.Section, k * blockRows, numbers, Count(k), matrix.Cols, stored, rowBytes, 0)));
+            lock (_predictors!)
+            {
+                if (order == null) matrix.ReadRows(k * blockRows, Count(k), numbers.AsSpan(0, Count(k) * matrix.Cols));
+                for (int i = 0; order != null && i < Count(k); i++) matrix.ReadRows(order[k * blockRows + i], 1, numbers.AsSpan(i * matrix.Cols, matrix.Cols));
+            }
+            block.Costs.Add((matrix.Section, _store.Store(format, matrix.Section, k * blockRows, numbers, Count(k), matrix.Cols, stored, rowBytes, 0, matrix.Quantize)));
             Weave(format, stored, Count(k), rowBytes, 0, matrix.Cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
         }, (k, block) =>
         {
@@ -256,7 +312,7 @@ public sealed class Importer
     /// The bundles, up ‖ down ‖ gate row of each neuron, and beside them, for ReLU models, the deciding rows once more as resident panels: woven from the same
     /// stored rows, so that a neuron's numbers are the same in both places.
     /// </summary>
-    private void WriteFeedForward(string prefix, int layer)
+    private void WriteFeedForward(string prefix, int layer, int[]? order)
     {
         int d = _config.HiddenSize, n = _config.NeuronsOf(layer), blockRows = BlockRows(d, n);
         (string Kind, WeightFormat Format, int Offset)[] kinds = new (string, WeightFormat, int)[_config.RowsPerNeuron];
@@ -279,7 +335,8 @@ public sealed class Importer
             for (int i = 0; i < kinds.Length; i++)
             {
                 (string kind, WeightFormat format, int at) = kinds[i];
-                Fill(kept[i], format, kind, prefix + kind, k * blockRows, Count(k), d, block, stored, bundleBytes, at);
+                if (order == null) Fill(kept[i], format, kind, prefix + kind, k * blockRows, Count(k), d, block, stored, bundleBytes, at);
+                for (int j = 0; order != null && j < Count(k); j++) Fill(kept[i], format, kind, prefix + kind, order[k * blockRows + j], 1, d, block, stored, bundleBytes, at + j * bundleBytes);
             }
             if (selector != null) Weave(decides, stored, Count(k), bundleBytes, offset, d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
         }, (k, block) =>

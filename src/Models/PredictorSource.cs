@@ -7,12 +7,21 @@ namespace FlashOrleans.Models;
 /// <summary>Reads rows [first, first + count), row after row; refuses numbers that are not finite.</summary>
 internal delegate void RowReader(int first, int count, Span<float> to);
 
-/// <summary>One matrix of a predictor and the section of the slice that it becomes.</summary>
-internal sealed record PredictorMatrix(string Section, int Rows, int Cols, RowReader ReadRows);
+/// <summary>Makes a stored row of numbers.</summary>
+internal delegate void RowQuantizer(ReadOnlySpan<float> row, Span<byte> to);
+
+/// <summary>One matrix of a predictor and the section of the slice that it becomes; <paramref name="Quantize"/> where its format alone does not say how rows are stored.</summary>
+internal sealed record PredictorMatrix(string Section, int Rows, int Cols, RowReader ReadRows, RowQuantizer? Quantize = null)
+{
+    /// <summary>A row for each neuron: they stand in the order of the neurons.</summary>
+    public bool IsByNeuron => !Section.EndsWith(".fc1", StringComparison.Ordinal);
+
+    public WeightFormat FormatIn(WeightFormats formats, PredictorConfig config) => Section == PackageLayout.Sketch ? WeightFormat.Q4 : PackageLayout.PredictorFormat(formats, config, Cols);
+}
 
 /// <summary>
-/// The trained predictors that an import brings along: a folder of them, or the fc1/fc2 tensors of a PowerInfer file. Opened whole and held against the model's shape, so
-/// that what does not fit is one clear line before anything is written; rows are read on demand, by one of the import's threads at a time. Owns the folder's files, not the checkpoint's.
+/// The predictors that an import brings along: a folder of trained ones, the fc1/fc2 tensors of a PowerInfer file, or what is made from the weights (a sketch, a low-rank form). Held against
+/// the model's shape, so that what does not fit is one clear line before anything is written; rows are read on demand, by one of the import's threads at a time. Owns the folder's files, not the checkpoint's.
 /// </summary>
 internal sealed class PredictorSource : IDisposable
 {
@@ -26,7 +35,15 @@ internal sealed class PredictorSource : IDisposable
         _folder = folder;
     }
 
-    public PredictorConfig Config { get; }
+    /// <summary>Of those that are made, thresholds are known when the model was studied.</summary>
+    public PredictorConfig Config { get; private set; }
+
+    /// <summary>What a study found out.</summary>
+    public void Calibrated(PredictorConfig config) => Config = config;
+
+    /// <summary>Of svd, by layer: fc1 and fc2, once a study has computed them.</summary>
+    public (Half[] Fc1, Half[] Fc2)[] Computed { get; private init; } = [];
+
 
     /// <summary>Files besides the checkpoint's.</summary>
     public IEnumerable<string> Files => _folder?.Files ?? [];
@@ -44,7 +61,45 @@ internal sealed class PredictorSource : IDisposable
             notes.Add($"the predictors in the file are left out: they choose the neurons of a ReLU model that are not zero ({why})");
             return null;
         }
+        if (folder != null && Made(checkpoint, folder) is { } made) return made;
         return folder != null ? OpenFolder(c, folder) : new PredictorSource(OfFile(c, checkpoint.Gguf!), layer => Matrices(checkpoint.Gguf!, layer));
+    }
+
+    /// <summary>Names predictors that are made from the weights, not a folder.</summary>
+    public static bool IsMade(string what) => what is "sketch2" or "sketch3" or "sketch4" or "svd" || what.StartsWith("svd:", StringComparison.Ordinal);
+
+    /// <summary>"sketch4", "sketch3", "sketch2", "svd", "svd:RANK": what is made from the weights; anything else is a folder, null.</summary>
+    private static PredictorSource? Made(Checkpoint checkpoint, string what)
+    {
+        ModelConfig c = checkpoint.Config;
+        LowRank[] Layers(int rank) => [.. Enumerable.Repeat(new LowRank(rank, 0), c.Layers)];
+        if (what is "sketch2" or "sketch3" or "sketch4")
+        {
+            if (c.HiddenSize % WeightLayout.Block != 0) throw new ModelFormatException(checkpoint.Path, $"a sketch needs rows in blocks of {WeightLayout.Block}; the model's have {c.HiddenSize} numbers: take --predictors svd");
+            int bits = what[^1] - '0';
+            return new PredictorSource(new PredictorConfig { Kind = PredictorConfig.SketchKind, Bits = bits, Layers = Layers(0) }, layer =>
+            {
+                string tensor = $"layers.{layer}.{(c.Gated ? "ffn.gate" : "ffn.up")}";
+                return [new PredictorMatrix(PackageLayout.Sketch, c.FfnSize, c.HiddenSize, (first, count, to) => checkpoint.ReadRows(tensor, first, count, to), (row, to) => SketchRows.Quantize(bits, row, to))];
+            });
+        }
+        if (!IsMade(what)) return null;
+        int rank = c.HiddenSize / 4;
+        if (what != "svd" && !int.TryParse(what.AsSpan(4), System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out rank)) rank = 0;
+        int most = Math.Min(c.HiddenSize, c.FfnSize);
+        if (rank < 1 || rank > most) throw new ModelFormatException(checkpoint.Path, $"--predictors {what}: the rank must be 1 to {most}");
+        var computed = new (Half[] Fc1, Half[] Fc2)[c.Layers];
+        IEnumerable<PredictorMatrix> Forms(int layer) =>
+        [
+            new PredictorMatrix(PackageLayout.Predictor + ".fc1", rank, c.HiddenSize, Rows(computed[layer].Fc1, c.HiddenSize)),
+            new PredictorMatrix(PackageLayout.Predictor + ".fc2", c.FfnSize, rank, Rows(computed[layer].Fc2, rank)),
+        ];
+        return new PredictorSource(new PredictorConfig { Kind = PredictorConfig.SvdKind, Layers = Layers(rank) }, Forms) { Computed = computed };
+
+        static RowReader Rows(Half[] from, int cols) => (first, count, to) =>
+        {
+            for (int i = 0; i < to.Length; i++) to[i] = (float)from[first * cols + i];
+        };
     }
 
     /// <summary>Of random numbers, which predict nothing: for models whose activity is drawn, where a prediction must cost what it costs.</summary>

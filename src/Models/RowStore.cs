@@ -16,7 +16,7 @@ internal sealed class RowStore(string blame, RowPreparation? prepare = null)
     private readonly Dictionary<string, RowCost> _kinds = new(StringComparer.Ordinal);
 
     /// <summary>Stores, in a format, <paramref name="count"/> rows of <paramref name="cols"/> numbers; row i goes to <paramref name="to"/> at i times <paramref name="stride"/> plus <paramref name="offset"/>.</summary>
-    public RowCost Store(WeightFormat format, string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset)
+    public RowCost Store(WeightFormat format, string kind, int firstRow, float[] from, int count, int cols, byte[] to, int stride, int offset, RowQuantizer? quantize = null)
     {
         int rowBytes = WeightLayout.RowBytes(format, cols);
         float[] back = ArrayPool<float>.Shared.Rent(cols);
@@ -35,7 +35,8 @@ internal sealed class RowStore(string blame, RowPreparation? prepare = null)
                     prepare(kind, changed);
                     prepared = changed;
                 }
-                Quantizer.QuantizeRow(format, prepared, stored);
+                if (quantize != null) quantize(prepared, stored);
+                else Quantizer.QuantizeRow(format, prepared, stored);
             }
             catch (ArgumentException e)
             {

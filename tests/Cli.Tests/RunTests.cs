@@ -22,7 +22,7 @@ public sealed class RunTests(FlashHome home)
     {
         var outcome = await Flash.RunAsync(home, "run", "emberling", Prompt, "--mode", "predicted");
         Assert.Equal(1, outcome.Code);
-        Assert.EndsWith("mode predicted needs trained predictors; emberling has none: import it again with --predictors DIR, or take --mode exact\n", outcome.Error, StringComparison.Ordinal);
+        Assert.EndsWith("mode predicted needs predictors; emberling has none: import it again with --predictors DIR (trained ones) or --predictors sketch4, or take --mode exact\n", outcome.Error, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -43,6 +43,20 @@ public sealed class ToolTests(FlashHome home)
     }
 
     [Fact]
+    public async Task An_import_makes_predictors_that_run_uses_and_says_what_they_miss()
+    {
+        string source = TestData.Repo("models", "emberling");
+        var import = await Flash.RunAsync(home, "import", source, "--name", "sketched", "--predictors", "sketch4", "--recall", "98%", "--order", "popularity");
+        Assert.Equal(0, import.Code);
+        Assert.Matches(@"predictors: sketch of 4 bits, threshold [-0-9.e]+, recall 98\.0 % on \d+ tokens with [0-9.]+ times what is active(, [0-9.]+ neurons always)?; --mode predicted uses them", import.Out);
+        var run = await Flash.RunAsync(home, "run", "sketched", "Tell me a story about a fox", "--mode", "predicted", "--max-tokens", "24", "--temperature", "0");
+        Assert.Equal(0, run.Code);
+        Assert.Matches(@"missed neurons [0-9.]+ %, chosen right [0-9.]+ %", run.Out + run.Error);
+        var show = await Flash.RunAsync(home, "show", "sketched");
+        Assert.Contains("by popularity", show.Out, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Tokenize_goes_there_and_back()
     {
         const string text = "Déjà vu: a fox & a lantern 🦊";

@@ -10,14 +10,16 @@ namespace FlashOrleans.Engine.Tests;
 public sealed class PredictedTests
 {
     [Theory]
-    [InlineData("llama", WeightFormat.Q8)]
-    [InlineData("llama", WeightFormat.F32)]
-    [InlineData("opt", WeightFormat.Q8)]
-    [InlineData("opt", WeightFormat.BF16)]
-    public void Tokens_and_logits_are_the_same_bits_for_every_window_prefetch_kernel_thread_count_chunk_and_company(string shape, WeightFormat format)
+    [InlineData("llama", WeightFormat.Q8, "lowrank")]
+    [InlineData("llama", WeightFormat.F32, "core")]
+    [InlineData("opt", WeightFormat.Q8, "lowrank")]
+    [InlineData("opt", WeightFormat.BF16, "svd")]
+    [InlineData("llama", WeightFormat.Q8, "sketch")]
+    [InlineData("opt", WeightFormat.F32, "sketch")]
+    public void Tokens_and_logits_are_the_same_bits_for_every_window_prefetch_kernel_thread_count_chunk_and_company(string shape, WeightFormat format, string kind)
     {
         ModelConfig config = Shape(shape);
-        using var tiny = TinyPackage.Create(config, format, predictors: TinyPackage.LowRanks(config));
+        using var tiny = TinyPackage.Create(config, format, predictors: TinyPackage.OfKind(kind, config));
         int[] prompt = Prompt(90, config.VocabSize, seed: 5);
         var expected = Transcript(tiny.Package, new(FeedForwardMode.Predicted, 1, false, "scalar", 1, prompt.Length), prompt, 6);
         Assert.NotEqual(Transcript(tiny.Package, new(FeedForwardMode.Exact, 1, false, "scalar", 1, prompt.Length), prompt, 6)[0], expected[0]);
@@ -57,11 +59,16 @@ public sealed class PredictedTests
         Assert.NotEqual(predicted[0], predicted[1]);
     }
 
-    [Theory, InlineData("llama"), InlineData("opt")]
-    public void Logits_are_those_of_the_reference_model_that_leaves_out_the_same_neurons(string shape)
+    [Theory]
+    [InlineData("llama", "lowrank")]
+    [InlineData("opt", "lowrank")]
+    [InlineData("llama", "core")]
+    [InlineData("llama", "svd")]
+    [InlineData("opt", "svd")]
+    public void Logits_are_those_of_the_reference_model_that_leaves_out_the_same_neurons(string shape, string kind)
     {
         ModelConfig config = Shape(shape);
-        using var tiny = TinyPackage.Create(config, WeightFormat.F32, predictors: TinyPackage.LowRanks(config));
+        using var tiny = TinyPackage.Create(config, WeightFormat.F32, predictors: TinyPackage.OfKind(kind, config));
         int[] ids = Prompt(24, config.VocabSize, seed: 7);
         ReferenceModel.Trace some = ReferenceModel.FromPackage(tiny.Package, predicted: true).Run(ids), all = ReferenceModel.FromPackage(tiny.Package).Run(ids);
         using var engine = new LocalEngine(tiny.Package, new(), new() { Mode = FeedForwardMode.Predicted, Window = 0.25 });
@@ -75,6 +82,37 @@ public sealed class PredictedTests
             for (int p = 0; p < ids.Length; p++)
                 for (int n = 0; n < config.FfnSize; n++)
                     Assert.True(!some.FfnActive[i][p][n] || chosen.Contains((i, p, n)), $"layer {i}, position {p}, neuron {n}");
+    }
+
+    /// <summary>The sketch meets rows rounded to 8 bits, the reference model's are floats: of every neuron but those near the threshold both say the same.</summary>
+    [Theory, InlineData("llama"), InlineData("opt")]
+    public void A_sketch_chooses_what_its_own_rows_say_of_the_feed_forwards_input_and_the_core_always(string shape)
+    {
+        ModelConfig config = Shape(shape);
+        using var tiny = TinyPackage.Create(config, WeightFormat.F32, predictors: TinyPackage.OfKind("sketch", config));
+        int[] ids = Prompt(24, config.VocabSize, seed: 7);
+        var chosen = new HashSet<(int, int)>();
+        float[]? input = null;
+        using var engine = new LocalEngine(tiny.Package, new(), new() { Mode = FeedForwardMode.Predicted, Window = 0.25 });
+        engine.Layers[1].Watch = (position, neuron) => chosen.Add((position, neuron));
+        engine.Layers[1].WatchFeedForward = rows => input = rows.Input.ToArray();
+        Run(engine, ids, 1, 24, config.VocabSize);
+        float[] sketch = new PackageTensors(tiny.Package).Read("layers.1.predictor.sketch");
+        float[]? bias = config.FfnBias ? new PackageTensors(tiny.Package).Read("layers.1.ffn.up.bias") : null;
+        int d = config.HiddenSize, clear = 0;
+        for (int p = 0; p < ids.Length; p++)
+        {
+            for (int k = 0; k < 5; k++) Assert.Contains((p, 7 * k), chosen);
+            for (int n = 0; n < config.FfnSize; n++)
+            {
+                float score = bias?[n] ?? 0;
+                for (int i = 0; i < d; i++) score += sketch[n * d + i] * input![p * d + i];
+                if (MathF.Abs(score - 0.25f) < 0.02f || (n % 7 == 0 && n < 35)) continue;
+                clear++;
+                Assert.Equal(score > 0.25f, chosen.Contains((p, n)));
+            }
+        }
+        Assert.True(clear > ids.Length * config.FfnSize / 2 && chosen.Count > 5 * ids.Length, "nothing to see");
     }
 
     /// <summary>
@@ -175,7 +213,7 @@ public sealed class PredictedTests
     {
         using var bare = TinyPackage.Create(Shape("llama"), WeightFormat.F32);
         using var silu = TinyPackage.Create(Shape("silu"), WeightFormat.F32);
-        Refused(bare, "mode predicted needs trained predictors; tiny has none: import it again with --predictors DIR, or take --mode exact");
+        Refused(bare, "mode predicted needs predictors; tiny has none: import it again with --predictors DIR (trained ones) or --predictors sketch4, or take --mode exact");
         Refused(silu, "mode predicted needs a ReLU model; tiny uses Silu: take --mode dense");
         using var able = TinyPackage.Create(Shape("llama"), WeightFormat.F32, predictors: TinyPackage.LowRanks(Shape("llama")));
         using var engine = new LocalEngine(able.Package, new(), new());

@@ -67,6 +67,15 @@ internal sealed class TinyPackage : IDisposable
         Lookahead = lookahead ? [.. Enumerable.Range(1, config.Layers - 1).Select(i => new LowRank(rank, 0.125f))] : null,
     };
 
+    /// <summary>Predictors of a kind (<see cref="PredictorConfig.Kind"/>); "core": low-rank ones, and a few neurons that are always computed.</summary>
+    public static PredictorConfig OfKind(string kind, ModelConfig config) => kind switch
+    {
+        "core" => LowRanks(config) with { Layers = [.. LowRanks(config).Layers.Select(static l => l with { Core = 9 })] },
+        PredictorConfig.SketchKind => new() { Kind = kind, Bits = 4, Layers = [.. Enumerable.Range(0, config.Layers).Select(static i => new LowRank(0, 0.25f) { Core = i == 0 ? null : 5 })] },
+        PredictorConfig.SvdKind => LowRanks(config, lookahead: false) with { Kind = kind },
+        _ => LowRanks(config),
+    };
+
     public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null)
     {
         string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
@@ -86,7 +95,9 @@ internal sealed class TinyPackage : IDisposable
                 Slice(writer, layer, config, format, random, residual);
                 // Numbers of their own: the model is the same with and without them.
                 var apart = new Random(1000 * seed + layer);
-                if (predictors != null) LowRank(writer, "predictor", config, format, predictors, predictors.Layers[layer].Rank, apart, lowRank);
+                if (predictors?.Layers[layer].Core is { } core) Numbers(writer, PackageLayout.Core, [.. Enumerable.Range(0, core).Select(i => (float)(7 * i % config.FfnSize))]);
+                if (predictors?.Kind == PredictorConfig.SketchKind) Panels(writer, PackageLayout.Sketch, WeightFormat.Q4, Rows(WeightFormat.Q4, config.FfnSize, d, apart, 0.5f), d);
+                else if (predictors != null) LowRank(writer, "predictor", config, format, predictors, predictors.Layers[layer].Rank, apart, lowRank);
                 if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(writer, "lookahead", config, format, predictors, ahead.Rank, apart, lowRank);
             }
             writer.Complete();
@@ -153,7 +164,12 @@ internal sealed class TinyPackage : IDisposable
     {
         var values = new float[rows * cols];
         for (int i = 0; i < values.Length; i++) values[i] = mean + spread * Gauss(random);
-        using var section = writer.BeginSection(name, WeightFormat.F32, rows, cols);
+        Numbers(writer, name, values, rows);
+    }
+
+    private static void Numbers(PackageWriter writer, string name, float[] values, int rows = 1)
+    {
+        using var section = writer.BeginSection(name, WeightFormat.F32, rows, values.Length / rows);
         section.Write(System.Runtime.InteropServices.MemoryMarshal.AsBytes(values.AsSpan()));
     }
 

@@ -54,11 +54,60 @@ public sealed class PackagePredictorTests : IDisposable
     [InlineData("layers", """[{"rank": 32, "threshold": 1e99}, {"rank": 5, "threshold": -1}]""", "threshold that is not a number of use")]
     [InlineData("lookahead", "[]", "0 look-ahead predictors where this model needs 1")]
     [InlineData("kind", "\"forest\"", "predictors of the kind 'forest' are none this version knows")]
+    [InlineData("kind", "\"svd\"", "predictors of the kind svd have no look-ahead of their own")]
+    [InlineData("kind", "\"sketch\"", "predictors of the kind sketch with no bits")]
+    [InlineData("bits", "4", "predictors of the kind lowrank with 4 bits")]
+    [InlineData("layers", """[{"rank": 32, "threshold": 0.5, "core": 22}, {"rank": 5, "threshold": -1}]""", "predictors with 22 neurons of 21 that are always computed")]
+    [InlineData("layers", """[{"rank": 32, "threshold": 0.5, "core": 3}, {"rank": 5, "threshold": -1}]""", "section predictor.core is missing")]
     public void A_manifest_that_says_something_else_than_the_slices_is_refused(string property, string value, string says)
     {
         PackageTiny.Write(Package, PackageTiny.Gated, WeightFormat.Q8, predictors: PackageTiny.Predictors);
         PackageForge.Manifest(Package, root => root["predictors"]![property] = JsonNode.Parse(value));
         Assert.Contains(says, Assert.Throws<FlashException>(() => FlashPackage.Open(Package)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_sketch_and_a_core_come_back_and_are_resident()
+    {
+        var sketch = new PredictorConfig { Kind = PredictorConfig.SketchKind, Bits = 3, Recall = 0.97, Tokens = 100, Layers = [new LowRank(0, 0.5f) { Core = 4, Recall = 0.971, Taken = 1.5 }, new LowRank(0, -1)] };
+        PackageTiny.Write(Package, PackageTiny.Gated, WeightFormat.F32, predictors: sketch);
+        PackageVerifier.Verify(Package);
+        using FlashPackage package = FlashPackage.Open(Package);
+        Assert.Equivalent(sketch, package.Manifest.Predictors, strict: true);
+        using PackageFile first = package.OpenSlice(0), second = package.OpenSlice(1);
+        // Four bits whatever the rest is stored in.
+        Check(first, "slice0", "predictor.sketch", WeightFormat.Q4, 21, 32);
+        Assert.Equal((SectionKind.Plain, 4), (first.Section("predictor.core").Kind, first.Section("predictor.core").Cols));
+        Assert.False(second.Has("predictor.core"));
+        Assert.False(first.Has("predictor.fc1"));
+        Assert.All(first.Sections.Where(static s => s.Name.StartsWith("predictor.", StringComparison.Ordinal)), static s => Assert.True(s.IsResident));
+        foreach (Section section in PackageLayout.Sections(package.Manifest, 0)) Assert.Equal((section.Offset, section.Bytes), (first.Section(section.Name).Offset, first.Section(section.Name).Bytes));
+    }
+
+    [Fact]
+    public void Neurons_in_another_order_say_which_they_were_and_an_unknown_order_is_refused()
+    {
+        PackageSpec spec = PackageTiny.Spec(PackageTiny.Gated, WeightFormat.Q8) with { Permutation = PackageLayout.Popularity };
+        using (PackageWriter writer = PackageWriter.Create(Package, spec))
+        {
+            PackageTiny.Fill(writer, PackageTiny.Gated, WeightFormat.Q8, 1, permuted: true);
+            writer.Complete();
+        }
+        PackageVerifier.Verify(Package);
+        using (FlashPackage package = FlashPackage.Open(Package))
+        {
+            using PackageFile slice = package.OpenSlice(1);
+            Assert.Equal((PackageLayout.Popularity, PackageLayout.Popularity), (package.Manifest.Permutation, slice.Bundles!.Permutation));
+            Section from = slice.Section("bundles.permutation");
+            Assert.Equal((SectionKind.Plain, 21, false), (from.Kind, from.Cols, from.IsResident));
+        }
+        PackageForge.Manifest(Package, static root => root["permutation"] = "identity");
+        Assert.Contains("section bundles is", Assert.Throws<FlashException>(() => FlashPackage.Open(Package)).Message, StringComparison.Ordinal);
+        PackageForge.Manifest(Package, static root => root["permutation"] = "alphabet");
+        Assert.Contains("neuron order 'alphabet' is none this version knows", Assert.Throws<FlashException>(() => FlashPackage.Open(Package)).Message, StringComparison.Ordinal);
+        PackageTiny.Write(_folder["silu.flash"], PackageTiny.Gated with { Activation = Activation.Silu }, WeightFormat.Q8);
+        PackageForge.Manifest(_folder["silu.flash"], static root => root["permutation"] = "popularity");
+        Assert.Contains("is of models with neurons that are zero", Assert.Throws<FlashException>(() => FlashPackage.Open(_folder["silu.flash"])).Message, StringComparison.Ordinal);
     }
 
     [Fact]

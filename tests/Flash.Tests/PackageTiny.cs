@@ -64,14 +64,14 @@ internal static class PackageTiny
         return writer.Complete();
     }
 
-    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormats format, int seed, PredictorConfig? predictors = null)
+    public static void Fill(PackageWriter writer, ModelConfig config, WeightFormats format, int seed, PredictorConfig? predictors = null, bool permuted = false)
     {
         writer.BeginEdge();
         foreach (SectionEntry s in PackageLayout.Edge(config, format)) Section(writer, s, seed, "edge");
         for (int layer = 0; layer < config.Layers; layer++)
         {
             writer.BeginSlice(layer);
-            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, predictors)) Section(writer, s, seed, "slice" + layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, predictors, permuted)) Section(writer, s, seed, "slice" + layer);
         }
         writer.AddSideFile("tokenizer.json", "{}\n"u8);
     }

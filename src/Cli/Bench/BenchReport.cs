@@ -68,6 +68,7 @@ internal sealed class BenchReport
             row.Run.Counters.HitRate,
             row.Run.Counters.ZeroNeurons,
             row.Run.Counters.FalseNegativeRate,
+            row.Run.Counters.ChosenRight,
             row.Run.ComputeShare,
             row.Run.FlashWaitShare,
             row.Run.OtherShare,

@@ -29,7 +29,7 @@ internal sealed record Answer
         $"first token {(First is { } first ? Units.Seconds(first) : "-")}",
         $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token{(Counters.Access == "buffered" ? " (buffered)" : "")}",
         $"window hits {Units.Percent(Counters.HitRate)}",
-        .. Counters.FalseNegativeRate is { } missed ? [$"missed neurons {Units.Percent(missed)}"] : Array.Empty<string>(),
+        .. Counters.FalseNegativeRate is { } missed ? [$"missed neurons {Units.Percent(missed)}, chosen right {Units.Percent(Counters.ChosenRight)}"] : Array.Empty<string>(),
         $"DRAM {Units.Bytes(DramBytes)}"]);
 
     public object ToJson() => new
@@ -45,6 +45,7 @@ internal sealed record Answer
         Counters.HitRate,
         Counters.ZeroNeurons,
         Counters.FalseNegativeRate,
+        Counters.ChosenRight,
         DramBytes,
         NativeBytes = Counters.NativeBytes,
         ManagedBytes,

@@ -33,6 +33,9 @@ internal sealed record Snapshot
     /// <summary>Mode predicted: of the neurons that were not zero, the share that the predictor left out, on a sample. Null in other modes.</summary>
     public double? FalseNegativeRate => Ratio(Layers.Sum(static l => l.AuditMissed), Layers.Sum(static l => l.AuditActive));
 
+    /// <summary>Mode predicted: of the neurons that were computed, the share that was not zero. Null in other modes.</summary>
+    public double? ChosenRight => FalseNegativeRate == null ? null : Ratio(Layers.Sum(static l => l.NeuronsActive), Layers.Sum(static l => l.NeuronsComputed));
+
     public static Snapshot operator -(Snapshot after, Snapshot before) => after with
     {
         Reads = after.Reads - before.Reads,

@@ -57,6 +57,10 @@ internal sealed class BudgetFlags
         return plan;
     }
 
+    /// <summary>"a read costs 12.3 µs and 0.21 µs a KiB here: gaps of up to 58.6 kB are read across".</summary>
+    public static string Text(GapCost cost) =>
+        $"a read costs {Units.Number(1e6 * cost.SecondsPerRead)} µs and {Units.Number(1e6 * 1024 * cost.SecondsPerByte, "0.00")} µs a KiB here: gaps of up to {Units.Bytes(cost.GapBytes)} are read across";
+
     /// <summary>When all is loaded: what loading left goes back, and what the process really takes is compared with the plan.</summary>
     public static void Loaded(App app, BudgetPlan? plan)
     {

@@ -25,7 +25,7 @@ internal sealed class EngineFlags
     {
         _hasWindow = window;
         _window = Flags.Shares("--window", "Share of each layer's neurons that may be in memory", new LayerOptions().Window, several);
-        _mode = Flags.Choices("--mode", "Neurons computed: all (dense), the non-zero ones (exact: the same result), or those that trained predictors choose (predicted: nearly the same result, and what is missed is measured and shown); auto is exact for ReLU models", several, "auto", "dense", "exact", "predicted");
+        _mode = Flags.Choices("--mode", "Neurons computed: all (dense), the non-zero ones (exact: the same result), or those that predictors choose (predicted: nearly the same result, and what is missed is measured and shown); auto is exact for ReLU models", several, "auto", "dense", "exact", "predicted");
         if (budget) _budget = new BudgetFlags(command, promises, several: several);
         if (window) command.Add(_window);
         foreach (Option option in new Option[] { _mode, _threads, _prefetch, _kernels, _kv }) command.Add(option);

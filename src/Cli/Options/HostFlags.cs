@@ -36,8 +36,19 @@ internal sealed class HostFlags
         return new LocalEngine(package, options, _engine.Layer(parse, window));
     }
 
-    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer)
+    /// <param name="app">Where remarks go.</param>
+    /// <param name="package">The package's folder.</param>
+    /// <param name="path">grains or engine.</param>
+    /// <param name="engine">As the flags say.</param>
+    /// <param name="layer">As the flags say.</param>
+    /// <param name="tells">Also what reads were found to cost.</param>
+    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer, bool tells = false)
     {
+        if (DeviceProbe.Gaps(package, engine) is { } cost)
+        {
+            engine = engine with { GapBytes = cost.GapBytes };
+            if (tells) app.Screen.Remark(BudgetFlags.Text(cost));
+        }
         var plan = BudgetFlags.Enter(app, package, engine, layer);
         IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);
         BudgetFlags.Loaded(app, plan);

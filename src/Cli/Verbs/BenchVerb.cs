@@ -82,7 +82,7 @@ internal static class BenchVerb
                 try
                 {
                     foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
-                        hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, layer));
+                        hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, layer, tells: true));
                     var measured = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
                     rows.AddRange(measured.Select(r => r with
                     {

@@ -15,12 +15,21 @@ internal static class ImportVerb
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: that of the folder or file)");
         var quant = ModelFlags.QuantOfImport();
         var activation = Flags.Text("--activation", "KIND", "relu, silu or fatrelu:THRESHOLD, where the configuration names another one than the model was trained with");
-        var predictors = Flags.Text("--predictors", "DIR", "Folder of trained predictors (model_0.pt, model_1.pt, ...) for --mode predicted; a PowerInfer file brings its own");
+        var predictors = Flags.Text("--predictors", "DIR|KIND", "For --mode predicted: a folder of trained predictors (model_0.pt, model_1.pt, ...; a PowerInfer file brings its own), or made from the weights: sketch4, sketch3, sketch2 (the deciding rows in so few bits), svd or svd:RANK (low rank)");
+        var recall = new Option<string>("--recall") { HelpName = "SHARE", Description = "Thresholds of the predictors, each layer's so that on the calibration text so much of what is active is found, such as 97% (default: 99% for those that are made; trained ones keep theirs)" };
+        recall.Validators.Add(static result =>
+        {
+            foreach (var token in result.Tokens)
+                if (!Units.TryShare(token.Value, out double share) || share is not (> 0 and < 1)) result.AddError($"--recall: '{token.Value}' is no share such as 97%");
+        });
+        var order = new Option<string>("--order") { HelpName = "ORDER", DefaultValueFactory = static _ => PackageLayout.Identity, Description = "Order of a layer's neurons on flash: identity, or popularity (most often active on the calibration text first)" };
+        order.AcceptOnlyFromAmong(PackageLayout.Identity, PackageLayout.Popularity);
+        var calibration = Flags.Text("--calibration", "FILE", "UTF-8 text like that the model will see, for --recall, --order and predictors that are made (default: a short tale)");
         var dry = new Option<bool>("--dry-run") { Description = "Say what would be written and, from a sample, what it would lose; write nothing" };
         var json = Flags.Json();
-        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run", "flash import ~/prosparse-7b --predictors ~/prosparse-7b-predictor")
+        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run", "flash import ~/prosparse-7b --predictors ~/prosparse-7b-predictor", "flash import ~/prosparse-7b --predictors sketch4 --recall 99% --calibration mine.txt")
         {
-            path, name, quant, activation, predictors, dry, json,
+            path, name, quant, activation, predictors, recall, order, calibration, dry, json,
         };
         verb.SetAction(parse =>
         {
@@ -29,7 +38,16 @@ internal static class ImportVerb
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name; give one with --name (letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension})");
             if (!Path.Exists(source)) throw new CliException($"{source}: there is no such folder or file; give the folder that holds config.json and the safetensors files, or a .gguf file");
-            var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Activation = parse.GetValue(activation), Predictors = parse.GetValue(predictors) is { } folder ? Path.GetFullPath(folder) : null };
+            var options = new ImportOptions
+            {
+                Name = target,
+                Quant = parse.GetValue(quant)!,
+                Activation = parse.GetValue(activation),
+                Predictors = parse.GetValue(predictors) is not { } what ? null : PredictorSource.IsMade(what) ? what : Path.GetFullPath(what),
+                Recall = parse.GetValue(recall) is { } share && Units.TryShare(share, out double stated) ? stated : null,
+                Order = parse.GetValue(order)!,
+                Calibration = parse.GetValue(calibration) is { } text ? Path.GetFullPath(text) : null,
+            };
             if (parse.GetValue(dry))
             {
                 Show(app.Screen, Importer.Plan(source, options, app.Interrupts.Stop), parse.GetValue(json));
@@ -82,8 +100,15 @@ internal static class ImportVerb
             string Of(T value) => value.ToString(null, System.Globalization.CultureInfo.InvariantCulture);
             return Equals(values.Min(), values.Max()) ? Of(values.Min()!) : $"{Of(values.Min()!)}..{Of(values.Max()!)}";
         }
-        static string Ranks(IReadOnlyList<LowRank> all) => $"rank {Range(all.Select(static p => p.Rank))}, threshold {Range(all.Select(static p => p.Threshold))}";
-        return $"{predictors.Kind}, {Ranks(predictors.Layers)}" + (predictors.Lookahead is { Count: > 0 } ahead ? $"; look-ahead {Ranks(ahead)}" : "");
+        static string Ranks(IReadOnlyList<LowRank> all) => (all[0].Rank == 0 ? "" : $"rank {Range(all.Select(static p => p.Rank))}, ") + $"threshold {Range(all.Select(static p => p.Threshold))}";
+        string text = predictors.Kind + (predictors.Bits is { } bits ? $" of {bits} bits" : "") + $", {Ranks(predictors.Layers)}";
+        if (predictors.Recall is { } recall)
+        {
+            text += $", recall {Units.Percent(recall)} on {predictors.Tokens} tokens";
+            if (predictors.Layers.All(static l => l.Taken != null)) text += $" with {Range(predictors.Layers.Select(static l => Math.Round(l.Taken!.Value, 2)))} times what is active";
+        }
+        if (predictors.Layers.Any(static l => l.Core != null)) text += $", {Range(predictors.Layers.Select(static l => l.Core ?? 0))} neurons always";
+        return text + (predictors.Lookahead is { Count: > 0 } ahead ? $"; look-ahead {Ranks(ahead)}" : "");
     }
 
     /// <summary>Which feed-forward mode the model will run in, and why.</summary>

@@ -116,7 +116,7 @@ internal sealed record BudgetNeeds
         bool scans = mode == FeedForwardMode.Dense && experts == null;
         (int units, int slot, int part, int group) = Slots(manifest, index, alignment, mode);
         // Predicted sets are larger than true ones (docs/adr/0012).
-        double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? 1.5);
+        double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? manifest.Predictors?.Layers[index].Taken ?? 1.5);
         var activity = experts != null ? Activity.Experts((double)experts.Active / experts.Count) : Activity.Neurons(density, group, manifest.Activity?.Popularity ?? Activity.Popularity);
         int least = Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
         return new LayerUnits(index, units, part, slot + ManagedPerSlot, Math.Min(least, units), scans, activity);
@@ -141,10 +141,10 @@ internal sealed record BudgetNeeds
         FeedForwardMode mode = Layer.ModeOf(manifest, manifest.Model, index, options.Mode);
         foreach (Section s in PackageLayout.Sections(manifest, index))
         {
-            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            if (!s.IsResident) continue;
             if (s.Name == "ffn.selector" && mode != FeedForwardMode.Exact) continue;
             // In `exact` it looks ahead where nothing was trained to.
-            bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors?.LookaheadOf(index) == null;
+            bool looks = mode == FeedForwardMode.Exact && options.Prefetch && index > 0 && manifest.Predictors is { GuessesActivation: false } trained && trained.LookaheadOf(index) == null;
             if (s.Name.StartsWith(PackageLayout.Predictor + ".", StringComparison.Ordinal) && mode != FeedForwardMode.Predicted && !looks) continue;
             if (s.Name.StartsWith(PackageLayout.Lookahead + ".", StringComparison.Ordinal) && (mode == FeedForwardMode.Dense || !options.Prefetch)) continue;
             yield return s;
@@ -157,7 +157,7 @@ internal sealed record BudgetNeeds
         var sections = PackageLayout.Sections(manifest, -1);
         foreach (Section s in sections)
         {
-            if (s.Kind is not (SectionKind.Plain or SectionKind.Panels)) continue;
+            if (!s.IsResident) continue;
             bool mine = s.Name switch
             {
                 "project_in" or "positions" => first,

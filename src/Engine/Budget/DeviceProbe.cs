@@ -12,6 +12,8 @@ namespace FlashOrleans.Engine;
 public static unsafe class DeviceProbe
 {
     private const int LongRead = 256 * 1024;
+    /// <summary>A package that streams less has its neurons in memory before a gap matters.</summary>
+    private const long GapsMatter = 256L << 20;
     /// <summary>Bundles of 7B shapes in 4 bits, and what lies between them and long reads.</summary>
     private static readonly int[] s_reads = [4608, 6912, 16 * 1024, LongRead, 1 << 20];
 
@@ -46,6 +48,28 @@ public static unsafe class DeviceProbe
         (double one, double many) = Compute(package, engine);
         (List<ReadCost> reads, string method) = Reads(package, engine, sizes);
         return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, Source = $"measured on this package's files, {package.Access}, {method}" };
+    }
+
+    /// <summary>What reads of a package cost, in a fifth of a second: for deciding about gaps when it starts, before it is opened. Null, and nothing is read, where there is little to read.</summary>
+    public static GapCost? Gaps(string package, EngineOptions engine)
+    {
+        ArgumentNullException.ThrowIfNull(engine);
+        ThreadRole.AssertNotGrainTurn("measuring the device");
+        Manifest manifest = FlashPackage.ReadManifest(package);
+        if (PackageLayout.StreamedBytes(manifest.Model, manifest.Weights) < GapsMatter) return null;
+        try
+        {
+            using FlashFile slice = DirectFile.Open(Path.Combine(package, PackageLayout.SlicePath(manifest.Model.Layers / 2)));
+            using FlashReader reader = new(engine.IoThreads);
+            // A page, which no device reads less of for less, and the longest gap.
+            List<ReadCost> costs = Reads([slice], reader, [PackageLayout.Page, ReadPlanner.GapLimit], 0.1);
+            return costs.Count < 2 ? null : GapCost.Fit(costs[0], costs[1]);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FlashException)
+        {
+            // Who opens the package says what is wrong with it.
+            return null;
+        }
     }
 
     /// <summary>Seconds of one measurement: a small model is not kept waiting.</summary>
@@ -106,23 +130,28 @@ public static unsafe class DeviceProbe
         {
             for (int i = 0; i < count; i++) slices.Add(package.OpenSlice(i * layers / count));
             using FlashReader reader = new(engine.IoThreads);
-            List<ReadCost> costs = [];
-            foreach (int size in sizes)
-            {
-                using ReadLoad load = new(slices.Select(static s => s.File), size);
-                if (!load.Possible) continue;
-                costs.Add(new ReadCost(size, Enumerable.Range(0, Parts).Min(_ =>
-                {
-                    (long reads, double took) = load.Run(reader, Slice(package) / Parts);
-                    return took / reads;
-                })));
-            }
-            return (costs, package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
+            return (Reads([.. slices.Select(static s => s.File)], reader, sizes, Slice(package)), package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
         }
         finally
         {
             foreach (PackageFile slice in slices) slice.Dispose();
         }
+    }
+
+    private static List<ReadCost> Reads(FlashFile[] files, FlashReader reader, int[] sizes, double seconds)
+    {
+        List<ReadCost> costs = [];
+        foreach (int size in sizes)
+        {
+            using ReadLoad load = new(files, size);
+            if (!load.Possible) continue;
+            costs.Add(new ReadCost(size, Enumerable.Range(0, Parts).Min(_ =>
+            {
+                (long reads, double took) = load.Run(reader, seconds / Parts);
+                return took / reads;
+            })));
+        }
+        return costs;
     }
 
     /// <summary>What all threads did in a second, in the best of three parts of the time: a limit is what the machine can do, not what others left of it.</summary>

@@ -44,9 +44,12 @@ public sealed partial class ReferenceModel
         Predictor? Predictor);                  // mode predicted: the other neurons are left out
 
     private sealed record Predictor(
-        float[] Fc1, int Rank,                  // (rank, d)
+        float[]? Sketch,                        // (n_ff, d), or
+        float[] Fc1,                            // (rank, d)
         float[] Fc2,                            // (n_ff, rank)
-        float Threshold);
+        LowRank Low,
+        bool GuessesActivation,
+        float[] Core);                          // neurons that are always chosen
 
     /// <param name="config">The model's shape.</param>
     /// <param name="tensor">Its numbers, by name.</param>
@@ -93,7 +96,9 @@ public sealed partial class ReferenceModel
                 Get(p + "ffn.up", n, d), GetIf(c.FfnBias, p + "ffn.up.bias", 1, n),
                 Get(p + "ffn.down", n, d), GetIf(c.FfnBias, p + "ffn.down.bias", x?.Count ?? 1, d),
                 Norm(c.HasOutputNorms, p + "ffn_out_norm", d),
-                predictors?.Layers[i] is { } low ? new Predictor(Get(p + "predictor.fc1", low.Rank, d), low.Rank, Get(p + "predictor.fc2", n, low.Rank), low.Threshold) : null);
+                predictors?.Layers[i] is { } low ? new Predictor(
+                    low.Rank == 0 ? Get(p + PackageLayout.Sketch, n, d) : null, low.Rank > 0 ? Get(p + "predictor.fc1", low.Rank, d) : [], low.Rank > 0 ? Get(p + "predictor.fc2", n, low.Rank) : [],
+                    low, predictors.GuessesActivation, low.Core is { } core ? Get(p + PackageLayout.Core, 1, core) : []) : null);
         }
     }
 
@@ -188,7 +193,7 @@ public sealed partial class ReferenceModel
 
         float[] stream = c.Parallel ? x : h, input = stream;
         if (before) input = c.SharedNorm ? normed : Norm(input, w.FfnNorm!);
-        bool[]? chosen = w.Predictor != null ? Choose(w.Predictor, stream) : null;
+        bool[]? chosen = w.Predictor != null ? Choose(w.Predictor, w.Predictor.GuessesActivation ? input : stream, c.Gated ? w.GateBias : w.UpBias, c.NeuronsOf(i)) : null;
         float[] added = w.Router != null ? Experts(w, input, c.Experts!) : FeedForward(w, input, chosen, i, trace);
         if (w.FfnOutNorm != null) added = Norm(added, w.FfnOutNorm);
         Scale(added, c.ResidualScale);
@@ -236,11 +241,20 @@ public sealed partial class ReferenceModel
         return MatVec(w.Out, w.OutBias, mixed, c.HiddenSize);
     }
 
-    /// <summary>Neurons whose score, fc2 · relu(fc1 · x), reaches the threshold.</summary>
-    private static bool[] Choose(Predictor p, float[] x)
+    /// <summary>Neurons whose score reaches the threshold: fc2 · relu(fc1 · x), or a guess of the pre-activation; and those that always are.</summary>
+    private static bool[] Choose(Predictor p, float[] x, float[]? bias, int neurons)
     {
-        float[] middle = [.. MatVec(p.Fc1, null, x, p.Rank).Select(static v => MathF.Max(v, 0))];
-        return [.. MatVec(p.Fc2, null, middle, p.Fc2.Length / p.Rank).Select(score => score >= p.Threshold)];
+        if (!p.GuessesActivation) bias = null;
+        float[] score;
+        if (p.Sketch != null) score = MatVec(p.Sketch, bias, x, neurons);
+        else
+        {
+            float[] middle = MatVec(p.Fc1, null, x, p.Low.Rank);
+            score = MatVec(p.Fc2, bias, p.GuessesActivation ? middle : [.. middle.Select(static v => MathF.Max(v, 0))], neurons);
+        }
+        bool[] chosen = [.. score.Select(s => s >= p.Low.Threshold)];
+        foreach (float id in p.Core) chosen[(int)id] = true;
+        return chosen;
     }
 
     private float[] FeedForward(LayerWeights w, float[] x, bool[]? chosen, int layer, Trace? trace)
