@@ -61,6 +61,8 @@ internal sealed unsafe partial class LayerStep
         }
         Multiply(w.QkvFormat, w.Qkv, w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv, null, c.QkvRows);
         if (w.Values != null) Multiply(w.ValuesFormat, w.Values, c.QkvRows - w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv + w.QkvRows, null, c.QkvRows);
+        // The next layer's reads should begin while this one computes, and what it asks for comes through a grain.
+        Poll?.Invoke();
         for (int r = 0; r < _rows; r++) StoreKeyValue(r);
         long work = 0;
         for (int r = 0; r < _rows; r++) work += Math.Min(PositionOf(r) + 1, _layer.Window);

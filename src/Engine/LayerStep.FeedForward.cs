@@ -136,6 +136,7 @@ internal sealed unsafe partial class LayerStep
     private void SegmentItem(int item, int worker)
     {
         var segment = _segments[_ready[item]];
+        if (!IsSound(segment)) return;
         var layout = _layer.Bundle;
         RowOffsets offsets = _layer.Offsets;
         var bundles = _layer.Bundles!;

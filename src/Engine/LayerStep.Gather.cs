@@ -41,7 +41,10 @@ internal sealed unsafe partial class LayerStep
     private int _nextFold;
     /// <summary>Less than this one thread checks sooner than two.</summary>
     private const int ParallelCheckBytes = 128 * 1024;
+    /// <summary>With fewer segments than this a step that waits for reads goes on waiting.</summary>
+    private const int SegmentsPerThread = 8;
     private Action<int, int>? _segmentJob, _checkJob;
+    private bool _wrong;
 
     private void BeginGather()
     {
@@ -199,6 +202,7 @@ internal sealed unsafe partial class LayerStep
         bool waiting = _acquired < _neededCount;
         long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
         _ready.Clear();
+        if (!waiting && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
             if (segments[i].Missing > 0) waiting = true;
@@ -208,13 +212,22 @@ internal sealed unsafe partial class LayerStep
         {
             if (!segments[i].Done && segments[i].Missing == 0) units += Take(segments, i);
         }
-        CheckReady(segments, units * _layer.Bundles.Region.SlotBytes);
         if (_ready.Count == 0) return false;
         // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
         long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
         _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
-        if (IsDenseProduct) RunDense(work);
-        else pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork);
+        if (IsDenseProduct)
+        {
+            pool.Run(_checkJob ??= CheckItem, AnyUnchecked(segments) ? _ready.Count : 0, units * _layer.Bundles.Region.SlotBytes > ParallelCheckBytes);
+            WithdrawWrong(segments);
+            if (_ready.Count > 0) RunDense(work);
+        }
+        else
+        {
+            pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork / 8);
+            WithdrawWrong(segments);
+        }
+        if (_ready.Count == 0) return false;
         _layer.Count.Computed += _computedNeurons;
         _layer.Count.Active += _trueNeurons;
         _layer.Count.AuditActive += _auditTrue;
@@ -230,24 +243,37 @@ internal sealed unsafe partial class LayerStep
         return true;
     }
 
-    /// <summary>Checks the units that nobody has checked since they were read. What is wrong is read again, and its segments wait for it as for any other.</summary>
-    private void CheckReady(Span<Segment> segments, long bytes)
+    /// <summary>True while it is better to wait: all reads are under way, and what is there is not worth dividing among the threads. Nothing else waits for it, and the device goes on meanwhile.</summary>
+    private bool Gathers(ReadOnlySpan<Segment> segments)
     {
-        var bundles = _layer.Bundles!;
-        bool any = false;
+        int there = 0, missing = 0;
+        for (int i = _firstLive; i < segments.Length; i++)
+        {
+            if (segments[i].Missing > 0) missing++;
+            else if (!segments[i].Done) there++;
+        }
+        return missing > 0 && there < SegmentsPerThread * pool.Threads && pool.Threads > 1;
+    }
+
+    private bool AnyUnchecked(ReadOnlySpan<Segment> segments)
+    {
         foreach (int i in _ready)
-            for (int k = segments[i].From; k < segments[i].To && !any; k++) any = !_neededFailed[k] && bundles.IsUnchecked(_neededSlot[k]);
-        if (!any) return;
-        pool.Run(_checkJob ??= CheckItem, _ready.Count, bytes > ParallelCheckBytes);
-        bool wrong = false;
+            for (int k = segments[i].From; k < segments[i].To; k++)
+                if (!_neededFailed[k] && _layer.Bundles!.IsUnchecked(_neededSlot[k])) return true;
+        return false;
+    }
+
+    /// <summary>Segments with a unit whose check failed have not been summed: it is read again, and they wait for it as for any other.</summary>
+    private void WithdrawWrong(Span<Segment> segments)
+    {
+        if (!Interlocked.Exchange(ref _wrong, false)) return;
+        var bundles = _layer.Bundles!;
         foreach (int i in _ready)
         {
             for (int k = segments[i].From; k < segments[i].To; k++)
             {
                 int slot = _neededSlot[k];
-                if (_neededFailed[k] || !bundles.RereadIfWrong(_needed[k], slot)) continue;
-                wrong = true;
-                if (_awaiting[slot] == k) continue;
+                if (_neededFailed[k] || !bundles.RereadIfWrong(_needed[k], slot) || _awaiting[slot] == k) continue;
                 _awaiting[slot] = k;
                 for (int s = _segmentOf[k], left = _uses[k]; left > 0; s++)
                 {
@@ -257,7 +283,6 @@ internal sealed unsafe partial class LayerStep
                 }
             }
         }
-        if (!wrong) return;
         for (int r = _ready.Count - 1; r >= 0; r--)
         {
             if (segments[_ready[r]].Missing == 0) continue;
@@ -267,15 +292,22 @@ internal sealed unsafe partial class LayerStep
         bundles.Flush();
     }
 
+    /// <summary>Compute threads: checks the units of a segment that nobody has checked since they were read; false when one is wrong.</summary>
+    private bool IsSound(in Segment segment)
+    {
+        bool sound = true;
+        for (int k = segment.From; k < segment.To; k++)
+            if (!_neededFailed[k]) sound &= _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
+        if (!sound) Volatile.Write(ref _wrong, true);
+        return sound;
+    }
+
     private void CheckItem(int item, int worker)
     {
         var segment = _segments[_ready[item]];
+        if (!IsSound(segment)) return;
         for (int k = segment.From; k < segment.To; k++)
-        {
-            if (_neededFailed[k]) continue;
-            _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
-            if (IsDenseProduct) Rearrange(_needed[k], _neededSlot[k], worker);
-        }
+            if (!_neededFailed[k]) Rearrange(_needed[k], _neededSlot[k], worker);
     }
 
     private int Take(Span<Segment> segments, int index)

@@ -152,10 +152,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>True when the unit in a slot has yet to be checked.</summary>
     public bool IsUnchecked(int slot) => _trust[slot] != Trust.Checked;
 
-    /// <summary>Compute threads: checks a ready unit; what is wrong is noticed by <see cref="RereadIfWrong"/>.</summary>
-    public void Check(int unit, int slot)
+    /// <summary>Compute threads: checks a ready unit if nobody has since it was read; false when it is wrong (<see cref="RereadIfWrong"/>).</summary>
+    public bool Check(int unit, int slot)
     {
         if (_trust[slot] == Trust.Unchecked) _trust[slot] = Region.Verify(unit, Window.Memory(slot) + Region.Delta(unit)) == ReadFault.None ? Trust.Checked : Trust.Wrong;
+        return _trust[slot] == Trust.Checked;
     }
 
     /// <summary>True for a pinned unit that failed its check: it is being read once more, by a reader that checks, and becomes ready or fails like any other.</summary>

@@ -191,8 +191,8 @@ internal sealed unsafe partial class RingReader : IDisposable
         _busySince = _freeCount < Depth ? now : 0;
     }
 
-    /// <summary>Few prefetch reads beside demand, which must not wait behind them; as many as keep the device busy while nobody waits for any.</summary>
-    private bool MayPrefetch => _prefetchInDevice < (Depth - _freeCount == _prefetchInDevice ? Math.Max(_prefetchDepth, Depth / 2) : _prefetchDepth);
+    /// <summary>A quarter of the depth beside demand, which must not wait behind much; as many as keep the device busy while nobody waits for any.</summary>
+    private bool MayPrefetch => _prefetchInDevice < Math.Max(_prefetchDepth, Depth - _freeCount == _prefetchInDevice ? Depth * 3 / 4 : Depth / 4);
 
     private void TakeResults(IoRing ring)
     {

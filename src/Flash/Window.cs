@@ -55,7 +55,7 @@ public sealed unsafe class Window : IDisposable
         for (int i = 0; i < slots; i++) _free[i] = slots - 1 - i;
         _freeCount = slots;
         _score = new WindowScore(units);
-        _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 64)));
+        _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 8)));
         _evictable = new EvictableList(slots);
     }
 

@@ -6,14 +6,14 @@ namespace FlashOrleans.Engine.Tests;
 public sealed class GapCostTests
 {
     [Theory]
-    // 20 µs a read and 1 ns a byte: 20 000 bytes cost what another read does.
-    [InlineData(20e-6, 1e-9, 20_000)]
+    // 12 µs a read and 1 ns a byte: 12 000 bytes cost what another read does.
+    [InlineData(12e-6, 1e-9, 12_000)]
     [InlineData(2e-6, 0.5e-9, 4_000)]
     // A device that does not mind length, and one that counts nothing else.
-    [InlineData(20e-6, 0, ReadPlanner.GapLimit)]
+    [InlineData(20e-6, 0, GapCost.MostGapBytes)]
     [InlineData(0, 1e-9, 0)]
-    // Beyond what the reader has room for.
-    [InlineData(1e-3, 1e-9, ReadPlanner.GapLimit)]
+    // Beyond what ever paid.
+    [InlineData(1e-3, 1e-9, GapCost.MostGapBytes)]
     public void The_gap_is_where_its_bytes_cost_as_much_as_another_read(double perRead, double perByte, int gap)
     {
         ReadCost Of(int bytes) => new(bytes, perRead + perByte * bytes);
@@ -27,7 +27,7 @@ public sealed class GapCostTests
     public void A_long_read_that_was_faster_than_a_short_one_is_noise_and_costs_nothing_more()
     {
         GapCost cost = GapCost.Fit(new(4096, 1 / 50_000.0), new(65536, 1 / 60_000.0));
-        Assert.Equal((1 / 50_000.0, 0, ReadPlanner.GapLimit), (cost.SecondsPerRead, cost.SecondsPerByte, cost.GapBytes));
+        Assert.Equal((1 / 50_000.0, 0, GapCost.MostGapBytes), (cost.SecondsPerRead, cost.SecondsPerByte, cost.GapBytes));
     }
 
     /// <summary>Results never depend on it; how many reads there are does.</summary>

@@ -13,6 +13,10 @@ public readonly record struct GapCost(double SecondsPerRead, double SecondsPerBy
         return new GapCost(Math.Max(0, small.Seconds - perByte * small.Bytes), perByte);
     }
 
-    /// <summary>A gap is read across while its bytes cost less than another read, up to what the reader has room for.</summary>
-    public int GapBytes => SecondsPerRead >= SecondsPerByte * ReadPlanner.GapLimit ? ReadPlanner.GapLimit : (int)(SecondsPerRead / SecondsPerByte);
+    /// <summary>Longer gaps than this did not pay where they seemed to: what a measurement reads again and again may lie in a cache below the device, what a model reads does not, and its bytes take memory's time too
+    /// (docs/adr/0005).</summary>
+    public const int MostGapBytes = 16 * 1024;
+
+    /// <summary>A gap is read across while its bytes cost less than another read.</summary>
+    public int GapBytes => SecondsPerRead >= SecondsPerByte * MostGapBytes ? MostGapBytes : (int)(SecondsPerRead / SecondsPerByte);
 }
