@@ -56,6 +56,7 @@ model_bytes() {
     echo $(($(du -sb "$FLASH_HOME/models/$1.flash" | cut -f1) - added))
 }
 
+# Nothing is drawn from the logits, as in llama-bench: which of a hundred thousand nearly equal ones is taken costs milliseconds that say nothing.
 ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     local case=$1 label=$2 package=$3 share=$4; shift 4
     local bytes limit=0 budget=()
@@ -64,8 +65,8 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
         limit=$((bytes * share / 100)); budget=(--budget "$((limit / 1000))KB" --kv q8)
     elif [[ " $* " != *" --window "* ]]; then budget=(--window 100%); fi
     enter "$limit"; load=$(cut -d' ' -f1 /proc/loadavg)
-    local command="flash bench $package ${budget[*]} --prompt $prompt --generate $generate --repeat $repeat $*"
-    inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
+    local command="flash bench $package ${budget[*]} --prompt $prompt --generate $generate --repeat $repeat --temperature 0 $*"
+    inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --temperature 0 --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
     leave
     local activity
     activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
@@ -115,7 +116,9 @@ for case in "$@"; do
         c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
            theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
         d) model bamboo bamboo-7b
-           for share in 50 75; do ours d "bamboo-7b, $share %" bamboo $share --sessions 1,8 --mode exact; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --sessions 1,8 --mode predicted; done ;;
+           for share in 50 75; do
+               for n in 1 8; do ours d "bamboo-7b, exact, $share %" bamboo $share --mode exact --sessions $n; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --mode predicted --sessions $n; done
+           done ;;
         budgets) llama7; model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; model opt-oracle opt-6.7b --activity oracle
            for share in 30 40 50 65 80 100; do
                ours budgets "prosparse-7b, exact" prosparse $share --mode exact --prefetch off; ours budgets "prosparse-7b, predicted x2" prosparse $share --mode predicted
