@@ -88,7 +88,7 @@ public sealed class Layer
     internal int ScanUnits { get; private set; }
     /// <summary>A scan's units are joined into long ones, as long as a layer has at least so many.</summary>
     internal const int ScanLeast = 128;
-    internal const int ScanBytes = 4 << 20;
+    internal const int ScanBytes = 8 << 20;
 
     internal ModelConfig Config { get; }
     internal ExpertConfig? Experts { get; }
