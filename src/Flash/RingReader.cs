@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
-using System.Runtime.Intrinsics.X86;
 using Microsoft.Win32.SafeHandles;
 
 namespace FlashOrleans.Flash;
@@ -15,7 +14,6 @@ internal sealed unsafe partial class RingReader : IDisposable
     public const int Depth = 64;
     /// <summary>Results waited for at a time, at most: reads handed over together cost a third of the processor time of reads handed over one by one (docs/adr/0005).</summary>
     private const int MostAtOnce = 16;
-    private const int FetchBytes = 8 * 1024;
     private const ulong WakeToken = ulong.MaxValue;
     private const int StackBytes = 256 * 1024;
     public const int BufferBytes = ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64;
@@ -30,7 +28,6 @@ internal sealed unsafe partial class RingReader : IDisposable
     private readonly long[] _from = new long[Depth];
     private readonly bool[] _isPrefetch = new bool[Depth];
     private readonly int[] _free = new int[Depth];
-    private readonly (int At, int Result)[] _results = new (int At, int Result)[Depth];
     private readonly int _wakeFd;
     private readonly ulong* _wakeValue;
     private readonly Thread _thread;
@@ -196,30 +193,19 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     private void TakeResults(IoRing ring)
     {
-        int n = 0;
-        for (; n < Depth && ring.TryTake(out ulong token, out int result);)
+        bool told = false;
+        while (ring.TryTake(out ulong token, out int result))
         {
             if (token == WakeToken)
             {
                 // Closing, nobody wakes it again: what is in the device ends by itself.
                 if (!Closed) ring.ReadEvent(_wakeFd, _wakeValue, WakeToken);
+                continue;
             }
-            else _results[n++] = ((int)token, result);
+            End((int)token, result);
+            told = true;
         }
-        for (int i = 0; i < n; i++)
-        {
-            // What the device wrote is in no cache near: the next read is fetched while this one is checked.
-            if (i + 1 < n) Fetch(_requests[_results[i + 1].At]!);
-            End(_results[i].At, _results[i].Result);
-        }
-        if (n > 0) _owner.Told?.Invoke();
-    }
-
-    private static void Fetch(ReadRequest request)
-    {
-        if (!Sse.IsSupported || !request.Verify) return;
-        byte* at = (byte*)request.Memory[0];
-        for (int i = 0; i < Math.Min(request.Region.SlotBytes, FetchBytes); i += 64) Sse.Prefetch1(at + i);
+        if (told) _owner.Told?.Invoke();
     }
 
     private bool Closed
