@@ -12,7 +12,8 @@ internal sealed unsafe partial class LayerStep
     // selector output, predictor's scores or experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle; then per worker the attention scores.
     private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _scores, _partials, _angles, _low;
     private byte* _q, _aq, _lowQ;
-    private int _partialBuffers;
+    /// <summary>Rows that all partial sums have together.</summary>
+    private long _partialRows;
     private int _scoresStride;
 
     // The matrix product under way (compute threads read these while the pool runs).
@@ -42,7 +43,7 @@ internal sealed unsafe partial class LayerStep
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
         _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
-        _partialBuffers = at.PartialBuffers;
+        _partialRows = (long)at.PartialBuffers * at.Capacity;
         _scoresStride = at.ScoresStride;
         _capacity = at.Capacity;
         _shape = c;

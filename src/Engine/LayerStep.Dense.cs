@@ -5,7 +5,7 @@ namespace FlashOrleans.Engine;
 /// <summary>
 /// The feed-forward where all rows of a wave compute all neurons: a matrix product, not neuron after neuron for each row. First the activations of the units that are there: sixteen
 /// neurons at a time are woven into a panel, if they are none yet (LayerStep.Woven.cs), and multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
-/// in registers until it is whole. The sums are those of <see cref="SegmentItem"/> in the same order, so the bits are too.
+/// in registers until it is whole. The sums are those of <see cref="SegmentsItem"/> in the same order, so the bits are too.
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
@@ -71,7 +71,7 @@ internal sealed unsafe partial class LayerStep
         return _layer.Bundles!.UnitBase(_neededSlot[segment.From + unit - _needed[segment.From]], unit) + offsets.Up(neuron - unit * group);
     }
 
-    private float* ActivationsOf(int block) => _act + (long)_partialOf[block] * Numerics.NeuronBlock * _capacity;
+    private float* ActivationsOf(int block) => _act + (long)_partialOf[block] * Numerics.NeuronBlock * _openRows;
 
     /// <summary>Sixteen neurons of a segment, or all, for every row: products, activation, and into groups of eight rows.</summary>
     private void ActivationItem(int item, int worker)

@@ -1,9 +1,11 @@
+using System.Numerics;
+using System.Runtime.Intrinsics;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The feed-forward half of a step: which units are needed, and what a neuron adds. How units come and go meanwhile is in LayerStep.Gather.cs.
+/// The feed-forward half of a step: which units are needed, and what they are chosen by. What a neuron adds is in LayerStep.Neurons.cs, how units come and go meanwhile is in LayerStep.Gather.cs.
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
@@ -105,12 +107,20 @@ internal sealed unsafe partial class LayerStep
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
             float* row = _g + (long)r * neurons;
-            for (int i = 0; i < neurons; i++)
+            for (int i = 0; i < neurons; i += 8)
             {
-                if (!(row[i] > threshold)) continue;
-                active++;
-                _marks[group == 1 ? i : i / group] = true;
-                _layer.Watch?.Invoke(PositionOf(r), i);
+                // Most neurons are not active: eight at a time are passed over.
+                uint above = 0;
+                if (i + 8 <= neurons) above = Vector256.GreaterThan(Vector256.Load(row + i), Vector256.Create(threshold)).ExtractMostSignificantBits();
+                else
+                    for (int k = i; k < neurons; k++) above |= (row[k] > threshold ? 1u : 0) << (k - i);
+                for (; above != 0; above &= above - 1)
+                {
+                    int neuron = i + BitOperations.TrailingZeroCount(above);
+                    active++;
+                    _marks[group == 1 ? neuron : neuron / group] = true;
+                    _layer.Watch?.Invoke(PositionOf(r), neuron);
+                }
             }
         }
         return active;
@@ -127,110 +137,5 @@ internal sealed unsafe partial class LayerStep
             for (int i = first; i < end && !needs && _layer.Sparse; i++) needs = _g[(long)r * _layer.Neurons + i] > _layer.Cut;
             if (needs) Kill(_slotOfRow[r], FaultKind.Flash, _layer.Bundles!.LastError ?? "flash read failed");
         }
-    }
-
-    /// <summary>Neurons whose coefficients are computed at a time; not a numeric constant: their down rows follow each other into one sum.</summary>
-    private const int Gathered = 128;
-
-    /// <summary>One segment's neurons for every row: coefficients first, then their down rows in ascending order.</summary>
-    private void SegmentItem(int item, int worker)
-    {
-        var segment = _segments[_ready[item]];
-        if (!IsSound(segment)) return;
-        var layout = _layer.Bundle;
-        RowOffsets offsets = _layer.Offsets;
-        var bundles = _layer.Bundles!;
-        byte** rows = stackalloc byte*[3 * Gathered];
-        byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
-        int* ids = stackalloc int[Gathered];
-        int firstNeuron = segment.Block * _layer.BlockNeurons, endNeuron = Math.Min(firstNeuron + _layer.BlockNeurons, _layer.Neurons);
-        float cut = _layer.Cut;
-        bool audited = _layer.Mode == FeedForwardMode.Predicted && Audits(segment);
-        long computed = 0;
-        ClearFresh(segment.Block);
-        for (int r = 0; r < _rows; r++)
-        {
-            if (_slots[_slotOfRow[r]].Dead) continue;
-            float* g = _g + (long)r * _layer.Neurons;
-            int n = 0;
-            for (int k = segment.From; k < segment.To; k++)
-            {
-                int unit = _needed[k];
-                if (_neededFailed[k] || !UsesUnit(r, unit)) continue;
-                byte* at = bundles.UnitBase(_neededSlot[k], unit);
-                int first = unit * layout.Group;
-                for (int i = Math.Max(first, firstNeuron); i < Math.Min(first + layout.Group, endNeuron); i++)
-                {
-                    if (_layer.Sparse && !(g[i] > cut)) continue;
-                    up[n] = at + offsets.Up(i - first);
-                    down[n] = up[n] + offsets.Down;
-                    gate[n] = up[n] + offsets.Gate;
-                    ids[n++] = i;
-                    if (n < Gathered) continue;
-                    AddNeurons(r, rows, ids, n, Partial(segment.Block));
-                    computed += n;
-                    n = 0;
-                }
-            }
-            if (n > 0) AddNeurons(r, rows, ids, n, Partial(segment.Block));
-            computed += n;
-            if (audited) CountMissed(segment, r);
-        }
-        Interlocked.Add(ref _computedNeurons, computed);
-    }
-
-    /// <summary>
-    /// partial += a_i · down_i for neurons in ascending order; a_i = act(gate_i x) · up_i x, or act(up_i x) without a gate, times its expert's weight. In exact
-    /// mode the selector has computed the pre-activation already. Offsets of rows that are not read are never dereferenced.
-    /// </summary>
-    private void AddNeurons(int row, byte** rows, int* ids, int n, float* partial)
-    {
-        var c = _layer.Config;
-        var w = _layer.Weights!;
-        var layout = _layer.Bundle;
-        byte** up = rows, down = rows + Gathered, gate = rows + 2 * Gathered;
-        byte** xs = stackalloc byte*[Gathered];
-        float* a = stackalloc float[Gathered];
-        if (_layer.Exact)
-        {
-            float* g = _g + (long)row * _layer.Neurons;
-            for (int k = 0; k < n; k++) a[k] = g[ids[k]];
-        }
-        else
-        {
-            WeightFormat decides = c.Gated ? layout.Gate : layout.Up;
-            Fill(xs, InputRow(decides, row), n);
-            kernels.Dots(decides, c.Gated ? gate : up, xs, n, c.HiddenSize, a);
-            float* bias = c.Gated ? w.GateBias : w.UpBias;
-            for (int k = 0; k < n && bias != null; k++) a[k] += bias[ids[k]];
-            if (_layer.Mode == FeedForwardMode.Predicted)
-            {
-                if (_layer.Activity != null) Reveal(row, a, ids, n);
-                CountChosen(a, ids, n);
-            }
-        }
-        Activations.Apply(kernels, c, a, n);
-        if (c.Gated)
-        {
-            float* u = stackalloc float[Gathered];
-            Fill(xs, InputRow(layout.Up, row), n);
-            kernels.Dots(layout.Up, up, xs, n, c.HiddenSize, u);
-            for (int k = 0; k < n && w.UpBias != null; k++) u[k] += w.UpBias[ids[k]];
-            // An active neuron of a gated model that takes the positive part of both has both positive.
-            for (int k = 0; k < n && _layer.Activity != null; k++) u[k] = MathF.Abs(u[k]);
-            Activations.Combine(c, a, u, n);
-        }
-        if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, n).Count(0f));
-        if (_layer.Experts is { } e)
-        {
-            float* weights = _g + (long)row * e.Count;
-            for (int k = 0; k < n; k++) a[k] *= weights[ids[k] / e.Size];
-        }
-        kernels.Axpys(layout.Down, a, down, n, c.HiddenSize, partial + (long)row * c.HiddenSize);
-    }
-
-    private static void Fill(byte** to, byte* value, int n)
-    {
-        for (int i = 0; i < n; i++) to[i] = value;
     }
 }

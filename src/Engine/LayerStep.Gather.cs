@@ -38,12 +38,17 @@ internal sealed unsafe partial class LayerStep
     private readonly List<int> _ready = [];
     private readonly List<int> _freePartials = [];
     private int[] _partialOf = [];
+    /// <summary>Rows from one partial sum to the next; whole groups where a dense feed-forward's activations lie beside them.</summary>
+    private int _openRows;
     private int _nextFold;
     /// <summary>Less than this one thread checks sooner than two.</summary>
     private const int ParallelCheckBytes = 128 * 1024;
     /// <summary>With fewer segments than this a step that waits for reads goes on waiting.</summary>
     private const int SegmentsPerThread = 8;
-    private Action<int, int>? _segmentJob, _checkJob;
+    /// <summary>Sums of all rows that a thread adds blocks to at a time: they stay in the first cache.</summary>
+    private const int FoldColumns = 2048;
+    private readonly List<int> _folding = [];
+    private Action<int, int>? _segmentJob, _checkJob, _foldJob;
     private bool _wrong;
 
     private void BeginGather()
@@ -68,11 +73,16 @@ internal sealed unsafe partial class LayerStep
         }
         Array.Fill(_partialOf, -1);
         _freePartials.Clear();
-        for (int i = _partialBuffers - 1; i >= 0; i--) _freePartials.Add(i);
+        _freePartials.EnsureCapacity(_layer.Blocks);
+        // The fewer the rows the more blocks may be open: one session's blocks are all summed at once.
+        _openRows = IsDenseProduct ? (_rows + Kernels.TokenGroup - 1) / Kernels.TokenGroup * Kernels.TokenGroup : _rows;
+        for (int i = (int)Math.Min(_layer.Blocks, _partialRows / _openRows) - 1; i >= 0; i--) _freePartials.Add(i);
         _segments.Clear();
         // A block may be cut, seldom more than once: what varies from step to step must not allocate in one of them.
         _segments.EnsureCapacity(2 * _layer.Blocks + 16);
         _ready.EnsureCapacity(2 * _layer.Blocks + 16);
+        _folding.EnsureCapacity(_layer.Blocks);
+        _itemFrom.EnsureCapacity(2 * _layer.Blocks + 17);
         _acquired = _opened = _cold = _firstLive = _nextFold = 0;
         _noSlot = false;
         _mostCold = _layer.Scans ? _layer.ScanUnits : int.MaxValue;
@@ -176,7 +186,7 @@ internal sealed unsafe partial class LayerStep
         return true;
     }
 
-    private float* Partial(int block) => _partials + (long)_partialOf[block] * _capacity * _layer.Config.HiddenSize;
+    private float* Partial(int block) => _partials + (long)_partialOf[block] * _openRows * _layer.Config.HiddenSize;
 
     private void FeedForwardArrived(int slot, ReadFault fault)
     {
@@ -224,7 +234,8 @@ internal sealed unsafe partial class LayerStep
         }
         else
         {
-            pool.Run(_segmentJob ??= SegmentItem, _ready.Count, work > ParallelWork / 8);
+            Itemise(segments);
+            pool.Run(_segmentJob ??= SegmentsItem, _itemFrom.Count - 1, work > ParallelWork / 8);
             WithdrawWrong(segments);
         }
         if (_ready.Count == 0) return false;
@@ -326,19 +337,30 @@ internal sealed unsafe partial class LayerStep
         _neededSlot[index] = -1;
     }
 
-    /// <summary>Adds finished blocks in ascending order.</summary>
+    /// <summary>Adds finished blocks in ascending order, threads splitting the rows.</summary>
     private void Fold()
     {
         int end = _firstLive < _segments.Count ? _segments[_firstLive].Block : _opened < _neededCount ? BlocksOf(_needed[_opened]).First : _layer.Blocks;
-        long width = _layer.Config.HiddenSize;
+        _folding.Clear();
+        for (int b = _nextFold; b < end; b++)
+        {
+            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral. A partial sum that was not begun is zero, or its block was added directly.
+            if (_partialOf[b] >= 0 && !_fresh[b]) _folding.Add(b);
+        }
+        int columns = _rows * _layer.Config.HiddenSize;
+        pool.Run(_foldJob ??= FoldItem, _folding.Count == 0 ? 0 : (columns + FoldColumns - 1) / FoldColumns, (long)columns * _folding.Count > ParallelWork / 8);
         for (; _nextFold < end; _nextFold++)
         {
             if (_partialOf[_nextFold] < 0) continue;
-            // y starts at +0 and a sum of finite floats never becomes -0 from there, so a block of zeros is neutral. A partial sum that was not begun is zero, or its block was added directly.
-            if (!_fresh[_nextFold]) kernels.Add(_y, Partial(_nextFold), (int)(_rows * width));
             _freePartials.Add(_partialOf[_nextFold]);
             _partialOf[_nextFold] = -1;
         }
+    }
+
+    private void FoldItem(int item, int worker)
+    {
+        int from = item * FoldColumns, n = Math.Min(FoldColumns, _rows * _layer.Config.HiddenSize - from);
+        foreach (int block in _folding) kernels.Add(_y + from, Partial(block) + from, n);
     }
 
     /// <summary>Gives back everything that is still pinned: the step was broken off.</summary>

@@ -108,7 +108,7 @@ internal sealed unsafe partial class LayerStep
         int* ids = stackalloc int[Gathered];
         float* bias = c.Gated ? _layer.Weights!.GateBias : _layer.Weights!.UpBias;
         float* score = _g + (long)row * _layer.Neurons;
-        Fill(xs, InputRow(decides, row), Gathered);
+        new Span<nint>(xs, Gathered).Fill((nint)InputRow(decides, row));
         int firstNeuron = segment.Block * _layer.BlockNeurons, endNeuron = Math.Min(firstNeuron + _layer.BlockNeurons, _layer.Neurons);
         int n = 0, missed = 0;
         for (int k = segment.From; k <= segment.To; k++)

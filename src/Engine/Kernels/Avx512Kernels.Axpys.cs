@@ -11,27 +11,27 @@ internal sealed unsafe partial class Avx512Kernels
     // Rows whose coefficients (a * scale) are prepared at once, and the columns they are prepared for: 16 * 32 floats of stack.
     private const int ChunkRows = Avx2Kernels.ChunkRows, ChunkBlocks = Avx2Kernels.ChunkBlocks;
 
-    public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
+    public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc, int after = 0)
     {
         switch (format)
         {
             case WeightFormat.F32: FloatAxpys<StoredF32>(a, rows, n, cols, acc); break;
             case WeightFormat.BF16: FloatAxpys<StoredBF16>(a, rows, n, cols, acc); break;
-            case WeightFormat.Q8 or WeightFormat.Q4: QuantizedAxpys(format, a, rows, n, cols, acc); break;
-            case WeightFormat.Q4B: MinimumAxpys<FormB>(a, rows, n, cols, acc); break;
-            case WeightFormat.Q4K: MinimumAxpys<FormK>(a, rows, n, cols, acc); break;
+            case WeightFormat.Q8 or WeightFormat.Q4: QuantizedAxpys(format, a, rows, n, cols, acc, after); break;
+            case WeightFormat.Q4B: MinimumAxpys<FormB>(a, rows, n, cols, acc, after); break;
+            case WeightFormat.Q4K: MinimumAxpys<FormK>(a, rows, n, cols, acc, after); break;
             default: throw new ArgumentOutOfRangeException(nameof(format));
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void QuantizedAxpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
+    private static void QuantizedAxpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc, int after)
     {
         float* c = stackalloc float[ChunkRows * ChunkBlocks];
         int blocks = cols / WeightLayout.Block, scales = format == WeightFormat.Q8 ? cols : cols / 2, bytes = scales / blocks;
         for (int first = 0; first < n; first += ChunkRows)
         {
-            int count = Math.Min(ChunkRows, n - first), ahead = Math.Min(ChunkRows, n - first - count);
+            int count = Math.Min(ChunkRows, n - first), ahead = Math.Min(ChunkRows, n + after - first - count);
             for (int from = 0; from < blocks; from += ChunkBlocks)
             {
                 int to = Math.Min(from + ChunkBlocks, blocks);
@@ -157,13 +157,13 @@ internal sealed unsafe partial class Avx512Kernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void MinimumAxpys<TForm>(float* a, byte** rows, int n, int cols, float* acc) where TForm : struct, IFourBit
+    private static void MinimumAxpys<TForm>(float* a, byte** rows, int n, int cols, float* acc, int after) where TForm : struct, IFourBit
     {
         float* scales = stackalloc float[2 * ChunkRows * ChunkBlocks], minima = scales + ChunkRows * ChunkBlocks;
         int blocks = cols / WeightLayout.Block, each = WeightLayout.ParameterBytes(TForm.Format), parameters = cols / 2;
         for (int first = 0; first < n; first += ChunkRows)
         {
-            int count = Math.Min(ChunkRows, n - first), ahead = Math.Min(ChunkRows, n - first - count);
+            int count = Math.Min(ChunkRows, n - first), ahead = Math.Min(ChunkRows, n + after - first - count);
             for (int from = 0; from < blocks; from += ChunkBlocks)
             {
                 int to = Math.Min(from + ChunkBlocks, blocks);

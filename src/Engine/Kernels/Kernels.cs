@@ -30,8 +30,9 @@ internal abstract unsafe partial class Kernels
     /// <summary>
     /// acc[d] = fma(c, w_i[d], acc[d]) for i = 0..n-1 in that order, where c = a_i * scale of w's block for q8 and q4 (w then the integer, q4's minus 8), else c = a_i; the w of q4b and q4k
     /// is the dequantised weight, fl(scale * q + minimum): q * scale is exact, so one fma makes it, off the chain of acc, and 16 of them per block are a table to look nibbles up in.
+    /// <paramref name="after"/>: so many rows that follow the n will be wanted next (a hint).
     /// </summary>
-    public abstract void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc);
+    public abstract void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc, int after = 0);
 
     /// <summary>Most rows of one call of <see cref="Columns"/>, and how many tokens its coefficients are grouped by.</summary>
     public const int ColumnRows = 128, TokenGroup = 8;

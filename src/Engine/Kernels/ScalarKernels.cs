@@ -82,7 +82,7 @@ internal sealed unsafe partial class ScalarKernels : Kernels
         for (int i = 0; i < n; i++) result[i] = RowDot(format, rows[i], xs[i], cols);
     }
 
-    public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc)
+    public override void Axpys(WeightFormat format, float* a, byte** rows, int n, int cols, float* acc, int after = 0)
     {
         for (int i = 0; i < n; i++)
             if (WeightLayout.IsQuantized(format)) QuantizedAxpy(format, a[i], rows[i], cols, acc);
