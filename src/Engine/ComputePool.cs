@@ -10,7 +10,7 @@ namespace FlashOrleans.Engine;
 internal sealed class ComputePool : IDisposable
 {
     /// <summary>Jobs of one step follow each other within microseconds; a parked thread needs some fifty to come.</summary>
-    private static readonly int PatienceMicroseconds = int.Parse(Environment.GetEnvironmentVariable("PAT") ?? "50");
+    private const int PatienceMicroseconds = 50;
 
     private readonly object _gate = new();
     private readonly Thread[] _workers;

@@ -47,7 +47,12 @@ public sealed partial class Conductor
         if (layer.LoadError is { } error) Refuse(layer, wave, FaultKind.Flash, $"layer {layer.Index} cannot be loaded: {error.Message}");
         else if (layer.Closing) Refuse(layer, wave, FaultKind.Unavailable, $"layer {layer.Index} is being moved");
         else if (Malformed(layer, wave) is { } why) Refuse(layer, wave, FaultKind.Rejected, why);
-        else (wave.RowCount == wave.SlotCount ? layer.Decode : layer.Prefill).Enqueue(wave);
+        else if (wave.RowCount != wave.SlotCount) layer.Prefill.Enqueue(wave);
+        else
+        {
+            layer.Decode.Enqueue(wave);
+            Scheduler.Arrived(layer.Pending, wave.RowCount);
+        }
     }
 
     private static string? Malformed(Layer layer, Wave wave)

@@ -15,9 +15,10 @@ public sealed partial class Conductor : IDisposable
     private readonly TimeProvider _time;
     private readonly IFlashReader _reader;
     private readonly FlashReader? _ownReader;
-    private readonly Scheduler _scheduler = new();
+    private readonly Scheduler _scheduler;
     private readonly HeldSteps _held = new();
     private readonly List<Layer> _layers = [];
+    private readonly List<Pending> _pending = [];
     private readonly Stack<LayerStep> _idleSteps = new();
     private readonly Stack<ReadRequest> _idleRequests = new(UnitStore.MostRequests);
     private readonly ConcurrentQueue<Action> _commands = new();
@@ -57,6 +58,7 @@ public sealed partial class Conductor : IDisposable
             _mostSteps = budget.Steps;
         }
         Options = options;
+        _scheduler = new Scheduler(options.MaxWaveRows);
         _time = time ?? TimeProvider.System;
         _kernels = FlashOrleans.Engine.Kernels.Choose(options.Kernels);
         _pool = new ComputePool(options.Threads);
@@ -120,7 +122,11 @@ public sealed partial class Conductor : IDisposable
             _budget?.Leave();
             throw;
         }
-        Command(() => _layers.Add(attached));
+        Command(() =>
+        {
+            _layers.Add(attached);
+            _pending.Add(attached.Pending);
+        });
         _loads.Add(() =>
         {
             Exception? error = null;
@@ -237,8 +243,10 @@ public sealed partial class Conductor : IDisposable
     internal bool Pump()
     {
         TakeIn();
-        var layer = _scheduler.Choose(_layers, out bool prefill, canStart: _steps < _mostSteps);
-        if (layer == null) return false;
+        foreach (var each in _layers) each.Describe(canStart: _steps < _mostSteps);
+        int chosen = _scheduler.Choose(_pending, _time.GetTimestamp(), out bool prefill);
+        if (chosen < 0) return false;
+        var layer = _layers[chosen];
         try
         {
             Run(layer, prefill);
@@ -270,7 +278,10 @@ public sealed partial class Conductor : IDisposable
             }
             lock (_wake)
             {
-                while (!_signalled && !_stop) Monitor.Wait(_wake);
+                // Held for somebody who should be here by then.
+                if (_scheduler.WakeAt != 0 && !_signalled && !_stop) Monitor.Wait(_wake, Math.Max(1, (int)(_time.GetElapsedTime(_time.GetTimestamp(), _scheduler.WakeAt).TotalMilliseconds)));
+                else
+                    while (!_signalled && !_stop) Monitor.Wait(_wake);
                 _signalled = false;
             }
         }
@@ -364,9 +375,21 @@ public sealed partial class Conductor : IDisposable
     private void EndStep(Layer layer, LayerStep step)
     {
         layer.Running = null;
+        if (step.IsDecode && step.Rows > 0) ExpectBehind(layer, step);
         _steps--;
         _idleSteps.Push(step);
         TryClose(layer);
+    }
+
+    /// <summary>What left a layer is soon at the next one; what left the last one at the first, if its sessions go on. It is waited for, at most a hundredth of what a pass over the model takes.</summary>
+    private void ExpectBehind(Layer layer, LayerStep step)
+    {
+        long now = _time.GetTimestamp();
+        foreach (var next in _layers)
+        {
+            if (next.Package == layer.Package && next.Index == (layer.IsLast ? 0 : layer.Index + 1))
+                Scheduler.Expect(next.Pending, step.Rows, now, now + (now - step.BegunAt) * layer.Config.Layers / 100);
+        }
     }
 
     private LayerStep RentStep()
@@ -421,7 +444,8 @@ public sealed partial class Conductor : IDisposable
         if (!layer.Draining || layer.Closed.Task.IsCompleted || layer.Running != null || layer.OutstandingReads > 0) return;
         while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
         _layers.Remove(layer);
-        _scheduler.Forget(layer);
+        _pending.Remove(layer.Pending);
+        _scheduler.Forget(layer.Pending, _pending);
         layer.Free();
         _shared.Detach(layer);
         _budget?.Leave();

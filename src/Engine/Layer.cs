@@ -36,6 +36,7 @@ public sealed class Layer
         Index = index;
         Options = options;
         Router = router;
+        Pending = new Pending(package, index, package.Config.Layers);
         Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
         Mode = ModeOf(package.Manifest, Config, index, options.Mode);
         Experts = Config.ExpertsOf(index);
@@ -121,6 +122,20 @@ public sealed class Layer
     internal Queue<Wave> Decode { get; } = new();
     internal Queue<Wave> Prefill { get; } = new();
     internal LayerStep? Running { get; set; }
+    internal Pending Pending { get; }
+
+    /// <summary>Conductor thread: tells the scheduler what there is to do. A parked step that can go on is the only thing its layer can do.</summary>
+    internal void Describe(bool canStart)
+    {
+        bool able = (IsReady && canStart) || LoadError != null;
+        Pending.Idle = Running == null;
+        Pending.Decode = Running is { } step ? step.Runnable && step.IsDecode : able && Decode.Count > 0;
+        Pending.Prefill = Running is { } other ? other.Runnable && !other.IsDecode : able && Prefill.Count > 0;
+        Pending.Rows = Running is { IsDecode: true } running ? running.Rows : 0;
+        if (!IsReady) return;
+        foreach (var wave in Decode) Pending.Rows += wave.RowCount;
+    }
+
     /// <summary>Refuses new waves; any thread.</summary>
     internal volatile bool Closing;
     /// <summary>Its loader is done with it: it may be freed as soon as nothing runs or reads in it. Conductor thread.</summary>

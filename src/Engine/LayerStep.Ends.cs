@@ -171,10 +171,10 @@ internal sealed unsafe partial class LayerStep
         // Best by what was trained to look ahead; else by what the layer itself will ask.
         if (w.Lookahead.Exists) Score(w.Lookahead, w.Lookahead.GuessesActivation ? AsInput(c, w, rows, count) : rows, count, c.FfnSize, DecidingBias(c, w), out cut);
         else Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, AsInput(c, w, rows, count), _q, count, _g, DecidingBias(c, w));
-        if (next.Activity is { } drawn)
+        if (next.Activity != null)
         {
             cut = 0;
-            for (int r = 0; r < count; r++) drawn.Ahead(drawn.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), _g + (long)r * c.FfnSize, c.FfnSize, next.Mode == FeedForwardMode.Predicted);
+            Draw(next, count);
         }
         int units = next.Bundles!.Region.Count;
         if (_hints.Length < units)

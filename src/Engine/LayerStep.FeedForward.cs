@@ -67,10 +67,7 @@ internal sealed unsafe partial class LayerStep
     {
         nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
         MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
-        if (_layer.Activity is { } drawn)
-        {
-            for (int r = 0; r < _rows; r++) drawn.Exact(drawn.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons, _layer.Cut);
-        }
+        if (_layer.Activity != null) Draw(_layer, _rows);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
         _layer.Count.Active += MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked();

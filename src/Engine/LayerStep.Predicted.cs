@@ -53,21 +53,43 @@ internal sealed unsafe partial class LayerStep
         long units = _layer.Bundles!.Region.Count, part = _layer.Count.Waves % AuditParts;
         _auditFrom = (int)(part * units / AuditParts);
         _auditTo = (int)((part + 1) * units / AuditParts);
-        if (_layer.Activity is { } drawn)
+        if (_layer.Activity != null)
         {
             // The truth is known for every neuron: nothing has to be read to find out.
             _auditFrom = _auditTo = 0;
-            for (int r = 0; r < _rows; r++)
-            {
-                var (fire, missed) = drawn.Predicted(drawn.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), _g + (long)r * _layer.Neurons, _layer.Neurons);
-                _layer.Count.AuditActive += fire;
-                _layer.Count.AuditMissed += missed;
-            }
+            Draw(_layer, _rows);
         }
         ChooseCore(_layer.Weights!.Predictor);
         Array.Clear(_marks, 0, (int)units);
         MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);
         TakeMarked(_auditFrom, _auditTo);
+    }
+
+    private Layer? _drawn;
+    private Action<int, int>? _drawJob;
+
+    /// <summary>Drawn activity in place of the rows of g: of this layer its own, of the next one a guess. Threads take rows.</summary>
+    private void Draw(Layer layer, int rows)
+    {
+        _drawn = layer;
+        pool.Run(_drawJob ??= DrawItem, rows, (long)rows * layer.Neurons > ParallelWork / 128);
+    }
+
+    private void DrawItem(int r, int worker)
+    {
+        var layer = _drawn!;
+        var model = layer.Activity!;
+        ulong session = model.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed);
+        int position = PositionOf(r), neurons = layer.Neurons;
+        float* g = _g + (long)r * neurons;
+        if (layer != _layer) model.Ahead(session, position, g, neurons, layer.Mode == FeedForwardMode.Predicted);
+        else if (layer.Exact) model.Exact(session, position, g, neurons, layer.Cut);
+        else
+        {
+            var (fire, missed) = model.Predicted(session, position, g, neurons);
+            Interlocked.Add(ref layer.Count.AuditActive, fire);
+            Interlocked.Add(ref layer.Count.AuditMissed, missed);
+        }
     }
 
     /// <summary>Drawn activity: of the chosen neurons, whose pre-activations have been computed, those that fire are positive and the others not.</summary>

@@ -44,6 +44,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public int LeastRows { get; init; }
     /// <summary>Rows that a slot may bring.</summary>
     public int MostRows { get; init; } = int.MaxValue;
+    public long BegunAt { get; private set; }
     public bool IsDecode => _rows == _slotCount;
     public int Rows => _rows;
 
@@ -56,6 +57,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public void Begin(Layer layer)
     {
         _layer = layer;
+        BegunAt = time.GetTimestamp();
         _slotCount = 0;
         _rows = 0;
         _phase = Phase.Embedding;

@@ -65,7 +65,9 @@ internal sealed unsafe partial class Avx512Kernels
             nint column = block * WeightLayout.Block;
             for (int step = 0; step < 4; step++, column += 4)
             {
-                Sse.Prefetch1(panel + step * 64 + ahead);
+                // For one token nothing comes back to a panel: it need not pass through the second cache.
+                if (TTile.Tokens == 1) Sse.PrefetchNonTemporal(panel + step * 64 + ahead);
+                else Sse.Prefetch1(panel + step * 64 + ahead);
                 Vector512<byte> w = Vector512.Load(panel + step * 64);
                 Vector512<byte> low = w & nibble, high = (w.AsUInt16() >> 4).AsByte() & nibble;
                 s0 += Avx512BW.MultiplyAddAdjacent(low, Four(x + column)) + Avx512BW.MultiplyAddAdjacent(high, Four(x + column + 16));
