@@ -40,7 +40,7 @@ internal static class ActivityFit
             LayerByLayer.Study(plain, [.. stories.Select(static s => s.Ids)], rows =>
             {
                 traces.Add(Of(rows, stories));
-                foreach (bool early in new[] { false, true })
+                foreach (bool early in (ReadOnlySpan<bool>)[false, true])
                 {
                     if (early && before == null) continue;
                     PredictorMatrix[] matrices = [.. source.Matrices(rows.Layer).Where(m => m.Section.StartsWith(PackageLayout.Lookahead, StringComparison.Ordinal) == early)];

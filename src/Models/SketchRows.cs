@@ -42,7 +42,11 @@ internal static class SketchRows
             if (bits == 3)
             {
                 (Half other, double otherError) = Scale(w, weigh, Dense);
-                if (otherError < error) (scale, levels) = (other, Dense);
+                if (otherError < error)
+                {
+                    scale = other;
+                    levels = Dense;
+                }
             }
             Span<byte> integers = dst.Slice(b * 16, 16);
             for (int i = 0; i < 16; i++) integers[i] = (byte)((Level(w[i], (float)scale, levels) + 8) | (Level(w[i + 16], (float)scale, levels) + 8) << 4);
