@@ -24,7 +24,7 @@ cap=$((total * share / 100))
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
 [ -f "$csv" ] || echo 'time,commit,load,case,row,window,taken,missed,hit_rate,flash_bytes_step,flash_reads_step,step_ms,tok_s,fraction,activity' >"$csv"
 
-bench() { "$flash" bench "$1" --path engine --sessions 1 --prompt 64 --temperature 0.7 --seed 1 --json "${@:2}" 2>"$work/error" || { tail -1 "$work/error" >&2; exit 1; }; }
+bench() { "$flash" bench "$1" --path engine --sessions 1 --prompt "Once upon a time there was a little fox who found a lantern in the woods. He" --temperature 0.7 --seed 1 --json "${@:2}" 2>"$work/error" || { tail -1 "$work/error" >&2; exit 1; }; }
 # The share of the feed-forward that fits beside what is resident in that mode.
 window() { # PACKAGE FLAGS...
     bench "$1" "${@:2}" --window 50% --generate 2 | jq -r --argjson cap "$cap" --argjson edge "$edge" '.rows[0].layers as $l | (($cap - $edge - ([$l[].resident_bytes] | add)) / (2 * ([$l[].window_bytes] | add)) * 1000 | floor / 10) | if . < 1 then 1 elif . > 100 then 100 else . end'
@@ -34,7 +34,7 @@ row() { # CASE WHAT PACKAGE WINDOW FLAGS...
     bench "$3" "${@:5}" --window "$4%" --generate 256 >"$work/out.json"
     jq -r --arg head "$(date -u +%FT%TZ),$commit,$load,$1,\"$2\",$4" --arg what "$2" 'def r(n): . * pow(10; n) | round / pow(10; n);
         .rows[0] as $r | $r.limits as $l | (if $r.chosen_right then (1 - $r.false_negative_rate) / $r.chosen_right else null end) as $taken |
-        [$head, ($taken // "" | if . == "" then . else r(2) end), ($r.false_negative_rate // "" | if . == "" then . else r(4) end), ($r.hit_rate | r(4)), ($l.flash_bytes | round), ($l.flash_reads | r(1)), ($l.step_ms | r(3)), ($r.session_tok_s | r(1)), ($l.fraction | r(3)), (if .activity then "drawn, fitted to emberling" else "real" end)] | join(",")' "$work/out.json" | tee -a "$csv" |
+        [$head, ($taken // "" | if . == "" then . else r(2) end), ($r.false_negative_rate // "" | if . == "" then . else r(4) end), ($r.hit_rate | r(4)), ($l.flash_bytes | round), ($l.flash_reads | r(1)), ($l.step_ms | r(3)), ($r.session_tok_s | r(1)), ($l.fraction | r(3)), (if .activity then "drawn; fitted to emberling" else "real" end)] | join(",")' "$work/out.json" | tee -a "$csv" |
         awk -F, -v OFS=' | ' '{ print "| " $4, $5, $6 " %", $7, $8, $9, sprintf("%.1f", $10 / 1024), $11, $12, $13 " |" }'
 }
 echo "emberling q8, $share % of $((total >> 10)) KiB for weights and windows, load $(cut -d' ' -f1 /proc/loadavg)"
@@ -42,15 +42,15 @@ echo "| case | row | window | taken / true | missed | hits | flash KiB a step | 
 echo "|---|---|---|---|---|---|---|---|---|---|"
 dense=$(window plain --mode dense) exact=$(window plain --mode exact --prefetch off) lowrank=$(window trained --mode predicted --prefetch off) sketch=$(window sketch2x --mode predicted --prefetch off)
 row base "dense streaming" plain "$dense" --mode dense
-row a "exact, gate resident" plain "$exact" --mode exact --prefetch off
+row a "exact; gate resident" plain "$exact" --mode exact --prefetch off
 row b "trained predictors" trained "$lowrank" --mode predicted --prefetch off
-row b "sketch of 3 bits, twice the set" sketch2x "$sketch" --mode predicted --prefetch off
-row b "sketch of 3 bits, three times the set" sketch3x "$sketch" --mode predicted --prefetch off
-row fit "drawn activity, exact, the real one's window" drawn "$exact" --mode exact --prefetch off
-row fit "drawn activity, predicted, the real one's window" drawn "$lowrank" --mode predicted --prefetch off
-row h "naive: everything, nothing kept" trained "$dense" --mode dense --prefetch off --no-reuse
+row b "sketch of 3 bits; recall .975" sketch2x "$sketch" --mode predicted --prefetch off
+row b "sketch of 3 bits; recall .993" sketch3x "$sketch" --mode predicted --prefetch off
+row fit "drawn activity; exact; the real one's window" drawn "$exact" --mode exact --prefetch off
+row fit "drawn activity; predicted; the real one's window" drawn "$lowrank" --mode predicted --prefetch off
+row h "naive: everything; nothing kept" trained "$dense" --mode dense --prefetch off --no-reuse
 row h "hybrid: a share stays" trained "$dense" --mode dense --prefetch off
-row h "+ predictor, rows one by one" trained "$lowrank" --mode predicted --prefetch off --no-reuse --unbundled
+row h "+ predictor; rows one by one" trained "$lowrank" --mode predicted --prefetch off --no-reuse --unbundled
 row h "+ window" trained "$lowrank" --mode predicted --prefetch off --unbundled
 row h "+ bundling" trained "$lowrank" --mode predicted --prefetch off
 row h "+ overlap" trained "$lowrank" --mode predicted --prefetch on
