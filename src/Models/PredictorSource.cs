@@ -89,7 +89,8 @@ internal sealed class PredictorSource : IDisposable
         }
         if (!IsMade(what))
         {
-            if (what.StartsWith("sketch", StringComparison.Ordinal) && !Path.Exists(what)) throw new ModelFormatException(checkpoint.Path, $"--predictors {what}: the sketches are sketch4, sketch3 and sketch2, and there is no folder of that name");
+            string last = Path.GetFileName(what);
+            if (last.StartsWith("sketch", StringComparison.Ordinal) && !Path.Exists(what)) throw new ModelFormatException(checkpoint.Path, $"--predictors {last}: the sketches are sketch4, sketch3 and sketch2, and there is no folder of that name");
             return null;
         }
         int rank = c.HiddenSize / 4;
