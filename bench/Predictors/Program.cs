@@ -10,6 +10,7 @@ namespace FlashOrleans.Predictors.Bench;
 /// <summary>
 /// What predictors find and what leaving the rest out costs, as the tables of docs/adr/0012-predictors.md, and what the order of neurons does to reads.
 /// <c>bench/Predictors ranks|modes|order CHECKPOINT GOLDEN TRAINED [TEXT]</c>: GOLDEN is a file of prompts, which the model continues by itself (its own kind of text); TRAINED a folder of trained predictors; TEXT another text.
+/// <c>bench/Predictors activity CHECKPOINT GOLDEN TRAINED OUT.json</c>: fits the activity model of synthetic packages to the model's own (<see cref="ActivityFit"/>).
 /// <c>bench/Predictors gaps PACKAGE [WINDOW]</c>: what reading across gaps is worth, in turns.
 /// ranks: recall of the best-scored neurons, by layer. modes: recall, what is taken, and perplexity as the engine runs. order: reads and bytes of a token in `exact`.
 /// </summary>
@@ -27,9 +28,9 @@ internal static class Program
             Gaps(args[1], args.Length > 2 ? double.Parse(args[2], CultureInfo.InvariantCulture) : .25);
             return 0;
         }
-        if (args.Length is < 4 or > 5 || args[0] is not ("ranks" or "modes" or "order"))
+        if (args.Length is < 4 or > 5 || args[0] is not ("ranks" or "modes" or "order" or "activity") || (args[0] == "activity" && args.Length != 5))
         {
-            Console.Error.WriteLine("bench/Predictors ranks|modes|order CHECKPOINT GOLDEN TRAINED [TEXT]");
+            Console.Error.WriteLine("bench/Predictors ranks|modes|order CHECKPOINT GOLDEN TRAINED [TEXT]\nbench/Predictors activity CHECKPOINT GOLDEN TRAINED OUT.json");
             return 2;
         }
         string temporary = Directory.CreateTempSubdirectory("flash-predictors-").FullName;
@@ -37,6 +38,11 @@ internal static class Program
         {
             using FlashPackage plain = Import(args[1], temporary, "plain", new ImportOptions());
             var stories = Stories(plain, args[2], 4, seed: 1);
+            if (args[0] == "activity")
+            {
+                ActivityFit.Run(args[1], args[3], args[4], plain, stories);
+                return 0;
+            }
             // Other stories of the same kind.
             var others = Stories(plain, args[2], 4, seed: 1000);
             TextCodec codec = TextCodec.FromFiles(plain.SideFile)!;
@@ -94,6 +100,8 @@ internal static class Program
         var lines = all.ToDictionary(static a => a.Name, static a => new List<string>());
         LayerByLayer.Study(plain, [.. others.Take(40).Select(static t => t.Ids)], rows =>
         {
+            foreach (var (_, source, _) in all)
+                if (source.Squares.Length > 0) source.Squares[rows.Layer] = ImportStudy.Squares(rows);
             foreach (var (_, source, _) in all)
                 if (source.Computed.Length > 0) source.Computed[rows.Layer] = ImportStudy.LowRankForm(checkpoint, rows, source.Config.Layers[rows.Layer].Rank);
         });

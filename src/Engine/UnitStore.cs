@@ -36,6 +36,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _requestOf = new ReadRequest?[slots];
         _trust = new Trust[slots];
         IsWoven = new bool[slots];
+        _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
     }
 
     public UnitRegion Region { get; }
@@ -217,6 +218,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public void Dispose()
     {
         if (Outstanding != 0) throw new InvalidOperationException("reads are still under way");
+        _reader.Withdraw(Window.Buffer.Pointer);
         Window.Dispose();
     }
 

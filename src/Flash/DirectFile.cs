@@ -81,7 +81,15 @@ public sealed unsafe class DirectFile : FlashFile
         return got;
     }
 
-    public override void Dispose() => _handle.Dispose();
+    /// <summary>Told by who closes it, when it is closed: who holds the file in other ways lets go of it. Any thread.</summary>
+    internal event Action<DirectFile>? Closing;
+
+    public override void Dispose()
+    {
+        bool first = !_handle.IsClosed;
+        _handle.Dispose();
+        if (first) Closing?.Invoke(this);
+    }
 
     private static SafeFileHandle OpenLinux(string path, ref bool direct)
     {

@@ -24,14 +24,11 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
     private readonly RequestReader[] _readers;
     private readonly NativeBuffer _sink;
     private readonly RingReader? _ring;
-    private readonly int _queue;
+    private readonly ReadQueues _waiting;
     private readonly int _prefetchDepth;
-    private RequestQueue _demand;
-    private RequestQueue _prefetch;
     private int _prefetchInDevice, _inDevice;
     private long _busyTicks, _busySince;
     private int _parked;
-    private bool _closed;
     private long _reads, _units, _bytes, _retries, _faults, _prefetchReads;
 
     /// <param name="threads">I/O threads: reads in the device at a time.</param>
@@ -44,7 +41,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(queue);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(prefetchDepth);
-        _queue = queue;
+        _waiting = new ReadQueues(queue);
         _prefetchDepth = prefetchDepth;
         // Gaps of all threads land in one place that nobody reads, then each thread has its list of parts.
         _sink = new NativeBuffer(ThreadBytes(threads), ledger ?? new MemoryLedger(), "reader");
@@ -65,6 +62,9 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
 
     /// <summary>How files are read that are read past the page cache.</summary>
     public string Method => _ring != null ? "io_uring" : "threads";
+    /// <summary>Bytes of lent memory that the kernel has pinned for the ring.</summary>
+    public long PinnedBytes => _ring?.PinnedBytes ?? 0;
+    internal int HeldFiles => _ring?.HeldFiles ?? 0;
     /// <summary>What a reader with so many threads takes.</summary>
     public static long BufferBytes(int threads) => ThreadBytes(threads) + RingReader.BufferBytes;
 
@@ -87,7 +87,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         get
         {
             int others = _ring?.Queued ?? 0;
-            lock (_lock) return others + _demand.Count + _prefetch.Count;
+            lock (_lock) return others + _waiting.Count;
         }
     }
 
@@ -103,21 +103,7 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         if (OverRing(request)) return _ring!.TrySubmit(request);
         lock (_lock)
         {
-            if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
-            bool prefetch = request.Class == ReadClass.Prefetch;
-            if (_closed || (prefetch ? _prefetch.Count : _demand.Count) >= _queue) return false;
-            request.Error = null;
-            request.BytesRead = 0;
-            if (prefetch)
-            {
-                request.Phase = ReadPhase.PrefetchQueue;
-                _prefetch.Append(request);
-            }
-            else
-            {
-                request.Phase = ReadPhase.DemandQueue;
-                _demand.Append(request);
-            }
+            if (!_waiting.TryAppend(request)) return false;
             WakeOne();
             return true;
         }
@@ -132,13 +118,13 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         }
         lock (_lock)
         {
-            if (request.Phase != ReadPhase.PrefetchQueue) return;
-            _prefetch.Remove(request);
-            request.Phase = ReadPhase.DemandQueue;
-            _demand.Append(request);
-            WakeOne(); // the limit of prefetch no longer holds it back
+            if (_waiting.Promote(request)) WakeOne(); // the limit of prefetch no longer holds it back
         }
     }
+
+    public void Lend(byte* memory, long bytes) => _ring?.Lend(memory, bytes);
+
+    public void Withdraw(byte* memory) => _ring?.Withdraw(memory);
 
     public void Dispose()
     {
@@ -146,10 +132,8 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         RequestQueue demand, prefetch;
         lock (_lock)
         {
-            if (_closed) return;
-            _closed = true;
-            demand = _demand.TakeAll();
-            prefetch = _prefetch.TakeAll();
+            if (_waiting.Closed) return;
+            (demand, prefetch) = _waiting.Close();
             _parked = 0;
             Monitor.PulseAll(_lock);
         }
@@ -212,20 +196,14 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
             if (prefetch) _prefetchInDevice--;
             while (true)
             {
-                prefetch = false;
-                ReadRequest? request = _demand.TakeFirst();
-                if (request == null && _prefetchInDevice < _prefetchDepth && (request = _prefetch.TakeFirst()) != null)
-                {
-                    prefetch = true;
-                    _prefetchInDevice++;
-                }
+                ReadRequest? request = _waiting.Take(_prefetchInDevice < _prefetchDepth, out prefetch);
                 if (request != null)
                 {
+                    if (prefetch) _prefetchInDevice++;
                     if (_inDevice++ == 0) _busySince = Stopwatch.GetTimestamp();
-                    request.Phase = ReadPhase.InDevice;
                     return request;
                 }
-                if (_closed) return null;
+                if (_waiting.Closed) return null;
                 _parked++;
                 Monitor.Wait(_lock);
             }

@@ -7,12 +7,14 @@ namespace FlashOrleans.Flash;
 /// thread that opened it and by no other. Containers often refuse the call: then <see cref="TryOpen"/> gives null and reads stay with threads. The layout of what is shared is the kernel's ABI
 /// (linux/io_uring.h).
 /// </summary>
-internal sealed unsafe partial class IoRing : IDisposable
+internal sealed unsafe class IoRing : IDisposable
 {
-    private const int SetupCall = 425, EnterCall = 426;
+    private const int SetupCall = 425, EnterCall = 426, RegisterCall = 427;
     private const uint SingleIssuer = 1 << 12, DeferTaskRun = 1 << 13, SingleMmap = 1 << 0;
     private const uint GetEvents = 1;
-    private const byte ReadvOp = 1, ReadOp = 22;
+    private const byte ReadvOp = 1, ReadFixedOp = 4, ReadOp = 22;
+    private const int UpdateFiles = 6, RegisterFiles = 13, RegisterBuffers = 15, UpdateBuffers = 16;
+    private const byte FixedFile = 1;
     private const int EntryBytes = 64;
 
     private readonly int _fd;
@@ -47,23 +49,66 @@ internal sealed unsafe partial class IoRing : IDisposable
     {
         if (!Libc.Supported) return null;
         Parameters p = new() { Flags = SingleIssuer | DeferTaskRun };
-        long fd = Syscall(SetupCall, (nint)entries, (nint)(&p), 0, 0, 0, 0);
+        long fd = Libc.Syscall(SetupCall, (nint)entries, (nint)(&p), 0, 0, 0, 0);
         if (fd < 0) return null;
         nuint ringBytes = Math.Max(p.SubmitArray + p.SubmitEntries * 4u, p.DoneEntries + p.DoneCount * 16u), entriesBytes = p.SubmitEntries * EntryBytes;
-        byte* ring = (p.Features & SingleMmap) == 0 ? (byte*)-1 : Map(0, ringBytes, 3, 0x8001, (int)fd, 0);
-        byte* table = ring == (byte*)-1 ? ring : Map(0, entriesBytes, 3, 0x8001, (int)fd, 0x10000000);
-        if (table == (byte*)-1)
+        byte* ring = (p.Features & SingleMmap) == 0 ? null : Libc.Share((int)fd, ringBytes, 0);
+        byte* table = ring == null ? null : Libc.Share((int)fd, entriesBytes, 0x10000000);
+        if (table == null)
         {
-            if (ring != (byte*)-1) _ = Unmap(ring, ringBytes);
-            _ = Close((int)fd);
+            if (ring != null) Libc.Unmap(ring, (long)ringBytes);
+            _ = Libc.Close((int)fd);
             return null;
         }
         return new IoRing((int)fd, p, ring, ringBytes, table, entriesBytes);
     }
 
-    /// <summary>Queues a scattered read; the list of parts and their memory stay put until its result is taken. The caller has no more under way than the ring has room for.</summary>
-    public void Read(int fd, long offset, IoVector* parts, int count, ulong token) =>
-        Queue(count == 1 ? ReadOp : ReadvOp, fd, offset, count == 1 ? parts->Base : (byte*)parts, count == 1 ? (uint)parts->Length : (uint)count, token);
+    /// <summary>
+    /// Queues a scattered read; the list of parts and their memory stay put until its result is taken. The caller has no more under way than the ring has room for.
+    /// </summary>
+    /// <param name="file">A descriptor, or the place of a registered file.</param>
+    /// <param name="registered">Which of them.</param>
+    /// <param name="offset">In the file.</param>
+    /// <param name="parts">Where to.</param>
+    /// <param name="count">Of them.</param>
+    /// <param name="buffer">The number of the registered memory in which the only part lies, or -1.</param>
+    /// <param name="token">Comes back with the result.</param>
+    public void Read(int file, bool registered, long offset, IoVector* parts, int count, int buffer, ulong token)
+    {
+        byte flags = registered ? FixedFile : (byte)0;
+        if (count > 1) Queue(ReadvOp, file, offset, (byte*)parts, (uint)count, token, flags);
+        else Queue(buffer >= 0 ? ReadFixedOp : ReadOp, file, offset, parts->Base, (uint)parts->Length, token, flags, (ushort)Math.Max(buffer, 0));
+    }
+
+    /// <summary>Makes a table for so many registered buffers, all empty; false where the kernel has none (before 5.19).</summary>
+    public bool TryMakeBuffers(int count) => TryMake(RegisterBuffers, count);
+
+    /// <summary>The same for files.</summary>
+    public bool TryMakeFiles(int count) => TryMake(RegisterFiles, count);
+
+    private bool TryMake(int what, int count)
+    {
+        // struct io_uring_rsrc_register: nr, flags (sparse), then nothing.
+        uint* table = stackalloc uint[8] { (uint)count, 1, 0, 0, 0, 0, 0, 0 };
+        return Libc.Syscall(RegisterCall, _fd, what, (nint)table, 32, 0, 0) >= 0;
+    }
+
+    /// <summary>Pins memory under a number, or, with null, lets go of what has it. False where more may not be pinned (RLIMIT_MEMLOCK).</summary>
+    public bool TryRegister(int buffer, byte* start, long bytes)
+    {
+        IoVector part = new() { Base = start, Length = (nuint)bytes };
+        // struct io_uring_rsrc_update2: offset, -, data, tags, nr, -.
+        ulong* update = stackalloc ulong[4] { (uint)buffer, (ulong)&part, 0, 1 };
+        return Libc.Syscall(RegisterCall, _fd, UpdateBuffers, (nint)update, 32, 0, 0) == 1;
+    }
+
+    /// <summary>Puts a file into a place of the table, or, with -1, lets go of the one that is there.</summary>
+    public bool TryRegister(int place, int fd)
+    {
+        // struct io_uring_files_update: offset, -, where the descriptors are.
+        ulong* update = stackalloc ulong[2] { (uint)place, (ulong)&fd };
+        return Libc.Syscall(RegisterCall, _fd, UpdateFiles, (nint)update, 1, 0, 0) == 1;
+    }
 
     /// <summary>Queues a read of the 8 bytes of an eventfd.</summary>
     public void ReadEvent(int fd, ulong* value, ulong token) => Queue(ReadOp, fd, 0, (byte*)value, 8, token);
@@ -73,7 +118,7 @@ internal sealed unsafe partial class IoRing : IDisposable
     {
         while (true)
         {
-            long sent = Syscall(EnterCall, _fd, (nint)_unsent, (nint)least, (nint)GetEvents, 0, 0);
+            long sent = Libc.Syscall(EnterCall, _fd, (nint)_unsent, (nint)least, (nint)GetEvents, 0, 0);
             if (sent >= 0) _unsent -= (uint)sent;
             if (Volatile.Read(ref *_doneTail) != *_doneHead) return;
             if (sent >= 0 || Marshal.GetLastPInvokeError() is Libc.EINTR or Busy or Again) continue;
@@ -102,23 +147,25 @@ internal sealed unsafe partial class IoRing : IDisposable
 
     public void Dispose()
     {
-        _ = Unmap(_entries, _entriesBytes);
-        _ = Unmap(_ring, _ringBytes);
-        _ = Close(_fd);
+        Libc.Unmap(_entries, (long)_entriesBytes);
+        Libc.Unmap(_ring, (long)_ringBytes);
+        _ = Libc.Close(_fd);
     }
 
-    private void Queue(byte op, int fd, long offset, byte* address, uint length, ulong token)
+    private void Queue(byte op, int fd, long offset, byte* address, uint length, ulong token, byte flags = 0, ushort buffer = 0)
     {
         uint tail = *_tail;
         if (tail - Volatile.Read(ref *_head) >= _size) throw new InvalidOperationException("more reads than the ring has room for");
         byte* entry = _entries + (tail & _mask) * EntryBytes;
         new Span<byte>(entry, EntryBytes).Clear();
         entry[0] = op;
+        entry[1] = flags;
         *(int*)(entry + 4) = fd;
         *(long*)(entry + 8) = offset;
         *(ulong*)(entry + 16) = (ulong)address;
         *(uint*)(entry + 24) = length;
         *(ulong*)(entry + 32) = token;
+        *(ushort*)(entry + 40) = buffer;
         Volatile.Write(ref *_tail, tail + 1);
         _unsent++;
     }
@@ -133,16 +180,4 @@ internal sealed unsafe partial class IoRing : IDisposable
         public uint DoneHead, DoneTail, DoneMask, DoneCountAt, DoneOverflow, DoneEntries, DoneFlags, DoneReserved;
         public ulong DoneAddress;
     }
-
-    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
-    private static partial nint Syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);
-
-    [LibraryImport("libc", EntryPoint = "mmap")]
-    private static partial byte* Map(nint address, nuint bytes, int protection, int flags, int fd, nint offset);
-
-    [LibraryImport("libc", EntryPoint = "munmap")]
-    private static partial int Unmap(byte* address, nuint bytes);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int fd);
 }

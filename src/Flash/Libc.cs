@@ -5,7 +5,7 @@ namespace FlashOrleans.Flash;
 
 /// <summary>
 /// The few Linux calls that .NET does not offer: open with O_DIRECT (FileOptions drops it), preadv into raw memory, posix_fadvise,
-/// statx, and anonymous memory that is there at once. Flag values are the kernel's and differ per architecture. Only called where <see cref="Supported"/>; any thread, no allocation.
+/// statx, anonymous memory that is there at once, and what a ring needs (<see cref="IoRing"/>). Flag values are the kernel's and differ per architecture. Only called where <see cref="Supported"/>; any thread, no allocation.
 /// </summary>
 internal static unsafe partial class Libc
 {
@@ -119,7 +119,47 @@ internal static unsafe partial class Libc
         return null;
     }
 
+    /// <summary>Memory that the kernel shares through a descriptor; null when it does not.</summary>
+    public static byte* Share(int fd, nuint bytes, long offset)
+    {
+        const int read = 1, write = 2, shared = 1, populate = 0x8000;
+        void* at = Mmap(null, bytes, read | write, shared | populate, fd, (nint)offset);
+        return at == (void*)-1 ? null : (byte*)at;
+    }
+
     public static void Unmap(byte* at, long bytes) => _ = Munmap(at, (nuint)bytes);
+
+    /// <summary>Processor time of the calling thread.</summary>
+    public static long ThreadNanos()
+    {
+        const int ofThread = 3;
+        long* time = stackalloc long[2];
+        return ClockGetTime(ofThread, time) == 0 ? time[0] * 1_000_000_000 + time[1] : 0;
+    }
+
+    /// <summary>A descriptor that counts, to wake who reads it; negative where there is none.</summary>
+    public static int OpenEvent() => EventFd(0, O_CLOEXEC);
+
+    public static void Signal(int eventFd)
+    {
+        ulong one = 1;
+        _ = Write(eventFd, &one, sizeof(ulong));
+    }
+
+    [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    public static partial nint Syscall(nint number, nint a, nint b, nint c, nint d, nint e, nint f);
+
+    [LibraryImport("libc", EntryPoint = "close")]
+    public static partial int Close(int fd);
+
+    [LibraryImport("libc", EntryPoint = "eventfd")]
+    private static partial int EventFd(uint initial, int flags);
+
+    [LibraryImport("libc", EntryPoint = "write")]
+    private static partial nint Write(int fd, void* bytes, nuint count);
+
+    [LibraryImport("libc", EntryPoint = "clock_gettime")]
+    private static partial int ClockGetTime(int clock, long* time);
 
     [LibraryImport("libc", EntryPoint = "fstatfs")]
     private static partial int Fstatfs(SafeFileHandle file, byte* status);

@@ -59,9 +59,25 @@ public sealed unsafe class ReadLoad : IReadCompletion, IDisposable
     }
 
     /// <summary>Reads for so long; how many there were and the seconds they took, the last ones under way included.</summary>
-    public (long Reads, double Seconds) Run(IFlashReader reader, double seconds)
+    /// <param name="reader">Which reads.</param>
+    /// <param name="seconds">How long.</param>
+    /// <param name="lend">As windows are lent; false: to compare.</param>
+    public (long Reads, double Seconds) Run(IFlashReader reader, double seconds, bool lend = true)
     {
         ArgumentNullException.ThrowIfNull(reader);
+        if (lend) reader.Lend(_memory.Pointer, _memory.Length);
+        try
+        {
+            return Read(reader, seconds);
+        }
+        finally
+        {
+            if (lend) reader.Withdraw(_memory.Pointer);
+        }
+    }
+
+    private (long Reads, double Seconds) Read(IFlashReader reader, double seconds)
+    {
         long reads = 0, start = Stopwatch.GetTimestamp();
         int under = 0;
         string? error = null;

@@ -86,11 +86,15 @@ public interface IReadCompletion
 public readonly record struct ReaderStats(long Reads, long Units, long Bytes, long Retries, long Faults, long DemandReads, long PrefetchReads, long RingNanos = 0, long BusyNanos = 0);
 
 /// <summary>Where reads go. Two implementations: <c>FlashReader</c> (dedicated I/O threads) and a simulated device on a virtual clock (tests).</summary>
-public interface IFlashReader
+public unsafe interface IFlashReader
 {
     /// <summary>Hands a request over; any thread. False when the bounded queue of its class is full: try again after a completion.</summary>
     bool TrySubmit(ReadRequest request);
     /// <summary>A prefetch somebody now waits for: if it is still queued it joins the demand queue.</summary>
     void Promote(ReadRequest request);
     ReaderStats Stats { get; }
+    /// <summary>Memory that many reads will go into, until it is withdrawn; a reader may make them cheaper (<see cref="LentMemory"/>), or may not. Any thread.</summary>
+    void Lend(byte* memory, long bytes) { }
+    /// <summary>Before lent memory is freed, when no read into it is under way. Any thread.</summary>
+    void Withdraw(byte* memory) { }
 }

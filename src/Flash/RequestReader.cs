@@ -71,7 +71,10 @@ internal sealed unsafe class RequestReader
             }
             if (high > at)
             {
-                _parts[parts++] = new IoVector { Base = (byte*)request.Memory[k] + (at - low), Length = (nuint)(high - at) };
+                byte* to = (byte*)request.Memory[k] + (at - low);
+                // Neighbours in the file that are neighbours in the window too, as in a scan, are one part.
+                if (parts > 0 && _parts[parts - 1].Base + _parts[parts - 1].Length == to) _parts[parts - 1].Length += (nuint)(high - at);
+                else _parts[parts++] = new IoVector { Base = to, Length = (nuint)(high - at) };
                 at = high;
             }
         }

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 
 namespace FlashOrleans.Flash;
@@ -9,7 +8,7 @@ namespace FlashOrleans.Flash;
 /// came back, so that a small read costs a few microseconds of processor and not a thread's wake-up. Same rules as the threads': demand before prefetch, few prefetch reads in the device, failures
 /// are values, a read that went wrong is tried once more (by a plain call). Only files that are read past the page cache.
 /// </summary>
-internal sealed unsafe partial class RingReader : IDisposable
+internal sealed unsafe class RingReader : IDisposable
 {
     public const int Depth = 64;
     /// <summary>Results waited for at a time, at most: reads handed over together cost a third of the processor time of reads handed over one by one (docs/adr/0005).</summary>
@@ -20,7 +19,10 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     private readonly object _lock = new();
     private readonly FlashReader _owner;
-    private readonly int _queue, _prefetchDepth;
+    private readonly int _prefetchDepth;
+    private readonly ReadQueues _waiting;
+    private readonly LentMemory _lent = new();
+    private readonly RingFiles _held;
     private readonly NativeBuffer _memory;
     private readonly RequestReader[] _readers = new RequestReader[Depth];
     private readonly ReadRequest?[] _requests = new ReadRequest?[Depth];
@@ -31,15 +33,15 @@ internal sealed unsafe partial class RingReader : IDisposable
     private readonly int _wakeFd;
     private readonly ulong* _wakeValue;
     private readonly Thread _thread;
-    private RequestQueue _demand, _prefetch;
     private int _freeCount, _prefetchInDevice;
-    private bool _asleep, _closed;
+    private bool _asleep;
     private long _cpuNanos, _busyTicks, _busySince;
 
     private RingReader(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger, int wakeFd, ManualResetEventSlim opened, bool[] works)
     {
         _owner = owner;
-        _queue = queue;
+        _waiting = new ReadQueues(queue);
+        _held = new RingFiles(Attend);
         _prefetchDepth = prefetchDepth;
         _wakeFd = wakeFd;
         _memory = new NativeBuffer(BufferBytes, ledger, "reader");
@@ -57,7 +59,7 @@ internal sealed unsafe partial class RingReader : IDisposable
     public static RingReader? TryStart(FlashReader owner, int queue, int prefetchDepth, MemoryLedger ledger)
     {
         if (!Libc.Supported) return null;
-        int wake = EventFd(0, 0x80000);
+        int wake = Libc.OpenEvent();
         if (wake < 0) return null;
         using var opened = new ManualResetEventSlim();
         bool[] works = new bool[1];
@@ -71,7 +73,7 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     public int Queued
     {
-        get { lock (_lock) return _demand.Count + _prefetch.Count; }
+        get { lock (_lock) return _waiting.Count; }
     }
 
     /// <summary>Processor time of the thread: submitting, kernel and device driver, checking.</summary>
@@ -85,32 +87,45 @@ internal sealed unsafe partial class RingReader : IDisposable
         bool wake;
         lock (_lock)
         {
-            if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
-            bool prefetch = request.Class == ReadClass.Prefetch;
-            if (_closed || (prefetch ? _prefetch.Count : _demand.Count) >= _queue) return false;
-            request.Error = null;
-            request.BytesRead = 0;
-            request.Phase = prefetch ? ReadPhase.PrefetchQueue : ReadPhase.DemandQueue;
-            if (prefetch) _prefetch.Append(request);
-            else _demand.Append(request);
+            if (!_waiting.TryAppend(request)) return false;
             wake = Rouse();
         }
-        if (wake) Wake();
+        if (wake) Libc.Signal(_wakeFd);
         return true;
     }
 
     public void Promote(ReadRequest request)
     {
         bool wake;
-        lock (_lock)
-        {
-            if (request.Phase != ReadPhase.PrefetchQueue) return;
-            _prefetch.Remove(request);
-            request.Phase = ReadPhase.DemandQueue;
-            _demand.Append(request);
-            wake = Rouse();
-        }
-        if (wake) Wake();
+        lock (_lock) wake = _waiting.Promote(request) && Rouse();
+        if (wake) Libc.Signal(_wakeFd);
+    }
+
+    /// <summary>Any thread: many reads will go into this memory, until it is withdrawn.</summary>
+    public void Lend(byte* start, long bytes)
+    {
+        _lent.Lend(start, bytes);
+        Attend();
+    }
+
+    /// <summary>Any thread: the memory will be freed; no read into it is under way.</summary>
+    public void Withdraw(byte* start)
+    {
+        _lent.Withdraw(start);
+        Attend();
+    }
+
+    /// <summary>Bytes of lent memory that the kernel has pinned.</summary>
+    public long PinnedBytes => _lent.Bytes;
+
+    /// <summary>Open files that the kernel holds for the ring.</summary>
+    public int HeldFiles => _held.Held;
+
+    private void Attend()
+    {
+        bool wake;
+        lock (_lock) wake = !_waiting.Closed && Rouse();
+        if (wake) Libc.Signal(_wakeFd);
     }
 
     public void Dispose()
@@ -118,21 +133,20 @@ internal sealed unsafe partial class RingReader : IDisposable
         RequestQueue demand, prefetch;
         lock (_lock)
         {
-            if (_closed) return;
-            _closed = true;
-            demand = _demand.TakeAll();
-            prefetch = _prefetch.TakeAll();
+            if (_waiting.Closed) return;
+            (demand, prefetch) = _waiting.Close();
         }
-        Wake();
+        Libc.Signal(_wakeFd);
         while ((demand.TakeFirst() ?? prefetch.TakeFirst()) is { } request) _owner.Cancel(request);
         _owner.Told?.Invoke();
         _thread.Join();
+        _held.Leave();
         Free();
     }
 
     private void Free()
     {
-        _ = Close(_wakeFd);
+        _ = Libc.Close(_wakeFd);
         _memory.Dispose();
     }
 
@@ -142,12 +156,6 @@ internal sealed unsafe partial class RingReader : IDisposable
         bool asleep = _asleep;
         _asleep = false;
         return asleep;
-    }
-
-    private void Wake()
-    {
-        ulong one = 1;
-        _ = Write(_wakeFd, &one, 8);
     }
 
     /// <summary>A ring belongs to the thread that opens it.</summary>
@@ -164,20 +172,20 @@ internal sealed unsafe partial class RingReader : IDisposable
         ring.ReadEvent(_wakeFd, _wakeValue, WakeToken);
         while (true)
         {
-            while (Next() is { } request) Begin(ring, request);
+            while (Next(ring) is { } request) Begin(ring, request);
             CountBusy();
             lock (_lock)
             {
-                if (_closed && _freeCount == Depth) return;
+                if (_waiting.Closed && _freeCount == Depth) return;
                 // What came in since is begun first: its submitter saw nobody asleep and woke nobody.
-                if (_freeCount > 0 && (_demand.Count > 0 || (_prefetch.Count > 0 && MayPrefetch))) continue;
+                if (_lent.Pending || _held.Pending || (_freeCount > 0 && (_waiting.HasDemand || (_waiting.HasPrefetch && MayPrefetch)))) continue;
                 _asleep = true;
             }
             // A quarter of what is in the device: the rest keeps it busy while these are checked and others begun.
             ring.SubmitAndWait((uint)Math.Clamp((Depth - _freeCount) / 4, 1, MostAtOnce));
             TakeResults(ring);
             CountBusy();
-            Volatile.Write(ref _cpuNanos, ThreadNanos());
+            Volatile.Write(ref _cpuNanos, Libc.ThreadNanos());
         }
     }
 
@@ -210,22 +218,21 @@ internal sealed unsafe partial class RingReader : IDisposable
 
     private bool Closed
     {
-        get { lock (_lock) return _closed; }
+        get { lock (_lock) return _waiting.Closed; }
     }
 
-    private ReadRequest? Next()
+    private ReadRequest? Next(IoRing ring)
     {
-        if (_freeCount == 0) return null;
-        lock (_lock)
+        ReadRequest? request = null;
+        if (_freeCount > 0)
         {
-            ReadRequest? request = _demand.TakeFirst();
-            if (request == null && MayPrefetch) request = _prefetch.TakeFirst();
-            if (request == null) return null;
-            _isPrefetch[_free[_freeCount - 1]] = request.Phase == ReadPhase.PrefetchQueue;
-            if (request.Phase == ReadPhase.PrefetchQueue) _prefetchInDevice++;
-            request.Phase = ReadPhase.InDevice;
-            return request;
+            lock (_lock) request = _waiting.Take(MayPrefetch, out _isPrefetch[_free[_freeCount - 1]]);
+            if (request != null && _isPrefetch[_free[_freeCount - 1]]) _prefetchInDevice++;
         }
+        // What was lent or withdrawn before this read was submitted.
+        if (_lent.Pending) _lent.Apply(ring);
+        if (_held.Pending) _held.Apply(ring);
+        return request;
     }
 
     private void Begin(IoRing ring, ReadRequest request)
@@ -235,12 +242,15 @@ internal sealed unsafe partial class RingReader : IDisposable
         bool held = false;
         try
         {
-            SafeFileHandle file = ((DirectFile)request.Region.File).Direct!;
+            DirectFile direct = (DirectFile)request.Region.File;
+            SafeFileHandle file = direct.Direct!;
             int parts = _readers[at].Scatter(request);
             file.DangerousAddRef(ref held);
             _files[at] = file;
             _from[at] = ReadPlanner.Low(request.Region, request.Units[0]);
-            ring.Read((int)file.DangerousGetHandle(), _from[at], _readers[at].Parts, Math.Min(parts, Libc.MaxParts), (ulong)at);
+            IoVector* to = _readers[at].Parts;
+            int fd = (int)file.DangerousGetHandle(), place = _held.Find(ring, direct, fd);
+            ring.Read(place >= 0 ? place : fd, place >= 0, _from[at], to, Math.Min(parts, Libc.MaxParts), parts == 1 ? _lent.Find(*to) : -1, (ulong)at);
         }
         catch (Exception e) when (e is ObjectDisposedException or ArgumentException)
         {
@@ -289,22 +299,4 @@ internal sealed unsafe partial class RingReader : IDisposable
         Array.Fill(request.Faults, ReadFault.Io, 0, request.Count);
         request.Error = $"{request.Region?.File?.Name}: {request.Region?.Name}: {e.Message}";
     }
-
-    private static long ThreadNanos()
-    {
-        long* time = stackalloc long[2];
-        return ClockGetTime(3, time) == 0 ? time[0] * 1_000_000_000 + time[1] : 0;
-    }
-
-    [LibraryImport("libc", EntryPoint = "eventfd")]
-    private static partial int EventFd(uint initial, int flags);
-
-    [LibraryImport("libc", EntryPoint = "write")]
-    private static partial nint Write(int fd, void* bytes, nuint count);
-
-    [LibraryImport("libc", EntryPoint = "close")]
-    private static partial int Close(int fd);
-
-    [LibraryImport("libc", EntryPoint = "clock_gettime")]
-    private static partial int ClockGetTime(int clock, long* time);
 }

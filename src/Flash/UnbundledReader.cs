@@ -23,6 +23,10 @@ public sealed unsafe class UnbundledReader(IFlashReader reader) : IFlashReader, 
 
     public ReaderStats Stats => reader.Stats;
 
+    public void Lend(byte* memory, long bytes) => reader.Lend(memory, bytes);
+
+    public void Withdraw(byte* memory) => reader.Withdraw(memory);
+
     public bool TrySubmit(ReadRequest request)
     {
         UnitRegion region = request.Region;

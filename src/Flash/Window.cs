@@ -59,6 +59,8 @@ public sealed unsafe class Window : IDisposable
         _evictable = new EvictableList(slots);
     }
 
+    /// <summary>All slots, which lie one after the other.</summary>
+    public NativeBuffer Buffer => _memory;
     public int Units => _slotOf.Length;
     public int Slots => _unitOf.Length;
     /// <summary>Slots that could be handed out now: free or evictable.</summary>

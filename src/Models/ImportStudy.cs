@@ -112,11 +112,21 @@ internal sealed class ImportStudy
         int core = popular.Take(_core).Count(i => counts[i] > 0 && counts[i] >= _coreLeast * rows.Tokens);
         _cores![layer] = _orders != null ? [.. Enumerable.Range(0, core)] : [.. popular.Take(core).Order()];
         if (_predictors.Computed.Length > 0) _predictors.Computed[layer] = LowRankForm(_checkpoint, rows, _predictors.Config.Layers[layer].Rank);
+        if (_predictors.Squares.Length > 0) _predictors.Squares[layer] = Squares(rows);
         PredictorMatrix[] matrices = [.. _predictors.Matrices(layer).Where(static m => !m.Section.StartsWith(PackageLayout.Lookahead, StringComparison.Ordinal))];
         float[] scores = Scores(_checkpoint, _formats, _predictors.Config, matrices, rows);
         bool[] always = new bool[n];
         foreach (int i in popular.AsSpan(0, core)) always[i] = true;
         _calibrated![layer] = Calibrate(scores, active, always, _recall, _predictors.Config.Layers[layer].Rank, core);
+    }
+
+    /// <summary>Mean squares of the inputs' numbers, by column.</summary>
+    internal static float[] Squares(LayerRows rows)
+    {
+        double[] sums = new double[rows.Width];
+        for (int t = 0; t < rows.Tokens; t++)
+            for (int i = 0; i < sums.Length; i++) sums[i] += (double)rows.Input[t * sums.Length + i] * rows.Input[t * sums.Length + i];
+        return Array.ConvertAll(sums, s => (float)(s / Math.Max(1, rows.Tokens)));
     }
 
     /// <summary>The highest threshold at which so much of what is active is taken, the core included.</summary>

@@ -1,9 +1,7 @@
 using System.Buffers;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
-using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
@@ -15,10 +13,6 @@ namespace FlashOrleans.Models;
 /// </summary>
 public sealed class Importer
 {
-    /// <summary>Files carried along unread: what a tokenizer, a chat template and the choice of tokens need.</summary>
-    private static readonly string[] s_sideFiles =
-        ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
-
     /// <summary>Numbers of a block, per matrix: 1 MiB of floats for each worker.</summary>
     private const int BlockNumbers = 1 << 18;
 
@@ -76,8 +70,8 @@ public sealed class Importer
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
         using PredictorSource? predictors = options.RandomPredictors is { } random ? PredictorSource.Random(checkpoint.Config, random) : PredictorSource.Open(checkpoint, options.Predictors, notes);
-        List<(string Name, byte[] Bytes)> sideFiles = SideFiles(checkpoint);
-        notes.AddRange(TextNotes(sideFiles));
+        List<(string Name, byte[] Bytes)> sideFiles = ImportSources.SideFiles(checkpoint);
+        notes.AddRange(ImportSources.TextNotes(sideFiles));
 
         string step = "reading";
         string name = options.Name ?? Path.GetFileNameWithoutExtension(packagePath);
@@ -88,7 +82,7 @@ public sealed class Importer
             Format = formats,
             Predictors = predictors?.Config,
             Activity = options.Drawn,
-            Provenance = Origin(checkpoint, []),
+            Provenance = ImportSources.Origin(checkpoint, []),
         };
         ImportStudy? study = null;
         if (ImportStudy.IsNeeded(options, predictors))
@@ -99,7 +93,7 @@ public sealed class Importer
         }
         using PackageWriter writer = PackageWriter.Create(packagePath, spec,
             progress == null ? null : (done, total) => progress.Report(new ImportProgress(step, done, total)), cancel);
-        using var hashing = new BackgroundWork<IReadOnlyList<SourceFile>>(stop => Checksums(checkpoint, predictors, stop), cancel);
+        using var hashing = new BackgroundWork<IReadOnlyList<SourceFile>>(stop => ImportSources.Checksums(checkpoint, predictors, stop), cancel);
         var importer = new Importer(checkpoint, writer, formats, predictors, study, options.Prepare, s => step = s, cancel);
         importer.WriteEdge();
         for (int i = 0; i < checkpoint.Config.Layers; i++) importer.WriteSlice(i);
@@ -112,7 +106,7 @@ public sealed class Importer
             if (note != null) notes.Add(note);
         }
         progress?.Report(new ImportProgress("checksums", 0, 0));
-        writer.Provenance = Origin(checkpoint, hashing.Result);
+        writer.Provenance = ImportSources.Origin(checkpoint, hashing.Result);
         step = "done";
         string hash = writer.Complete();
         return new ImportResult
@@ -156,7 +150,7 @@ public sealed class Importer
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
         using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
-        notes.AddRange(TextNotes(SideFiles(checkpoint)));
+        notes.AddRange(ImportSources.TextNotes(ImportSources.SideFiles(checkpoint)));
         (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
         if (ImportStudy.IsNeeded(options, predictors))
         {
@@ -382,79 +376,10 @@ public sealed class Importer
         ArrayPool<byte>.Shared.Return(rows);
     }
 
-    private static List<(string, byte[])> SideFiles(Checkpoint checkpoint)
-    {
-        if (!checkpoint.IsFolder) return checkpoint.Vocabulary is { } vocabulary ? [(VocabularySource.FileName, vocabulary.ToJson())] : [];
-        return [.. s_sideFiles.Select(name => (Name: name, Path: Path.Combine(checkpoint.Path, name))).Where(f => File.Exists(f.Path)).Select(f => (f.Name, ReadSmall(f.Path)))];
-    }
-
-    /// <summary>What the user should know about the model's text side: it has none, this version cannot read it, or another chat template is used.</summary>
-    private static IEnumerable<string> TextNotes(List<(string Name, byte[] Bytes)> files)
-    {
-        TextCodec? codec;
-        try
-        {
-            codec = TextCodec.FromFiles(name => files.FirstOrDefault(f => f.Name == name).Bytes);
-        }
-        catch (ModelFormatException e)
-        {
-            return [$"the tokenizer cannot be used ({e.Message}): the model can only be used with token ids"];
-        }
-        if (codec is null) return ["the checkpoint has no tokenizer: the model can only be used with token ids"];
-        return codec.TemplateNote is { } note ? [note] : [];
-    }
-
     /// <summary>Rows of a block: whole panels, about <see cref="BlockNumbers"/> numbers.</summary>
     private static int BlockRows(int cols, int rows = int.MaxValue)
     {
         int most = Math.Max(WeightLayout.PanelRows, BlockNumbers / cols / WeightLayout.PanelRows * WeightLayout.PanelRows);
         return Math.Min(most, (int)Math.Min(int.MaxValue, ((long)rows + WeightLayout.PanelRows - 1) / WeightLayout.PanelRows * WeightLayout.PanelRows));
-    }
-
-    /// <summary>The source's files with their checksums, read beside the import itself.</summary>
-    private static List<SourceFile> Checksums(Checkpoint checkpoint, PredictorSource? predictors, CancellationToken cancel)
-    {
-        IEnumerable<string> paths = (!checkpoint.IsFolder ? [] : s_sideFiles.Prepend("config.json").Select(f => Path.Combine(checkpoint.Path, f)).Where(File.Exists)).Concat(checkpoint.Files).Concat(predictors?.Files ?? []);
-        var files = new List<SourceFile>();
-        byte[] buffer = new byte[1 << 20];
-        foreach (string path in paths)
-        {
-            try
-            {
-                using FileStream file = new(path, FileMode.Open, FileAccess.Read, FileShare.Read, bufferSize: 0, FileOptions.SequentialScan);
-                using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-                for (int n; (n = file.Read(buffer)) > 0; hash.AppendData(buffer, 0, n)) cancel.ThrowIfCancellationRequested();
-                files.Add(new SourceFile(Path.GetFileName(path), file.Length, Convert.ToHexStringLower(hash.GetHashAndReset())));
-            }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-            {
-                throw new ModelFormatException(path, $"cannot be read: {e.Message}", e);
-            }
-        }
-        return files;
-    }
-
-    private static Provenance Origin(Checkpoint checkpoint, IReadOnlyList<SourceFile> files) => new()
-    {
-        // The folder's name, not its path: a package may travel.
-        Source = Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(checkpoint.Path))),
-        Files = files,
-        Tool = $"flash {typeof(Importer).Assembly.GetName().Version?.ToString(3)}",
-        SyntheticSeed = checkpoint.SyntheticSeed,
-    };
-
-    private static byte[] ReadSmall(string path)
-    {
-        const long most = 64 << 20;
-        try
-        {
-            long length = new FileInfo(path).Length;
-            if (length > most) throw new ModelFormatException(path, $"{length} bytes are too many for a file of its kind");
-            return File.ReadAllBytes(path);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw new ModelFormatException(path, $"cannot be read: {e.Message}", e);
-        }
     }
 }

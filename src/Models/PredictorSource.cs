@@ -41,9 +41,11 @@ internal sealed class PredictorSource : IDisposable
     /// <summary>What a study found out.</summary>
     public void Calibrated(PredictorConfig config) => Config = config;
 
+    /// <summary>Of sketches, by layer: the mean squares of what the deciding rows are multiplied with, once a study has measured them: an error counts as much as what it is multiplied with.</summary>
+    public float[]?[] Squares { get; private init; } = [];
+
     /// <summary>Of svd, by layer: fc1 and fc2, once a study has computed them.</summary>
     public (Half[] Fc1, Half[] Fc2)[] Computed { get; private init; } = [];
-
 
     /// <summary>Files besides the checkpoint's.</summary>
     public IEnumerable<string> Files => _folder?.Files ?? [];
@@ -77,13 +79,20 @@ internal sealed class PredictorSource : IDisposable
         {
             if (c.HiddenSize % WeightLayout.Block != 0) throw new ModelFormatException(checkpoint.Path, $"a sketch needs rows in blocks of {WeightLayout.Block}; the model's have {c.HiddenSize} numbers: take --predictors svd");
             int bits = what[^1] - '0';
+            float[]?[] squares = new float[]?[c.Layers];
             return new PredictorSource(new PredictorConfig { Kind = PredictorConfig.SketchKind, Bits = bits, Layers = Layers(0) }, layer =>
             {
                 string tensor = $"layers.{layer}.{(c.Gated ? "ffn.gate" : "ffn.up")}";
-                return [new PredictorMatrix(PackageLayout.Sketch, c.FfnSize, c.HiddenSize, (first, count, to) => checkpoint.ReadRows(tensor, first, count, to), (row, to) => SketchRows.Quantize(bits, row, to))];
-            });
+                return [new PredictorMatrix(PackageLayout.Sketch, c.FfnSize, c.HiddenSize, (first, count, to) => checkpoint.ReadRows(tensor, first, count, to), (row, to) => SketchRows.Quantize(bits, row, to, squares[layer]))];
+            })
+            { Squares = squares };
         }
-        if (!IsMade(what)) return null;
+        if (!IsMade(what))
+        {
+            string last = Path.GetFileName(what);
+            if (last.StartsWith("sketch", StringComparison.Ordinal) && !Path.Exists(what)) throw new ModelFormatException(checkpoint.Path, $"--predictors {last}: the sketches are sketch4, sketch3 and sketch2, and there is no folder of that name");
+            return null;
+        }
         int rank = c.HiddenSize / 4;
         if (what != "svd" && !int.TryParse(what.AsSpan(4), System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out rank)) rank = 0;
         int most = Math.Min(c.HiddenSize, c.FfnSize);

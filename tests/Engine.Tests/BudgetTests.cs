@@ -98,7 +98,7 @@ public sealed partial class BudgetTests
     [Theory, InlineData(0.07, 2.4), InlineData(0.12, 1.9), InlineData(0.24, 1.0), InlineData(0.5, 0.18)]
     public void The_model_of_misses_agrees_with_simulated_windows(double share, double percent)
     {
-        var activity = Activity.Neurons(0.033, 1);
+        var activity = Firing.Neurons(0.033, 1);
         double missed = activity.MissedWith(share, 1);
         Assert.InRange(100 * missed, 0.85 * percent, 1.15 * percent);
         Assert.Equal(share, activity.WindowFor(missed, 1), 1e-6);

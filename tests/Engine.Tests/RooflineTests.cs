@@ -32,6 +32,16 @@ public sealed class RooflineTests
         Assert.Equal(micros, 1e6 * ReadCost.Of(s_rates.Reads, bytes), 1e-9);
 
     [Fact]
+    public void Of_reads_that_were_measured_twice_the_better_counts_and_how_much_they_differ_is_known()
+    {
+        DeviceRates twice = s_rates.Better([new(4000, 30e-6), new(8000, 20e-6), new(100_000, 100e-6)]);
+        Assert.Equal([new(4000, 20e-6), new(8000, 20e-6), new(100_000, 100e-6)], twice.Reads);
+        Assert.Equal(2, twice.ReadsChanged!.Value, 1e-9);
+        // Other sizes cannot be compared.
+        Assert.Same(s_rates, s_rates.Better([new(4000, 1e-6)]));
+    }
+
+    [Fact]
     public void A_matrix_gets_faster_with_tokens_from_the_rate_of_one_to_that_of_many()
     {
         var rates = s_rates with { OneToken = 10e9, ManyTokens = 40e9 };

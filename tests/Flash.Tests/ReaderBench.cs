@@ -30,6 +30,12 @@ internal sealed unsafe class ReaderBench : IReadCompletion, IDisposable
     public byte[] Content { get; }
     public UnitRegion Region { get; }
 
+    public long SlotsBytes => _slots.Length;
+
+    public void Lend(FlashReader reader) => reader.Lend(_slots.Pointer, _slots.Length);
+
+    public void Withdraw(FlashReader reader) => reader.Withdraw(_slots.Pointer);
+
     public byte* Memory(int unit) => _slots.Pointer + (long)unit * Region.SlotBytes;
 
     public ReadRequest Request(ReadClass readClass, params int[] units)

@@ -97,6 +97,59 @@ public sealed class RingReaderTests
         }
     }
 
+    [Fact]
+    public void Reads_into_lent_memory_bring_the_same_bytes_and_what_is_mapped_in_its_place_later_is_not_taken_for_it()
+    {
+        using var first = new Files();
+        using FlashReader reader = Open(true, first);
+        for (int round = 0; round < 8; round++)
+        {
+            // The same size each time: the system gives the same addresses again.
+            using var file = new Files();
+            if (round % 2 == 0) file.Bench.Lend(reader);
+            // One slot, neighbours in one part, and across a gap.
+            for (int at = 0; at < Units - 8; at += 8)
+                Assert.True(reader.TrySubmit(file.Bench.Request(ReadClass.Demand, at % 3 == 0 ? [at] : at % 3 == 1 ? [at, at + 1] : [at, at + 2])));
+            Assert.All(file.Bench.Wait(Units / 8 - 1), static r => Assert.Null(r.Error));
+            for (int at = 0; at < Units - 8; at += 8) file.Bench.AssertDelivered(at);
+            // Where the system lets nothing be pinned, reads are what they were.
+            Assert.True(reader.PinnedBytes == 0 || (round % 2 == 0 && reader.PinnedBytes == file.Bench.SlotsBytes));
+            if (round % 2 == 0) file.Bench.Withdraw(reader);
+        }
+    }
+
+    [Fact]
+    public void Lent_memory_that_cannot_be_pinned_is_read_into_all_the_same()
+    {
+        using var file = new Files();
+        using FlashReader reader = Open(true, file);
+        // Nobody's memory: the kernel refuses it.
+        unsafe { reader.Lend((byte*)4096, 1 << 20); }
+        reader.TrySubmit(file.Bench.Request(ReadClass.Demand, 3));
+        Assert.Null(Assert.Single(file.Bench.Wait(1)).Error);
+        file.Bench.AssertDelivered(3);
+        Assert.Equal(0, reader.PinnedBytes);
+        unsafe { reader.Withdraw((byte*)4096); }
+    }
+
+    [Fact]
+    public void A_file_that_is_closed_is_let_go_of_and_its_place_serves_the_next()
+    {
+        using var first = new Files();
+        using FlashReader reader = Open(true, first);
+        for (int round = 0; round < 600; round++)
+        {
+            using var file = new Files(units: 4);
+            reader.TrySubmit(file.Bench.Request(ReadClass.Demand, 1, 2));
+            Assert.Null(Assert.Single(file.Bench.Wait(1)).Error);
+            // Its own, and perhaps the one before, which was closed meanwhile.
+            Assert.InRange(reader.HeldFiles, 1, 2);
+        }
+        reader.TrySubmit(first.Bench.Request(ReadClass.Demand, 1));
+        first.Bench.Wait(1);
+        Assert.Equal(1, reader.HeldFiles);
+    }
+
     private static FlashReader Open(bool ring, Files file)
     {
         var reader = new FlashReader(4, ring: ring);
@@ -111,14 +164,14 @@ public sealed class RingReaderTests
     {
         private readonly TempFile _file;
 
-        public Files(int? length = null, int damage = -1)
+        public Files(int? length = null, int damage = -1, int units = Units)
         {
-            byte[] content = TempFile.Pattern(Units * Stride);
+            byte[] content = TempFile.Pattern(units * Stride);
             byte[] stored = content[..(length ?? content.Length)];
             if (damage >= 0) stored[damage] ^= 1;
             _file = new TempFile(stored);
             File = DirectFile.Open(_file.Path);
-            Bench = new ReaderBench(File, content, Units, Stride, 0, Stride);
+            Bench = new ReaderBench(File, content, units, Stride, 0, Stride);
         }
 
         public DirectFile File { get; }

@@ -54,6 +54,16 @@ public sealed class PredictorImportTests : IDisposable
     }
 
     [Fact]
+    public void A_sketch_that_there_is_none_of_is_refused_with_the_names_of_those_there_are()
+    {
+        foreach (string name in (string[])["sketch9", "sketch"])
+        {
+            var e = Assert.Throws<ModelFormatException>(() => Importer.Import(TestData.Golden("llama-relu"), Package, new ImportOptions { Predictors = name }));
+            Assert.Contains("the sketches are sketch4, sketch3 and sketch2", e.Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
     public void Predictors_that_were_trained_for_another_model_are_refused_with_one_line()
     {
         ModelConfig c = Write(rank: 8);

@@ -25,7 +25,12 @@ internal sealed class BenchReport
     public required bool Bundled { get; init; }
     public required bool Reuse { get; init; }
     public required DeviceRates Rates { get; init; }
+    /// <summary>The same reads by fio; null where it was not asked for.</summary>
+    public IReadOnlyList<ReadCost>? Fio { get; init; }
     public required IReadOnlyList<BenchRow> Rows { get; init; }
+
+    /// <summary>A device whose reads cost so many times more in one of two measurements is not one device.</summary>
+    private const double Doubtful = 1.5;
 
     public object Json() => new
     {
@@ -48,6 +53,8 @@ internal sealed class BenchReport
             MultiplyAddsSManyTokens = Rates.ManyTokens,
             DeviceRates.Many,
             Reads = Rates.Reads.Select(static r => new { r.Bytes, Micros = 1e6 * r.Seconds }),
+            Fio = Fio?.Select(static r => new { r.Bytes, Micros = 1e6 * r.Seconds }),
+            Rates.ReadsChanged,
             Rates.Source,
         },
         Rows = Rows.Select(static row => new
@@ -112,6 +119,8 @@ internal sealed class BenchReport
         if (!Reuse) screen.Out.WriteLine("nothing is kept in the windows");
         screen.Out.WriteLine($"memory {Units.Number(Rates.Memory / 1e9)} GB/s; {Units.Number(Rates.OneToken / 1e9)} thousand million multiply-adds a second with one token, {Units.Number(Rates.ManyTokens / 1e9)} with {DeviceRates.Many}; a read of "
             + $"{string.Join(", ", Rates.Reads.Select(static r => $"{Units.Bytes(r.Bytes)} {Units.Number(1e6 * r.Seconds)} µs"))} ({Rates.Source})");
+        if (Fio is { } fio) screen.Out.WriteLine($"fio, the same reads: {string.Join(", ", fio.Select(f => $"{Units.Bytes(f.Bytes)} {Units.Number(1e6 * f.Seconds)} µs ({Units.Percent(f.Seconds / ReadCost.Of(Rates.Reads, f.Bytes))} of its rate reached)"))}");
+        if (Rates.ReadsChanged > Doubtful) screen.Out.WriteLine($"the device changed by {Units.Number(Rates.ReadsChanged, "0.0")} times between the start and the end of this run (a host's cache, or other work): limits of flash are of its better moment");
         var table = new Table { Border = TableBorder.None };
         if (several) table.AddColumns(Rows[0].Budget == null ? "WINDOW" : "BUDGET", "MODE");
         table.AddColumns("PATH", "SESSIONS", "STEP", "TOKENS", "MEMORY", "", "MULTIPLY-ADDS", "", "FLASH", "READS", "", "LIMIT", "REACHED", "CPU A READ", "READING");

@@ -22,6 +22,7 @@ internal static class BenchVerb
         var buffered = new Option<bool>("--allow-buffered") { Description = "Measure a package that can only be read through the page cache here: then memory is measured, not flash, and every row says so" };
         var unbundled = new Option<bool>("--unbundled") { Description = "Read the rows of a neuron one by one, to measure what bundles are worth" };
         var noReuse = new Option<bool>("--no-reuse") { Description = "Windows so small that nothing of a step is left for the next, to measure what they are worth" };
+        var fio = new Option<bool>("--fio") { Description = "Have fio measure the same reads of this package beside the probe, a second for each size" };
         var trace = Flags.Text("--trace", "FILE", "Write what every layer did when, in the last run, as JSON that chrome://tracing and Perfetto show");
         var json = Flags.Json();
         var verb = new Verb("bench", "Measure speed, latency and flash traffic", """
@@ -29,13 +30,13 @@ internal static class BenchVerb
             rate after the first token. first is the mean time to the first token; p50, p95 and p99 are times between tokens. flash/token counts prompt tokens too.
             compute, flash wait and other are shares of the time: layers computing, layers waiting for reads, and everything else (grain calls, sampling, streams, idle).
             Below, one step of decoding (from when every session has its first token): what it needed of memory, of multiply-adds and of flash, the times in which the machine could give each, as measured
-            before the first run, which of them binds, and the share of the step's time that it explains (REACHED). CPU A READ and READING: processor time of the thread that reads.
+            before the first run (reads after the last one, too: the better counts), which of them binds, and the share of the step's time that it explains (REACHED). CPU A READ and READING: processor time of the thread that reads.
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             --budget or --window, and --mode, may be lists: each with each starts anew and has a row for every number of sessions.
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
             "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8", "flash bench ./big.flash --budget 50%", "flash bench ./big.flash --budget 50%,65%,80% --mode exact,predicted --sessions 1,4")
-        { prompt, generate, sessions, repeat, path, layers, trace, buffered, unbundled, noReuse, json };
+        { prompt, generate, sessions, repeat, path, layers, trace, fio, buffered, unbundled, noReuse, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb, several: true);
@@ -72,7 +73,7 @@ internal static class BenchVerb
                 rates = DeviceProbe.Measure(opened, settings[0].Engine);
             }
             var spans = parse.GetValue(trace) is null ? null : new StepTrace(1 << 16);
-            var rows = new List<BenchRow>();
+            var rows = new List<(BenchRow Row, StepShape Shape)>();
             foreach (var ((options, layer), shape) in settings.Zip(shapes))
             {
                 var hosts = new List<IModelHost>();
@@ -84,22 +85,29 @@ internal static class BenchVerb
                     foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
                         hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, layer, tells: true));
                     var measured = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
-                    rows.AddRange(measured.Select(r => r with
+                    rows.AddRange(measured.Select(r => (r with
                     {
                         Budget = options.Budget?.Size.ToString(),
                         Window = options.Budget == null ? layer.Window : null,
                         Mode = layer.Mode,
-                        Limits = BenchLimits.Of(r.Run.Decoding, shape, rates),
-                    }));
+                    }, shape)));
                 }
                 finally
                 {
                     foreach (var host in hosts) await host.DisposeAsync();
                 }
             }
+            IReadOnlyList<ReadCost>? beside = null;
+            using (var opened = FlashPackage.Open(package))
+            {
+                app.Screen.Progress("measuring the machine again");
+                rates = DeviceProbe.Again(opened, settings[0].Engine, rates);
+                if (parse.GetValue(fio)) beside = FioProbe.Measure(package, rates.Reads.Select(static r => r.Bytes));
+                app.Screen.EndLine();
+            }
             if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
             if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
-            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Bundled = settings[0].Engine.Bundled, Reuse = settings[0].Layer.Reuse, Rates = rates, Rows = rows };
+            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Bundled = settings[0].Engine.Bundled, Reuse = settings[0].Layer.Reuse, Rates = rates, Fio = beside, Rows = [.. rows.Select(r => r.Row with { Limits = BenchLimits.Of(r.Row.Run.Decoding, r.Shape, rates) })] };
             if (parse.GetValue(json)) app.Screen.Json(report.Json());
             else report.Print(app.Screen, parse.GetValue(layers));
         });

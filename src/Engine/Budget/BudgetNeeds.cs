@@ -17,6 +17,8 @@ internal sealed record BudgetNeeds
     private const int ManagedPerUnit = 30;
     /// <summary>A read of up to 64 units: its four lists.</summary>
     private const int ManagedPerRequest = 1400;
+    /// <summary>What the kernel keeps of memory that is lent to the ring, of its size: 16 bytes a page.</summary>
+    private const int PinnedShare = 256;
     /// <summary>Window that lets reads run side by side at all.</summary>
     public const int LeastWindowBytes = 256 * 1024;
 
@@ -117,9 +119,9 @@ internal sealed record BudgetNeeds
         (int units, int slot, int part, int group) = Slots(manifest, index, alignment, mode);
         // Predicted sets are larger than true ones (docs/adr/0012).
         double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? manifest.Predictors?.Layers[index].Taken ?? 1.5);
-        var activity = experts != null ? Activity.Experts((double)experts.Active / experts.Count) : Activity.Neurons(density, group, manifest.Activity?.Popularity ?? Activity.Popularity);
+        var firing = experts != null ? Firing.Experts((double)experts.Active / experts.Count) : Firing.Neurons(density, group, manifest.Activity?.Popularity ?? Firing.Popularity);
         int least = Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
-        return new LayerUnits(index, units, part, slot + ManagedPerSlot, Math.Min(least, units), scans, activity);
+        return new LayerUnits(index, units, part, slot + slot / PinnedShare + ManagedPerSlot, Math.Min(least, units), scans, firing);
     }
 
     /// <summary>Units of a layer in a mode, bytes of a slot and of a read.</summary>

@@ -4,7 +4,7 @@ namespace FlashOrleans.Engine;
 
 /// <summary>
 /// Expected speed of decoding under a plan: one step of n sessions takes the longest of what it reads from memory (resident weights once, the units it needs, keys and values of half the promised
-/// context), of what it multiplies, and of what it reads from flash (<see cref="Activity"/>: an upper estimate of misses). They overlap only in part, and look-ahead decides how far flash does, so this
+/// context), of what it multiplies, and of what it reads from flash (<see cref="Firing"/>: an upper estimate of misses). They overlap only in part, and look-ahead decides how far flash does, so this
 /// is what may be reached, not what will be. Pure.
 /// </summary>
 public sealed record Expectation
@@ -36,13 +36,13 @@ public sealed record Expectation
             }
             else
             {
-                missed = l.Units * l.Activity.MissedWith((double)slots / l.Units, sessions);
-                needed = l.Units * l.Activity.Needed(sessions);
+                missed = l.Units * l.Firing.MissedWith((double)slots / l.Units, sessions);
+                needed = l.Units * l.Firing.Needed(sessions);
             }
             bytes += missed * l.PartBytes;
             reads += missed / unitsPerRead;
             seconds += missed / unitsPerRead * ReadCost.Of(rates.Reads, unitsPerRead * l.PartBytes);
-            work[l.Layer] = new LayerWork(1, sessions, sessions, needed, sessions * (l.Scan ? 1 : l.Activity.Density) * plan.Manifest.Model.NeuronsOf(l.Layer));
+            work[l.Layer] = new LayerWork(1, sessions, sessions, needed, sessions * (l.Scan ? 1 : l.Firing.Density) * plan.Manifest.Model.NeuronsOf(l.Layer));
         }
         bool last = needs.Layers.Any(l => l.Layer == work.Length - 1);
         StepNeeds all = needs.Shape.Needs(work, last ? sessions : 0, plan.Context / 2.0, bytes, reads);

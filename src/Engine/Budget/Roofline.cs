@@ -16,8 +16,22 @@ public sealed record DeviceRates
     public required double ManyTokens { get; init; }
     /// <summary>What a scattered read of so many bytes costs while the reader is kept busy, smallest first.</summary>
     public required IReadOnlyList<ReadCost> Reads { get; init; }
+    /// <summary>The largest ratio between the first and the second measurement of the same reads; null where they were measured once.</summary>
+    public double? ReadsChanged { get; init; }
     /// <summary>Which of them are measured, in words.</summary>
     public required string Source { get; init; }
+
+    /// <summary>With what a second measurement of the same reads found better, and by how much the two differ.</summary>
+    public DeviceRates Better(IReadOnlyList<ReadCost> second)
+    {
+        if (second.Count != Reads.Count) return this;
+        var pairs = Reads.Zip(second).ToList();
+        return this with
+        {
+            Reads = [.. pairs.Select(static p => p.First.Seconds <= p.Second.Seconds ? p.First : p.Second)],
+            ReadsChanged = pairs.Count == 0 ? null : pairs.Max(static p => Math.Max(p.First.Seconds / p.Second.Seconds, p.Second.Seconds / p.First.Seconds)),
+        };
+    }
 
     /// <summary>
     /// Multiply-adds a second of a matrix with so many tokens: a weight costs u to unpack and v for each token, so n tokens take u + n v. Both follow from the two products that are measured.

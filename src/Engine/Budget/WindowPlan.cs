@@ -10,7 +10,7 @@ internal readonly record struct FlashCost(double SecondsPerRead, double BytesPer
 }
 
 /// <summary>One layer's units as the plan sees them.</summary>
-internal sealed record LayerUnits(int Layer, int Units, int PartBytes, long SlotCost, int Least, bool Scan, Activity Activity);
+internal sealed record LayerUnits(int Layer, int Units, int PartBytes, long SlotCost, int Least, bool Scan, Firing Firing);
 
 /// <summary>
 /// Windows of equal expected miss time: the smallest time t for which every layer gets the slots with which its step misses at most t, found by bisection over the numbers
@@ -51,7 +51,7 @@ internal static class WindowPlan
 
     private static int SlotsFor(LayerUnits l, double time, int tokens, double scan)
     {
-        double share = l.Scan ? 1 - Math.Min(1, time / scan) : l.Activity.WindowFor(time / (l.Units * FlashCost.Typical.Of(l.PartBytes)), tokens);
+        double share = l.Scan ? 1 - Math.Min(1, time / scan) : l.Firing.WindowFor(time / (l.Units * FlashCost.Typical.Of(l.PartBytes)), tokens);
         return Math.Clamp((int)Math.Ceiling(share * l.Units), l.Least, l.Units);
     }
 }

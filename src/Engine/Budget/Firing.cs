@@ -9,12 +9,12 @@ namespace FlashOrleans.Engine;
 /// windows of 7, 12, 24 and 50 %; simulated with least recently used 2.4, 1.9, 1.0, .18. The window's mixed score misses a quarter less, alike in all layers: an upper estimate.</para>
 /// Experts: popularity is flat and recency is what helps; a = 1 gives hit rates of about 70 % at half of them, the lower end of what is reported.
 /// </summary>
-internal readonly struct Activity
+internal readonly struct Firing
 {
     private readonly double _a, _b;
     private readonly int _group;
 
-    private Activity(double density, double a, int group)
+    private Firing(double density, double a, int group)
     {
         density = Math.Clamp(density, 1e-4, 0.95);
         _a = a;
@@ -25,8 +25,8 @@ internal readonly struct Activity
     /// <summary>Of OPT-6.7B.</summary>
     public const double Popularity = 0.3;
 
-    public static Activity Neurons(double density, int group, double popularity = Popularity) => new(density, popularity, group);
-    public static Activity Experts(double density) => new(density, 1, 1);
+    public static Firing Neurons(double density, int group, double popularity = Popularity) => new(density, popularity, group);
+    public static Firing Experts(double density) => new(density, 1, 1);
 
     /// <summary>Mean share of the neurons that one token fires.</summary>
     public double Density => _a / (_a + _b);
