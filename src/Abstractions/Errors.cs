@@ -20,6 +20,9 @@ public sealed class TurnRejectedException : Exception
     public TurnRejectedException() : this("the turn was rejected") { }
     public TurnRejectedException(string message) : base(message) { }
     public TurnRejectedException(string message, Exception inner) : base(message, inner) { }
+
+    /// <summary>The input does not fit the model's context.</summary>
+    [Id(0)] public bool TooLong { get; init; }
 }
 
 /// <summary>No package answers to that name.</summary>

@@ -28,6 +28,8 @@ public sealed record ModelInfo
     [Id(17)] public int RopeLimit { get; init; }
     /// <summary>Beyond the limit every length rotates in its own way (dynamic scaling), not all of them in the same (longrope).</summary>
     [Id(18)] public bool RopePerLength { get; init; }
+    /// <summary>How its makers recommend to sample; a fallback where they say nothing.</summary>
+    [Id(19)] public SamplingOptions Sampling { get; init; } = new();
 }
 
 [GenerateSerializer, Immutable, Alias("flashorleans.model-report")]

@@ -13,6 +13,7 @@ public sealed class StepOutcome
     [Id(4)] public float LogProbability { get; init; }
     [Id(5)] public TokenLogit[]? Top { get; init; }
     [Id(6)] public float[]? Nll { get; init; }
+    [Id(7)] public float Logit { get; init; }
 }
 
 [GenerateSerializer, Alias("flashorleans.failure-kind")]

@@ -55,6 +55,11 @@ public sealed record TurnRequest
     [Id(11)] public bool CancelOnDisconnect { get; init; } = true;
     /// <summary>Input tokens per step; 0 takes the silo's (64).</summary>
     [Id(12)] public int PrefillChunk { get; init; }
+    /// <summary>Texts that end the answer, which stops short of the first of them: at most <see cref="MaxStopStrings"/> of at most <see cref="MaxStopLength"/> characters.
+    /// Text that may yet become one is held back until it is known not to.</summary>
+    [Id(13)] public string[]? StopStrings { get; init; }
+
+    public const int MaxStopStrings = 16, MaxStopLength = 256;
 }
 
 /// <summary>A turn was started, or found running or finished.</summary>
@@ -77,7 +82,7 @@ public enum FinishReason
 {
     /// <summary>Not over.</summary>
     None = 0,
-    /// <summary>A stop token.</summary>
+    /// <summary>A stop token or a stop string.</summary>
     Stop = 1,
     /// <summary>As many tokens as were asked for, or the end of the model's context.</summary>
     Length = 2,
@@ -95,7 +100,7 @@ public sealed record TokenChunk
     /// <summary>Numbered from 0 within the turn: where to resume reading.</summary>
     [Id(0)] public required int Index { get; init; }
     [Id(1)] public required int TokenId { get; init; }
-    /// <summary>What this token adds to the text: whole characters only, so it may be empty.</summary>
+    /// <summary>What this token adds to the text: whole characters only, and nothing that may be the beginning of a stop string, so it may be empty.</summary>
     [Id(2)] public string Text { get; init; } = "";
     /// <summary>Since the turn was accepted.</summary>
     [Id(3)] public TimeSpan Elapsed { get; init; }
@@ -109,6 +114,10 @@ public sealed record TokenChunk
     [Id(8)] public string? Error { get; init; }
     /// <summary>On the last chunk of a turn with <see cref="TurnRequest.Score"/>: per input position the negative log-likelihood of the next token; the last is NaN.</summary>
     [Id(9)] public float[]? InputNll { get; init; }
+    /// <summary>The token's logit. Less <see cref="LogProbability"/> it is what turns the logits of <see cref="Top"/> into log-probabilities.</summary>
+    [Id(10)] public float Logit { get; init; }
+    /// <summary>On the last chunk: which of <see cref="TurnRequest.StopStrings"/> ended the answer.</summary>
+    [Id(11)] public string? StopString { get; init; }
 }
 
 [GenerateSerializer, Immutable, Alias("flashorleans.logit")]

@@ -25,6 +25,8 @@ public sealed record LayerStats
     public long PrefetchIssued { get; init; }
     /// <summary>Prefetched units that a step used before they were evicted.</summary>
     public long PrefetchUseful { get; init; }
+    /// <summary>Prefetched units that left the window unused.</summary>
+    public long PrefetchWasted { get; init; }
     public long PredictedUnits { get; init; }
     /// <summary>Predicted units that the step then needed.</summary>
     public long PredictedHit { get; init; }
@@ -37,6 +39,8 @@ public sealed record LayerStats
     public long PredictNanos { get; init; }
     public long FlashWaitNanos { get; init; }
     public long WindowSlots { get; init; }
+    /// <summary>Of them, how many hold a unit.</summary>
+    public long WindowUsed { get; init; }
     public long WindowBytes { get; init; }
     public long KvBytes { get; init; }
     public long ResidentBytes { get; init; }

@@ -321,6 +321,7 @@ internal sealed unsafe partial class LayerStep
             End = slot.Position + slot.Count,
             Token = token,
             LogProbability = logProbability,
+            Logit = token >= 0 ? logits[token] : 0,
             Top = top,
             Nll = scored ? _nll : null,
         });

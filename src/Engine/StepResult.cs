@@ -12,6 +12,8 @@ public readonly record struct StepResult
     public required int Token { get; init; }
     /// <summary>log probability of <see cref="Token"/> before temperature and truncation.</summary>
     public float LogProbability { get; init; }
+    /// <summary>The logit of <see cref="Token"/>: less its log probability it is what makes probabilities of those in <see cref="Top"/>.</summary>
+    public float Logit { get; init; }
     public (int Id, float Logit)[]? Top { get; init; }
     /// <summary>Negative log-likelihood per position of the slot (Score); the last is NaN without a target.</summary>
     public float[]? Nll { get; init; }

@@ -65,6 +65,8 @@ public sealed unsafe class Window : IDisposable
     public int Slots => _unitOf.Length;
     /// <summary>Slots that could be handed out now: free or evictable.</summary>
     public int Available => _freeCount + _evictable.Count;
+    /// <summary>Slots with a unit in them, or one on its way.</summary>
+    public int Occupied => Slots - _freeCount;
     /// <summary>Units that left the window to make room.</summary>
     public long Evictions { get; private set; }
     /// <summary>Prefetched units that were evicted before anyone used them.</summary>

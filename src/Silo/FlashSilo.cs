@@ -1,8 +1,10 @@
 using System.Net;
 using FlashOrleans.Abstractions;
+using FlashOrleans.Client;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Grains;
+using FlashOrleans.Silo.Http;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
@@ -19,6 +21,7 @@ public sealed class FlashSilo : IAsyncDisposable
 {
     private readonly IHost _host;
     private readonly LayerHost _layers;
+    private HttpFront? _http;
 
     private FlashSilo(IHost host, int siloPort, int gatewayPort)
     {
@@ -33,6 +36,9 @@ public sealed class FlashSilo : IAsyncDisposable
     public IGrainFactory Grains { get; }
     public IPEndPoint SiloEndpoint { get; }
     public IPEndPoint GatewayEndpoint { get; }
+    /// <summary>Where HTTP is served, if the options ask for that.</summary>
+    public IPEndPoint? HttpEndpoint => _http?.Endpoint;
+    internal HttpFront? Http => _http;
     public IServiceProvider Services => _host.Services;
     /// <summary>What layers are attached with.</summary>
     public LayerOptions Layer => _layers.LayerOptions;
@@ -49,6 +55,7 @@ public sealed class FlashSilo : IAsyncDisposable
         }
         // A free port is found, not reserved: somebody else may be faster, so free ports are tried again.
         bool free = options.SiloPort == 0 || options.GatewayPort == 0;
+        FlashSilo started;
         for (int attempt = 1; ; attempt++)
         {
             (int silo, int gateway) = LoopbackPorts.Fill(options.SiloPort, options.GatewayPort);
@@ -57,7 +64,8 @@ public sealed class FlashSilo : IAsyncDisposable
             {
                 host = Build(options, silo, gateway);
                 await host.StartAsync(cancellationToken);
-                return new FlashSilo(host, silo, gateway);
+                started = new FlashSilo(host, silo, gateway);
+                break;
             }
             catch (Exception e) when (e is not OperationCanceledException)
             {
@@ -70,6 +78,25 @@ public sealed class FlashSilo : IAsyncDisposable
                 throw new FlashSiloException($"the silo could not start: {Root(e).Message}", e);
             }
         }
+        await started.OpenHttpAsync(options, cancellationToken);
+        return started;
+    }
+
+    private async Task OpenHttpAsync(FlashSiloOptions options, CancellationToken cancellationToken)
+    {
+        if (options.Http is not { } http) return;
+        try
+        {
+            _http = await HttpFront.StartAsync(http, options, FlashClient.Over(Grains), Services, cancellationToken);
+        }
+        catch (Exception e)
+        {
+            await DisposeAsync();
+            if (e is OperationCanceledException) throw;
+            throw new FlashSiloException(LoopbackPorts.IsTaken(e)
+                ? $"port {http.Port} on {http.Address} is in use or not permitted: choose another with --port, or 0 for any"
+                : $"HTTP could not be served on {http.Address}:{http.Port}: {Root(e).Message}", e);
+        }
     }
 
     /// <summary>New options for layers: every layer leaves memory and comes back with them at its next wave; sessions replay.</summary>
@@ -81,12 +108,17 @@ public sealed class FlashSilo : IAsyncDisposable
         await Task.WhenAll(_layers.LayerKeys.Select(key => Grains.GetGrain<ILayerGrain>(key).Deactivate()));
     }
 
-    /// <summary>Completes when the host stops (Ctrl-C, SIGTERM).</summary>
-    public Task WaitForShutdownAsync(CancellationToken cancellationToken = default) => _host.WaitForShutdownAsync(cancellationToken);
+    /// <summary>Completes when the silo is to stop (Ctrl-C, SIGTERM, or by itself), or the token is cancelled; disposing stops it.</summary>
+    public async Task WaitForShutdownAsync(CancellationToken cancellationToken = default)
+    {
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(Services.GetRequiredService<IHostApplicationLifetime>().ApplicationStopping, cancellationToken);
+        await Task.Delay(Timeout.Infinite, either.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+    }
 
-    /// <summary>Graceful stop.</summary>
+    /// <summary>Graceful stop: first HTTP, whose running answers come to their end, then the silo.</summary>
     public async ValueTask DisposeAsync()
     {
+        if (_http is not null) await _http.DisposeAsync();
         await _host.StopAsync();
         _host.Dispose();
     }
@@ -94,10 +126,7 @@ public sealed class FlashSilo : IAsyncDisposable
     private static IHost Build(FlashSiloOptions options, int siloPort, int gatewayPort)
     {
         HostApplicationBuilder builder = Host.CreateEmptyApplicationBuilder(new HostApplicationBuilderSettings());
-        builder.Logging.SetMinimumLevel(options.Verbose ? LogLevel.Information : LogLevel.Warning);
-        // One line on standard error per warning: standard output belongs to the program.
-        builder.Logging.AddSimpleConsole(static o => o.SingleLine = true);
-        builder.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(static o => o.LogToStandardErrorThreshold = LogLevel.Trace);
+        Log(builder.Logging, options.Verbose);
         // Orleans tries placement again by itself while a cluster comes and goes.
         builder.Logging.AddFilter("Polly", LogLevel.None);
         builder.Logging.AddFilter("Orleans", options.Verbose ? LogLevel.Information : LogLevel.Error);
@@ -110,6 +139,14 @@ public sealed class FlashSilo : IAsyncDisposable
             .Configure<LoadSheddingOptions>(static o => o.LoadSheddingEnabled = false)
             .AddFlashOrleans(options.Host));
         return builder.Build();
+    }
+
+    internal static void Log(ILoggingBuilder logging, bool verbose)
+    {
+        logging.SetMinimumLevel(verbose ? LogLevel.Information : LogLevel.Warning);
+        // One line on standard error per warning: standard output belongs to the program.
+        logging.AddSimpleConsole(static o => o.SingleLine = true);
+        logging.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(static o => o.LogToStandardErrorThreshold = LogLevel.Trace);
     }
 
     private static Exception Root(Exception e)

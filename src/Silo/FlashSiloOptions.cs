@@ -21,6 +21,8 @@ public sealed record FlashSiloOptions
     public EngineOptions Engine { get; init; } = new();
     public LayerOptions Layer { get; init; } = new();
     public GrainOptions Grains { get; init; } = new();
+    /// <summary>Null: no HTTP.</summary>
+    public HttpOptions? Http { get; init; }
     /// <summary>Logs at information level instead of warnings.</summary>
     public bool Verbose { get; init; }
 
@@ -57,6 +59,19 @@ public sealed record FlashSiloOptions
         if (Grains.RetryDelay <= TimeSpan.Zero) throw Wrong("retry delay", Grains.RetryDelay, "it must be positive");
         if (Grains.MaxAttempts < 1) throw Wrong("max attempts", Grains.MaxAttempts, "it must be at least 1");
         Validate(Layer);
+        if (Http is { } http) Validate(http);
+    }
+
+    private static void Validate(HttpOptions http)
+    {
+        Port(http.Port, "HTTP port");
+        if (http.MaxRunning is < 1) throw Wrong("most running answers", http.MaxRunning, "it must be at least 1");
+        if (http.MaxWaiting < 0) throw Wrong("most waiting answers", http.MaxWaiting, "it must be at least 0");
+        if (http.MaxBodyBytes < 1) throw Wrong("largest body", http.MaxBodyBytes, "it must be at least 1");
+        if (http.BodyTimeout <= TimeSpan.Zero) throw Wrong("body timeout", http.BodyTimeout, "it must be positive");
+        if (http.PingInterval <= TimeSpan.Zero) throw Wrong("ping interval", http.PingInterval, "it must be positive");
+        if (http.DrainTimeout <= TimeSpan.Zero) throw Wrong("drain timeout", http.DrainTimeout, "it must be positive");
+        if (http.ApiKey is { } key && (key.Length == 0 || key.Any(char.IsWhiteSpace))) throw Wrong("API key", "", "it must not be empty, nor have spaces in it");
     }
 
     internal static void Validate(LayerOptions layer)

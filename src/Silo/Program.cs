@@ -7,7 +7,7 @@ try
     FlashSiloOptions options = SiloArguments.Parse(args);
     SiloBudget.Enter(options, Console.Error.WriteLine);
     await using FlashSilo silo = await FlashSilo.StartAsync(options);
-    Console.WriteLine($"ready: silo {silo.SiloEndpoint}, gateway {silo.GatewayEndpoint}, models in {Path.GetFullPath(options.ModelsDirectory)}");
+    Console.WriteLine($"ready: silo {silo.SiloEndpoint}, gateway {silo.GatewayEndpoint}, models in {Path.GetFullPath(options.ModelsDirectory)}{(silo.HttpEndpoint is { } http ? $", http://{http}" : "")}");
     await silo.WaitForShutdownAsync();
     return 0;
 }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Net;
 using FlashOrleans.Engine;
 
 namespace FlashOrleans.Silo;
@@ -7,9 +8,10 @@ namespace FlashOrleans.Silo;
 internal static class SiloArguments
 {
     private const string Usage = """
-        usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3]
+        usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3] [--http-port N] [--http-host ADDRESS]
                [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
                [--reader-lease SECONDS] [--verbose on|off]
+        $FLASH_API_KEY, where it is set, is asked for over HTTP
         """;
 
     public static FlashSiloOptions Parse(string[] args)
@@ -18,6 +20,8 @@ internal static class SiloArguments
         BudgetSize? budget = null;
         int? sessions = null, context = null;
         bool window = false;
+        int? port = null;
+        IPAddress host = IPAddress.Loopback;
         for (int i = 0; i < args.Length; i += 2)
         {
             string name = args[i];
@@ -28,6 +32,8 @@ internal static class SiloArguments
                 case "--budget": budget = BudgetSize.TryParse(value, out BudgetSize size) ? size : throw Wrong(name, value, BudgetSize.Rule); continue;
                 case "--sessions": sessions = Number(name, value); continue;
                 case "--context": context = Number(name, value); continue;
+                case "--http-port": port = Number(name, value); continue;
+                case "--http-host": host = IPAddress.TryParse(value, out IPAddress? address) ? address : throw Wrong(name, value, "an address of this machine"); continue;
                 case "--window": window = true; break;
             }
             options = name switch
@@ -51,7 +57,9 @@ internal static class SiloArguments
         if (budget != null && window) throw new SiloUsageException("--budget sizes the windows: give it or --window, not both");
         if (budget == null && (sessions ?? context) != null) throw new SiloUsageException("--sessions and --context say what --budget is to hold: give one");
         if (budget is { } b)
-            options = options with { Engine = options.Engine with { Budget = new BudgetOptions { Size = b, Sessions = sessions ?? 1, Context = context ?? BudgetOptions.DefaultContext } } };
+            options = options with { Engine = options.Engine with { Budget = new BudgetOptions { Size = b, Sessions = sessions ?? 1, Context = context ?? BudgetOptions.DefaultContext, Host = port is null ? BudgetHost.Grains : BudgetHost.Http } } };
+        if (port is { } http)
+            options = options with { Http = new HttpOptions { Port = http, Address = host, ApiKey = Environment.GetEnvironmentVariable("FLASH_API_KEY") is { Length: > 0 } key ? key : null } };
         return options.ModelsDirectory.Length > 0 ? options : throw new SiloUsageException($"--models is missing\n{Usage}");
     }
 

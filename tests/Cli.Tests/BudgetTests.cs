@@ -66,7 +66,7 @@ public sealed partial class BudgetTests(FlashHome home)
     [Fact]
     public async Task A_silo_whose_budget_no_model_fits_does_not_start()
     {
-        var outcome = await Flash.RunAsync(home, "serve", "--budget", "30MiB", "--port", "0", "--gateway", "0");
+        var outcome = await Flash.RunAsync(home, "serve", "--budget", "30MiB", "--port", "0", "--silo-port", "0", "--gateway", "0");
         Assert.Equal(1, outcome.Code);
         Assert.Contains("emberling is not served", outcome.Error, StringComparison.Ordinal);
         Assert.Contains("at least", outcome.Error, StringComparison.Ordinal);

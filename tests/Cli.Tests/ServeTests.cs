@@ -11,7 +11,7 @@ public sealed partial class ServeTests(FlashHome home)
     [Fact]
     public async Task A_client_of_another_process_talks_to_a_bundled_model_until_ctrl_C()
     {
-        using var flash = Flash.Start(home, "serve", "--port", "0", "--gateway", "0");
+        using var flash = Flash.Start(home, "serve", "--port", "0", "--silo-port", "0", "--gateway", "0");
         await flash.SeeAsync("Ctrl-C stops it");
         int port = int.Parse(Gateway().Match(flash.Seen).Groups[1].Value, CultureInfo.InvariantCulture);
 
@@ -22,9 +22,19 @@ public sealed partial class ServeTests(FlashHome home)
             await foreach (var chunk in client.OpenSession().SendAsync(turn)) ids.Add(chunk.TokenId);
             Assert.Equal(5, ids.Count);
         }
+        // And one that knows OpenAI's interface: where it is, is said.
+        using (var http = new HttpClient { BaseAddress = new Uri(Address().Match(flash.Seen).Value) })
+        {
+            using var asked = new StringContent("""{"model": "emberling", "prompt": "Once upon a time", "max_tokens": 3}""");
+            using var answer = await http.PostAsync("/v1/completions", asked);
+            Assert.Contains("\"completion_tokens\":3", await answer.Content.ReadAsStringAsync(), StringComparison.Ordinal);
+        }
         flash.Signal(2);
         Assert.Equal(130, (await flash.EndAsync()).Code);
     }
+
+    [GeneratedRegex(@"http://127\.0\.0\.1:\d+(?=/v1:)")]
+    private static partial Regex Address();
 
     [GeneratedRegex(@"clients at 127\.0\.0\.1:(\d+)")]
     private static partial Regex Gateway();

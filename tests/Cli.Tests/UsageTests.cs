@@ -49,6 +49,8 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("run emberling hello --prefetch maybe")]
     [InlineData("run emberling hello --threads 0")]
     [InlineData("run emberling hello --seed -1")]
+    [InlineData("serve --port 70000")]
+    [InlineData("serve --host nowhere")]
     [InlineData("run emberling")]
     [InlineData("run emberling --json")]
     [InlineData("import")]

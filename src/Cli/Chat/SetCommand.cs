@@ -1,6 +1,7 @@
 using System.Globalization;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Engine;
+using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Cli.Chat;
 
@@ -15,7 +16,7 @@ internal static class SetCommand
         "mode" => (chat, layer with { Mode = Word<FeedForwardMode>(name, value) }),
         "kv" => (chat, layer with { Kv = Word<KvType>(name, value) }),
         "prefetch" => (chat, layer with { Prefetch = value == "on" || (value == "off" ? false : throw Wrong(name, value, "on or off")) }),
-        "temperature" => (chat with { Sampling = chat.Sampling with { Temperature = Float(name, value, 0, SamplingFlags.MaxTemperature) } }, layer),
+        "temperature" => (chat with { Sampling = chat.Sampling with { Temperature = Float(name, value, 0, SamplingAdvice.MaxTemperature) } }, layer),
         "top-p" => (chat with { Sampling = chat.Sampling with { TopP = Float(name, value, 0, 1) } }, layer),
         "min-p" => (chat with { Sampling = chat.Sampling with { MinP = Float(name, value, 0, 1) } }, layer),
         "top-k" => (chat with { Sampling = chat.Sampling with { TopK = Int(name, value, 0) } }, layer),

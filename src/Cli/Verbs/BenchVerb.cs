@@ -53,7 +53,7 @@ internal static class BenchVerb
             StepShape[] shapes;
             using (var opened = FlashPackage.Open(package))
             {
-                chosen = sampling.Over(SamplingFlags.Recommended(opened), parse);
+                chosen = sampling.Over(opened, parse);
                 chosen = chosen with { Seed = chosen.Seed ?? 1 };
                 activity = opened.Manifest.Activity;
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);

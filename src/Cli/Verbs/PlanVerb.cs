@@ -11,7 +11,7 @@ internal static class PlanVerb
 {
     public static Command Create(App app)
     {
-        var path = Flags.Choice("--path", "Through layer grains, or on the engine without Orleans, which takes less", "grains", "engine");
+        var path = Flags.Choice("--path", "Through layer grains, with HTTP in front (flash serve), which takes more, or on the engine without Orleans, which takes less", "grains", "http", "engine");
         var memory = Flags.Float("--memory-rate", "GB/s that all threads read from memory together, instead of measuring", 0.01f, 10_000);
         var reads = Flags.Float("--read-rate", "Thousands of scattered reads of a unit a second, instead of measuring", 0.01f, 100_000);
         var flash = Flags.Float("--flash-rate", "GB/s of long reads, instead of measuring", 0.001f, 1_000);
@@ -31,7 +31,7 @@ internal static class PlanVerb
         verb.SetAction(parse =>
         {
             using var package = model.Open(app, parse);
-            var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) == "engine" ? BudgetHost.Engine : BudgetHost.Grains) };
+            var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) switch { "engine" => BudgetHost.Engine, "http" => BudgetHost.Http, _ => BudgetHost.Grains }) };
             var plan = BudgetPlan.Of(package, options, engine.Layer(parse));
             DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
             Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];

@@ -44,7 +44,7 @@ internal static class RunVerb
                 if (codec.TemplateNote is { } note && !parse.GetValue(raw)) app.Screen.Remark(note);
                 settings = new ChatSettings
                 {
-                    Sampling = sampling.Over(SamplingFlags.Recommended(package), parse),
+                    Sampling = sampling.Over(package, parse),
                     MaxTokens = parse.GetValue(most) ?? 512,
                     System = parse.GetValue(system),
                     // Without a template a model can only go on with a text.

@@ -1,43 +1,88 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Net;
 using FlashOrleans.Cli.Options;
+using FlashOrleans.Engine;
+using FlashOrleans.Flash;
 using FlashOrleans.Models;
 using FlashOrleans.Silo;
 
 namespace FlashOrleans.Cli.Verbs;
 
-/// <summary>`flash serve`: a silo with the usual ports, until Ctrl-C.</summary>
+/// <summary>`flash serve`: a silo with HTTP on the usual ports, until Ctrl-C.</summary>
 internal static class ServeVerb
 {
-    private const int SiloPort = 11111, GatewayPort = 30000;
+    private const int HttpPort = 8080, SiloPort = 11111, GatewayPort = 30000;
+    private const string KeyVariable = "FLASH_API_KEY";
 
     public static Command Create(App app)
     {
         var models = Flags.Text("--models", "DIR", "Folder with NAME.flash packages (default: $FLASH_HOME/models)");
-        var port = Flags.Int("--port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
-        var gateway = Flags.Int("--gateway", "N", $"Port for clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
+        var port = Flags.Int("--port", "N", $"Port for HTTP; 0 takes a free one (default {HttpPort})", 0, 65535);
+        var host = new Option<IPAddress?>("--host")
+        {
+            HelpName = "ADDRESS",
+            Description = "Address for HTTP (default 127.0.0.1); 0.0.0.0 is every one of this machine",
+            CustomParser = Address,
+        };
+        var key = Flags.Text("--api-key", "KEY", $"Ask for this key under /v1 (default: ${KeyVariable}, which no list of processes shows; else none)");
+        var silo = Flags.Int("--silo-port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
+        var gateway = Flags.Int("--gateway", "N", $"Port for .NET clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
-        var verb = new Verb("serve", "Run a silo that clients of other processes talk to", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { models, port, gateway, verbose };
+        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, verbose };
         var engine = new EngineFlags(verb, promises: true);
         verb.SetAction(async (parse, _) =>
         {
             string? folder = parse.GetValue(models);
             if (folder is null) ImportBundled(app);
+            var http = new HttpOptions
+            {
+                Port = parse.GetValue(port) ?? HttpPort,
+                Address = parse.GetValue(host) ?? IPAddress.Loopback,
+                ApiKey = parse.GetValue(key) ?? (Environment.GetEnvironmentVariable(KeyVariable) is { Length: > 0 } secret ? secret : null),
+            };
             var options = new FlashSiloOptions
             {
                 ModelsDirectory = Path.GetFullPath(folder ?? app.Store.Folder),
-                SiloPort = parse.GetValue(port) ?? SiloPort,
+                Http = http,
+                SiloPort = parse.GetValue(silo) ?? SiloPort,
                 GatewayPort = parse.GetValue(gateway) ?? GatewayPort,
-                Engine = engine.Engine(parse),
+                Engine = engine.Engine(parse, BudgetHost.Http),
                 Layer = engine.Layer(parse),
                 Verbose = parse.GetValue(verbose),
             };
             SiloBudget.Enter(options, app.Screen.Remark);
-            await using var silo = await FlashSilo.StartAsync(options, app.Interrupts.Stop);
-            app.Screen.Out.WriteLine($"silo {silo.SiloEndpoint}, clients at {silo.GatewayEndpoint}; Ctrl-C stops it");
+            await using var running = await FlashSilo.StartAsync(options, app.Interrupts.Stop);
+            if (!IPAddress.IsLoopback(http.Address) && http.ApiKey is null) app.Screen.Remark($"everybody who can reach {http.Address} can use this server: --api-key asks for a key");
+            Tell(app, running, options);
+            // Ours alone: the host's own signals would race with the exit code.
             await Task.Delay(Timeout.Infinite, app.Interrupts.Stop).ContinueWith(static _ => { }, TaskScheduler.Default);
+            app.Screen.Remark("stopping; answers in the making come to their end, a second Ctrl-C ends all at once");
             return app.Interrupts.ExitCode ?? 0;
         });
         return verb;
+    }
+
+    /// <summary>Where it is, and a first request to paste.</summary>
+    private static void Tell(App app, FlashSilo silo, FlashSiloOptions options)
+    {
+        // Every address of a machine is no address to call.
+        var address = silo.HttpEndpoint!.Address;
+        var end = new IPEndPoint(address.Equals(IPAddress.Any) ? IPAddress.Loopback : address.Equals(IPAddress.IPv6Any) ? IPAddress.IPv6Loopback : address, silo.HttpEndpoint.Port);
+        string model = PackageStore.InFolder(options.ModelsDirectory).List().FirstOrDefault(static p => p.Manifest is not null)?.Name ?? "NAME";
+        string header = options.Http!.ApiKey is null ? "" : $" -H \"Authorization: Bearer ${KeyVariable}\"";
+        app.Screen.Out.WriteLine($"http://{end}/v1: OpenAI's interface, /metrics, /health/ready");
+        app.Screen.Out.WriteLine($$"""curl http://{{end}}/v1/chat/completions{{header}} -d '{"model": "{{model}}", "messages": [{"role": "user", "content": "Tell me a story about a fox"}], "stream": true}'""");
+        app.Screen.Out.WriteLine($"silo {silo.SiloEndpoint}, clients at {silo.GatewayEndpoint}; Ctrl-C stops it");
+    }
+
+    private static IPAddress? Address(ArgumentResult result)
+    {
+        string text = result.Tokens.Count > 0 ? result.Tokens[0].Value : "";
+        if (text == "localhost") return IPAddress.Loopback;
+        if (IPAddress.TryParse(text, out var address)) return address;
+        result.AddError($"--host: '{text}' is not an address of this machine: 127.0.0.1, 0.0.0.0, ::1 or the like");
+        return null;
     }
 
     /// <summary>So that a client can ask for them by name: what other verbs do when they are given one.</summary>

@@ -1,7 +1,7 @@
 namespace FlashOrleans.Engine;
 
 /// <summary>What the process is beside weights, windows and keys and values: it decides how much code and managed heap are counted.</summary>
-public enum BudgetHost { Engine, Grains }
+public enum BudgetHost { Engine, Grains, Http }
 
 /// <summary>A hard limit for all memory of the process, and what is promised within it.</summary>
 public sealed record BudgetOptions

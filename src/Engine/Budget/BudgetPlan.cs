@@ -71,7 +71,7 @@ public sealed class BudgetPlan
         new("windows", WindowsInWords(), Windows),
         new("kv", $"{Options.Sessions} x {Context} tokens, {Needs.KvType.ToString().ToLowerInvariant()}", Needs.Kv),
         new("buffers", $"{Needs.Steps} steps of {Needs.Rows} rows, logits, reads", Needs.Buffers),
-        new("process", $"code and stacks of {(Options.Host == BudgetHost.Grains ? "the runtime, Orleans and the engine" : "the runtime and the engine")}", Needs.Process),
+        new("process", $"code and stacks of {Options.Host switch { BudgetHost.Engine => "the runtime and the engine", BudgetHost.Grains => "the runtime, Orleans and the engine", _ => "the runtime, HTTP, Orleans and the engine" }}", Needs.Process),
         new("heap", $"managed heap; the collector's limit is {BudgetSize.Text(HeapLimit)}", Heap),
         new("margin", "page tables, fragments", Margin),
     ];

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Text;
 using Orleans.Runtime;
 
 namespace FlashOrleans.Grains;
@@ -65,6 +66,13 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         FlashBusyNanos = Conductor.ReaderStats.BusyNanos,
         WavesHeld = Conductor.WavesHeld + _layers.Values.Sum(static l => (long)l.WavesHeld),
     };
+
+    /// <summary>The layers here as they stand; any thread.</summary>
+    public IReadOnlyList<LayerStatus> Status => [.. _layers.Values.Select(static l => new LayerStatus(
+        l.Layer?.Package.Name ?? "", l.Key.Package, l.Key.Layer, l.Ready.IsCompletedSuccessfully, l.Error, l.Layer?.Stats))];
+
+    /// <summary>The tokenizer of a package that is being served, or null when it has none; any thread.</summary>
+    public Task<TextCodec?> TextAsync(string package) => Catalog.TextAsync(package);
 
     internal HostedLayer? Find(LayerKey key) => _layers.GetValueOrDefault(key);
 
@@ -159,3 +167,6 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         return done.Task;
     }
 }
+
+/// <summary>One layer of a silo at a moment: <paramref name="Error"/> says why it could not be loaded; without <paramref name="Stats"/> it is still being opened.</summary>
+public sealed record LayerStatus(string Model, string Package, int Layer, bool Ready, string? Error, LayerStats? Stats);

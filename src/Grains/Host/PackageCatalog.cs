@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using FlashOrleans.Abstractions;
+using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Models.Text;
 
@@ -59,9 +60,16 @@ internal sealed class PackageCatalog : IDisposable
             Access = package.Access,
             RopeLimit = package.Config.RopeByLength ? package.Config.Rope!.OriginalPositions : 0,
             RopePerLength = package.Config.Rope?.Scaling == RopeScaling.Dynamic,
+            Sampling = Advice(package),
         };
         _resolved[model] = new Resolved(info, opened.Manifest);
         return info;
+    }
+
+    private static SamplingOptions Advice(FlashPackage package)
+    {
+        Sampling advice = SamplingAdvice.Of(package.SideFile(SamplingAdvice.FileName));
+        return new SamplingOptions { Temperature = advice.Temperature, TopP = advice.TopP, MinP = advice.MinP, TopK = advice.TopK };
     }
 
     /// <summary>The tokenizer of a package, or null when it has none. Any thread.</summary>

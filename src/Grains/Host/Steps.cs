@@ -22,6 +22,7 @@ internal static class Steps
         End = result.End,
         Token = result.Token,
         LogProbability = result.LogProbability,
+        Logit = result.Logit,
         Top = result.Top is null ? null : Array.ConvertAll(result.Top, static t => new TokenLogit(t.Id, t.Logit)),
         Nll = result.Nll,
     };
@@ -34,6 +35,7 @@ internal static class Steps
         End = outcome.End,
         Token = outcome.Token,
         LogProbability = outcome.LogProbability,
+        Logit = outcome.Logit,
         Nll = outcome.Nll,
     };
 

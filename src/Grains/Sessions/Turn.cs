@@ -12,6 +12,7 @@ internal sealed class Turn
     private readonly List<TokenChunk> _chunks = [];
     private readonly HashSet<int> _stops;
     private readonly StreamingDecoder? _decoder;
+    private readonly StopStrings? _stopStrings;
     private readonly TimeProvider _time;
     private readonly long _started;
     private readonly float[]? _nll;
@@ -25,6 +26,7 @@ internal sealed class Turn
         Record = record;
         _stops = [.. stops];
         _decoder = text is null ? null : new StreamingDecoder(text);
+        if (text is not null && record.Request.StopStrings is { Length: > 0 } strings) _stopStrings = new StopStrings(strings);
         _time = time;
         _started = started;
         _activity = time.GetTimestamp();
@@ -54,6 +56,11 @@ internal sealed class Turn
             : Generated + 1 >= Request.MaxTokens || contextFull ? FinishReason.Length
             : FinishReason.None;
         string text = finish == FinishReason.Stop ? "" : _decoder?.Next(token) ?? "";
+        if (_stopStrings is not null)
+        {
+            text = _stopStrings.Next(text);
+            if (_stopStrings.Found is not null) finish = FinishReason.Stop;
+        }
         if (Generated++ == 0) _first = Elapsed;
         Push(token, text, outcome, finish, null);
     }
@@ -120,8 +127,9 @@ internal sealed class Turn
         bool last = finish != FinishReason.None;
         if (last)
         {
+            text += _stopStrings is null ? _decoder?.Flush() : _stopStrings.End(_decoder!.Flush());
+            if (finish == FinishReason.Length && _stopStrings?.Found is not null) finish = FinishReason.Stop;
             Record = Record with { Finish = finish, Error = error };
-            text += _decoder?.Flush();
         }
         _chunks.Add(new TokenChunk
         {
@@ -130,9 +138,11 @@ internal sealed class Turn
             Text = text,
             Elapsed = Elapsed,
             LogProbability = outcome?.LogProbability ?? 0,
+            Logit = outcome?.Logit ?? 0,
             Top = outcome?.Top,
             Finish = finish,
             Error = error,
+            StopString = last ? _stopStrings?.Found : null,
             InputNll = last ? _nll : null,
             Usage = !last ? null : new TurnUsage
             {

@@ -20,6 +20,11 @@ internal static class TurnInput
         if (request.MaxTokens < 0) throw Rejected($"max tokens is {request.MaxTokens}; it must be 0 or more");
         if (request.PrefillChunk < 0) throw Rejected($"prefill chunk is {request.PrefillChunk}; it must be positive, or 0 for the silo's");
         if (request.TopLogits < 0) throw Rejected($"top logits is {request.TopLogits}; it must be 0 or more");
+        if (request.StopStrings is { } stops)
+        {
+            if (stops.Length > TurnRequest.MaxStopStrings) throw Rejected($"there are {stops.Length} stop strings; at most {TurnRequest.MaxStopStrings} are taken");
+            if (stops.Any(static stop => stop is not { Length: > 0 and <= TurnRequest.MaxStopLength })) throw Rejected($"a stop string has 1 to {TurnRequest.MaxStopLength} characters");
+        }
         SamplingOptions s = request.Sampling;
         if (!float.IsFinite(s.Temperature) || s.Temperature < 0) throw Rejected($"temperature is {s.Temperature}; it must be 0 or more");
         if (!(s.TopP > 0 && s.TopP <= 1)) throw Rejected($"top_p is {s.TopP}; it must be above 0 and at most 1");
@@ -41,7 +46,7 @@ internal static class TurnInput
         if (history.Length == before.Length && request.Tokens is not { Length: 0 }) throw Rejected("the input of the turn is empty");
         if (history.Length == 0) throw Rejected("the session is empty and so is the input of the turn");
         if (history.Length > model.MaxPositions)
-            throw Rejected($"{history.Length} tokens do not fit the context of model {model.Name}, which has {model.MaxPositions} positions; send less or start a new session");
+            throw new TurnRejectedException($"{history.Length} tokens do not fit the context of model {model.Name}, which has {model.MaxPositions} positions; send less or start a new session") { TooLong = true };
         foreach (int token in history)
         {
             if ((uint)token >= (uint)model.VocabSize) throw Rejected($"token id {token} is outside the vocabulary of model {model.Name} (0 to {model.VocabSize - 1})");

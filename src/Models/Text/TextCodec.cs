@@ -136,6 +136,13 @@ public sealed class TextCodec
         return _spec.Vocabulary.TryGetValue(token, out int id) ? id : null;
     }
 
+    /// <summary>The bytes of a token in the middle of a text, special tokens by their names; half a character is possible.</summary>
+    public byte[] TokenBytes(int id)
+    {
+        var position = new TextPosition { Begun = true, Stripped = int.MaxValue };
+        return Bytes(id, skipSpecial: false, ref position).ToArray();
+    }
+
     public bool IsSpecial(int id) => _special.Contains(id);
 
     /// <summary>The bytes one token contributes to the text at this position of it.</summary>

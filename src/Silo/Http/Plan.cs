@@ -1,0 +1,56 @@
+using FlashOrleans.Abstractions;
+
+namespace FlashOrleans.Silo.Http;
+
+/// <summary>What a request asks for, checked as far as that goes without its model.</summary>
+internal sealed record Plan
+{
+    public required string Model { get; init; }
+    /// <summary>Exactly one of these three.</summary>
+    public ChatTurn[]? Messages { get; init; }
+    public string? Text { get; init; }
+    public int[]? Tokens { get; init; }
+    /// <summary>Null: to the end of the context.</summary>
+    public int? MaxTokens { get; init; }
+    /// <summary>Null: what the model's makers recommend.</summary>
+    public float? Temperature { get; init; }
+    public float? TopP { get; init; }
+    public int? TopK { get; init; }
+    public float? MinP { get; init; }
+    public long? Seed { get; init; }
+    public int Choices { get; init; } = 1;
+    public string[] Stops { get; init; } = [];
+    /// <summary>Ids that end an answer beside the model's own, which <see cref="IgnoreEos"/> leaves out.</summary>
+    public int[] StopTokens { get; init; } = [];
+    public bool IgnoreEos { get; init; }
+    public bool Logs { get; init; }
+    public int TopLogs { get; init; }
+    public bool Stream { get; init; }
+    public bool IncludeUsage { get; init; }
+    /// <summary>The session that answers; null: one for this request alone.</summary>
+    public Guid? Session { get; init; }
+    /// <summary>The session is only there to save computing: when it is busy another will do.</summary>
+    public bool AnySession { get; init; }
+
+    /// <summary>The turn of one of the choices.</summary>
+    public TurnRequest Turn(ModelInfo model, int choice) => new()
+    {
+        Model = Model,
+        Messages = Messages,
+        Text = Text,
+        Tokens = Tokens,
+        Input = InputMode.Replace,
+        MaxTokens = MaxTokens ?? int.MaxValue,
+        Sampling = new SamplingOptions
+        {
+            Temperature = Temperature ?? model.Sampling.Temperature,
+            TopP = TopP ?? model.Sampling.TopP,
+            TopK = TopK ?? model.Sampling.TopK,
+            MinP = MinP ?? model.Sampling.MinP,
+            Seed = Seed is { } seed ? unchecked((ulong)seed + (ulong)choice) : null,
+        },
+        StopTokens = StopTokens.Length == 0 && !IgnoreEos ? null : IgnoreEos ? StopTokens : [.. model.EosTokens, .. StopTokens],
+        StopStrings = Stops.Length == 0 ? null : Stops,
+        TopLogits = Logs ? TopLogs : 0,
+    };
+}

@@ -1,0 +1,25 @@
+using System.Net;
+
+namespace FlashOrleans.Silo;
+
+/// <summary>The HTTP surface of a silo: where it listens and what it bears.</summary>
+public sealed record HttpOptions
+{
+    /// <summary>0 takes a free port.</summary>
+    public int Port { get; init; }
+    public IPAddress Address { get; init; } = IPAddress.Loopback;
+    /// <summary>What /v1 asks for as a bearer token; null: nothing.</summary>
+    public string? ApiKey { get; init; }
+    /// <summary>Answers that are made at once; null: as many as the budget promises sessions, without a budget 64.</summary>
+    public int? MaxRunning { get; init; }
+    /// <summary>Answers that wait for their turn; what comes then is told to come again later.</summary>
+    public int MaxWaiting { get; init; } = 256;
+    public long MaxBodyBytes { get; init; } = 4 << 20;
+    /// <summary>For all of a request's body.</summary>
+    public TimeSpan BodyTimeout { get; init; } = TimeSpan.FromSeconds(30);
+    /// <summary>A stream that says nothing for so long sends a comment.</summary>
+    public TimeSpan PingInterval { get; init; } = TimeSpan.FromSeconds(10);
+    /// <summary>How long running answers may go on once the silo stops.</summary>
+    public TimeSpan DrainTimeout { get; init; } = TimeSpan.FromSeconds(20);
+    public TimeProvider Time { get; init; } = TimeProvider.System;
+}
