@@ -47,7 +47,7 @@ public sealed class ReadQueueTests
             }
             // A result may have come in this very turn; only when every session waits it is the device's turn.
             bool waiting = !Turn() && logits.Any(l => l.Count < 6) && Enumerable.Range(0, prompts.Length).All(i => logits[i].Count == 6 || sessions[i].Timeline.InFlight);
-            if (waiting && !flash.WaitForOne()) Assert.Fail("layers wait for reads that nobody sent");
+            if (waiting && !flash.WaitForOne() && !conductor.Lingers) Assert.Fail("layers wait for reads that nobody sent");
         }
         Assert.True(mostParked >= 2, $"{mostParked} layers waited at the same time");
         for (int i = 0; i < prompts.Length; i++) ExactnessTests.AssertSame(expected[i], [.. logits[i]], $"session {i}");
@@ -76,7 +76,7 @@ public sealed class ReadQueueTests
                 session.Timeline.Append([random.Next(config.VocabSize)]);
                 session.Submit(Sampling.Greedy, SlotFlags.Sample, 0, 1);
             }
-            if (!conductor.Pump()) Assert.True(flash.WaitForOne() || sessions.Any(s => !s.Timeline.InFlight), "neither the conductor nor the device has anything to do");
+            if (!conductor.Pump()) Assert.True(flash.WaitForOne() || conductor.Lingers || sessions.Any(s => !s.Timeline.InFlight), "neither the conductor nor the device has anything to do");
         }
         while (flash.WaitForOne() || conductor.Pump()) { }
         Assert.Empty(twin.Overlaps);
