@@ -47,7 +47,7 @@ while ((SECONDS - start < seconds && failures == 0)); do
     sleep 1
     ((SECONDS - began >= warm)) && [[ -z $before ]] && before=$(faults)
     now=$(anonymous) && ((now > anon)) && anon=$now
-    now=$(awk '$1 == "VmHWM:" { print $2 * 1024 }' /proc/$pid/status 2> /dev/null) && ((now > resident)) && resident=$now
+    now=$(awk '$1 == "VmHWM:" { printf "%.0f\n", $2 * 1024 }' /proc/$pid/status 2> /dev/null) && ((now > resident)) && resident=$now
   done
   wait $pid || { failures=$((failures + 1)); cat "$out"; }
   [[ -n $before ]] && late=$((late + $(faults) - before))
