@@ -156,7 +156,8 @@ public sealed class SchedulerTests
                 return false;
             }
             Assert.True(_work[chosen].Decode);
-            LongestWait = Math.Max(LongestWait, _turn - _since[chosen]);
+            // Of who is still there, too: one that never runs would not be noticed by its turn.
+            foreach (int i in Busy.Where(i => _work[i].Idle)) LongestWait = Math.Max(LongestWait, _turn - _since[i]);
             if (waves > 1 && Busy.Any(i => i > chosen)) Held++;
             int rows = Math.Min(_rows[chosen], _mostRows), next = (chosen + 1) % _rows.Length;
             _rows[chosen] -= rows;
