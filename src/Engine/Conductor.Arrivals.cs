@@ -88,6 +88,7 @@ public sealed partial class Conductor
         }
         finally
         {
+            _steps--;
             _idleSteps.Push(step);
         }
     }

@@ -217,6 +217,19 @@ public sealed partial class BudgetTests
     }
 
     [Fact]
+    public async Task Rows_that_another_silo_hints_at_do_not_use_up_the_steps_that_a_budget_allows()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.Q8);
+        using var engine = Planned(tiny, sessions: 1, context: 64);
+        float[] rows = [.. Enumerable.Repeat(0.5f, tiny.Package.Config.HiddenSize)];
+        for (int i = 0; i < 8; i++) engine.Conductor.PredictAndPrefetch(engine.Layers[1], rows, 1);
+        Settled(engine);
+        using var session = engine.OpenSession();
+        int tokens = await Task.Run(() => session.Generate([1, 2, 3], 2, Sampling.Greedy).Count()).WaitAsync(TimeSpan.FromSeconds(20));
+        Assert.Equal(2, tokens);
+    }
+
+    [Fact]
     public void More_window_is_never_expected_to_be_slower()
     {
         var model = TinyPackage.Llama(layers: 8, hidden: 1024, ffn: 4096);
