@@ -74,6 +74,16 @@ public sealed partial class Conductor
         }
     }
 
+    /// <summary>Somebody's next token waits for what runs now.</summary>
+    private bool DecodeWaits()
+    {
+        foreach (var layer in _layers)
+        {
+            if (layer.Running is { } step ? step.Runnable && step.IsDecode : layer.IsReady && (layer.Decode.Count > 0 || !layer.Arriving.IsEmpty)) return true;
+        }
+        return false;
+    }
+
     private LayerStep RentStep()
     {
         _steps++;
@@ -86,10 +96,13 @@ public sealed partial class Conductor
         return new LayerStep(_kernels, _pool, _time, Ledger)
         {
             Poll = _poll,
+            Tiles = () => _tiles,
+            GivesWay = DecodeWaits,
             OnEnd = _onEnd,
             Head = _head,
             ParallelWork = Options.ParallelWork,
             PartialBytes = Options.PartialBytes,
+            TurnBytes = Options.TurnBytes,
             Trace = Options.Trace,
             LeastRows = least,
             MostRows = most,

@@ -30,12 +30,13 @@ public sealed partial class Conductor : IDisposable
     private readonly HeadScratch _head;
     private readonly BlockingCollection<Action> _loads = [];
     private readonly Thread? _thread;
-    private readonly Thread _loader;
+    private readonly Thread? _loader;
     private readonly object _wake = new();
     private bool _signalled;
     private long _waves;
     private volatile bool _stop;
     private uint _flushTurn;
+    private bool _tiles;
     private readonly BudgetGate? _budget;
     private readonly int _mostSteps = int.MaxValue;
     private int _steps;
@@ -48,7 +49,7 @@ public sealed partial class Conductor : IDisposable
     {
     }
 
-    /// <summary>Without <paramref name="start"/> there is no conductor thread: the caller pumps (<see cref="Pump"/>), for deterministic simulation.</summary>
+    /// <summary>Without <paramref name="start"/> there is neither a conductor thread nor a loader: the caller pumps (<see cref="Pump"/>), for deterministic simulation.</summary>
     internal Conductor(EngineOptions options, TimeProvider? time, IFlashReader? reader, bool start)
     {
         if (options.Budget is { } budget)
@@ -82,9 +83,9 @@ public sealed partial class Conductor : IDisposable
         {
             for (int i = 0; i < step.SlotCount; i++) _held.Remove(step.SlotAt(i));
         };
+        if (!start) return;
         _loader = new Thread(LoadLoop, 1 << 20) { IsBackground = true, Name = "flash-loader" };
         _loader.Start();
-        if (!start) return;
         _thread = new Thread(Loop, 4 << 20) { IsBackground = true, Name = "flash-conductor" };
         _thread.Start();
     }
@@ -220,7 +221,7 @@ public sealed partial class Conductor : IDisposable
         Command(() => all.SetResult(Task.WhenAll(_layers.Select(DetachAsync).ToArray())));
         Drive(all.Task.Unwrap());
         _loads.CompleteAdding();
-        _loader.Join();
+        _loader?.Join();
         _stop = true;
         Wake();
         _thread?.Join();
@@ -244,11 +245,14 @@ public sealed partial class Conductor : IDisposable
     /// <summary>One turn of the conductor: takes in what arrived, then runs one step as far as it goes. False when nothing was ready.</summary>
     internal bool Pump()
     {
+        while (_loader == null && _loads.TryTake(out var load)) load();
         TakeIn();
         foreach (var each in _layers) each.Describe(canStart: _steps < _mostSteps);
-        int chosen = _scheduler.Choose(_pending, _time.GetTimestamp(), out bool prefill);
+        long now = _time.GetTimestamp();
+        int chosen = _scheduler.Choose(_pending, now, out bool prefill);
         if (chosen < 0) return false;
         var layer = _layers[chosen];
+        _tiles = prefill && _scheduler.IsLive(_pending, now);
         try
         {
             Run(layer, prefill);
@@ -258,6 +262,7 @@ public sealed partial class Conductor : IDisposable
             layer.Running?.Abort(e);
             if (layer.Running is { } broken) EndStep(layer, broken);
         }
+        _scheduler.Ran(layer.Pending, prefill, now, _time.GetTimestamp());
         return true;
     }
 

@@ -34,6 +34,8 @@ public sealed record EngineOptions
     public bool Bundled { get; init; } = true;
     /// <summary>Multiply-adds up to which a job stays on the conductor: waking the other threads would cost more than they save. 0: always all threads.</summary>
     internal long ParallelWork { get; init; } = 4_000_000;
+    /// <summary>Bytes of units summed at a time while others are on their way or decode waits: between such turns the conductor takes in what has arrived, asks for more, or lets decode pass.</summary>
+    internal int TurnBytes { get; init; } = 4 << 20;
     /// <summary>Scratch for block sums that wait for their turn; there is always room for two blocks.</summary>
     internal long PartialBytes { get; init; } = Numerics.PartialBytes;
 }

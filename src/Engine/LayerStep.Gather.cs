@@ -18,9 +18,6 @@ internal sealed unsafe partial class LayerStep
         public bool Cold, Done;
     }
 
-    /// <summary>Bytes of units summed at a time while others are on their way: between such turns the conductor takes in what has arrived and asks for more.</summary>
-    private const int TurnBytes = 4 << 20;
-
     /// <summary>By index of needed unit: its slot, or -1 once given back; segments that have yet to use it; the first of them.</summary>
     private int[] _neededSlot = new int[64];
     private byte[] _uses = new byte[64];
@@ -88,11 +85,16 @@ internal sealed unsafe partial class LayerStep
         _mostCold = _layer.Scans ? _layer.ScanUnits : int.MaxValue;
     }
 
-    /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed.</summary>
+    /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed. Prefill gives way to decode between two tiles.</summary>
     private bool AdvanceFeedForward()
     {
-        while (true)
+        for (int tile = 0; ; tile++)
         {
+            if (tile > 0 && !IsDecode && GivesWay?.Invoke() == true)
+            {
+                Runnable = _gaveWay = true;
+                return false;
+            }
             Acquire();
             Open();
             bool ran = RunReadySegments();
@@ -209,14 +211,14 @@ internal sealed unsafe partial class LayerStep
     private bool RunReadySegments()
     {
         var segments = CollectionsMarshal.AsSpan(_segments);
-        bool waiting = _acquired < _neededCount;
+        bool tiles = !IsDecode && Tiles?.Invoke() == true, waiting = tiles || _acquired < _neededCount;
         long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
         _ready.Clear();
-        if (!waiting && Gathers(segments)) return false;
+        if (_acquired == _neededCount && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
             if (segments[i].Missing > 0) waiting = true;
-            else if (!segments[i].Done && segments[i].Cold) units += Take(segments, i);
+            else if (!segments[i].Done && segments[i].Cold && (!tiles || units < most)) units += Take(segments, i);
         }
         for (int i = _firstLive; i < segments.Length && (!waiting || units < most); i++)
         {

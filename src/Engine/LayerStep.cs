@@ -29,6 +29,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     private Phase _phase;
     private Layer _layer = null!;
     private long _parkedAt;
+    /// <summary>It stopped between two tiles, not for flash.</summary>
+    private bool _gaveWay;
 
     /// <summary>Set by the conductor when something the parked step waits for has happened.</summary>
     public bool Runnable { get; set; }
@@ -38,6 +40,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public long ParallelWork { get; init; }
     /// <summary><see cref="EngineOptions.PartialBytes"/>.</summary>
     public long PartialBytes { get; init; }
+    /// <summary><see cref="EngineOptions.TurnBytes"/>.</summary>
+    public required int TurnBytes { get; init; }
     /// <summary><see cref="EngineOptions.Trace"/>.</summary>
     public StepTrace? Trace { get; init; }
     /// <summary>Rows there is scratch for from the first step on; with a budget all that it ever has.</summary>
@@ -61,7 +65,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         _slotCount = 0;
         _rows = 0;
         _phase = Phase.Embedding;
-        Runnable = false;
+        Runnable = _gaveWay = false;
     }
 
     /// <summary>Admits one slot of a wave; false (with a fault to its session, or silently when it is old) leaves it out.</summary>
@@ -140,8 +144,12 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         ThreadRole.AssertNotGrainTurn("a layer's step");
         Runnable = false;
-        _layer.Count.FlashWait += Nanos(_parkedAt);
-        Mark(TraceKind.Flash, _parkedAt);
+        if (!_gaveWay)
+        {
+            _layer.Count.FlashWait += Nanos(_parkedAt);
+            Mark(TraceKind.Flash, _parkedAt);
+        }
+        _gaveWay = false;
         if (_phase == Phase.Embedding) return AdvanceEmbedding() ? AfterEmbedding() : Park();
         return RunFeedForward();
     }
@@ -207,6 +215,11 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
 
     /// <summary>Between the phases of a step the conductor looks at what came in meanwhile (prefetch requests must not wait for a whole step).</summary>
     public Action? Poll { get; init; }
+
+    /// <summary>Prefill runs in tiles, since decode is under way.</summary>
+    public Func<bool>? Tiles { get; init; }
+    /// <summary>Asked between two tiles: decode that could run now goes first.</summary>
+    public Func<bool>? GivesWay { get; init; }
 
     private void Finish()
     {

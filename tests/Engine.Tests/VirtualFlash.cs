@@ -79,6 +79,18 @@ internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNan
         var request = _serving!;
         clock.MoveTo(_finishes);
         _serving = null;
+        Read(request);
+        _reads++;
+        _bytes += request.BytesRead;
+        if (request.Class == ReadClass.Demand) _demandReads++;
+        else _prefetchReads++;
+        request.Completion.Completed(request);
+        Serve();
+    }
+
+    /// <summary>Really reads a request, from the file beneath.</summary>
+    internal static void Read(ReadRequest request)
+    {
         request.BytesRead = 0;
         for (int i = 0; i < request.Count; i++)
         {
@@ -90,11 +102,5 @@ internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNan
             request.Faults[i] = region.Verify(unit, slot + region.Delta(unit));
             request.BytesRead += region.PartBytes;
         }
-        _reads++;
-        _bytes += request.BytesRead;
-        if (request.Class == ReadClass.Demand) _demandReads++;
-        else _prefetchReads++;
-        request.Completion.Completed(request);
-        Serve();
     }
 }
