@@ -67,6 +67,7 @@ public sealed record FlashSiloOptions
         Port(http.Port, "HTTP port");
         if (http.MaxRunning is < 1) throw Wrong("most running answers", http.MaxRunning, "it must be at least 1");
         if (http.MaxWaiting < 0) throw Wrong("most waiting answers", http.MaxWaiting, "it must be at least 0");
+        if (http.MaxWait <= TimeSpan.Zero) throw Wrong("longest wait", http.MaxWait, "it must be positive");
         if (http.MaxBodyBytes < 1) throw Wrong("largest body", http.MaxBodyBytes, "it must be at least 1");
         if (http.BodyTimeout <= TimeSpan.Zero) throw Wrong("body timeout", http.BodyTimeout, "it must be positive");
         if (http.PingInterval <= TimeSpan.Zero) throw Wrong("ping interval", http.PingInterval, "it must be positive");

@@ -14,6 +14,8 @@ public sealed record HttpOptions
     public int? MaxRunning { get; init; }
     /// <summary>Answers that wait for their turn; what comes then is told to come again later.</summary>
     public int MaxWaiting { get; init; } = 256;
+    /// <summary>A request that would wait longer than that, by what answers took so far, is told so at once.</summary>
+    public TimeSpan MaxWait { get; init; } = TimeSpan.FromMinutes(10);
     public long MaxBodyBytes { get; init; } = 4 << 20;
     /// <summary>For all of a request's body.</summary>
     public TimeSpan BodyTimeout { get; init; } = TimeSpan.FromSeconds(30);

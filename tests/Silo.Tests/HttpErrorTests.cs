@@ -88,7 +88,7 @@ public sealed class HttpErrorTests(HttpSilo silo, EmberlingFolder models) : ICla
         response.Dispose();
         Assert.Equal((400, "n"), ((int)large, error.GetProperty("param").GetString()));
 
-        using (await small.Http!.Admission.EnterAsync(1, default))
+        using (await small.Http!.Admission.EnterAsync("a", 1, default))
         {
             (var full, error, response) = await http.FailAsync(Wire.Chat, Chat("\"max_tokens\": 1"));
             using (response)

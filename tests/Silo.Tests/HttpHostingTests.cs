@@ -35,7 +35,7 @@ public sealed class HttpHostingTests(EmberlingFolder models)
         Assert.Contains("\"ready\"", await http.GetStringAsync("/health/ready"), StringComparison.Ordinal);
         using HttpRequestMessage request = Wire.Request(Wire.Chat, Wire.Body("\"max_tokens\": 60, \"ignore_eos\": true, \"stream\": true"));
         using HttpResponseMessage response = await http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
-        IDisposable running = await silo.Http!.Admission.EnterAsync(1, default);
+        Admission.Ticket running = await silo.Http!.Admission.EnterAsync("a", 1, default);
 
         Task stopping = silo.DisposeAsync().AsTask();
         using (HttpResponseMessage ready = await http.GetAsync("/health/ready"), live = await http.GetAsync("/health/live"))
@@ -60,11 +60,11 @@ public sealed class HttpHostingTests(EmberlingFolder models)
     public async Task When_the_patience_is_over_what_still_runs_is_cut()
     {
         var time = new FakeTimeProvider();
-        using var admission = new Admission(1, 1);
-        using IDisposable running = await admission.EnterAsync(1, default);
-        Task<IDisposable> waiting = admission.EnterAsync(1, default);
+        using var admission = new Admission(1, 1, TimeSpan.FromMinutes(10), time);
+        using IDisposable running = await admission.EnterAsync("a", 1, default);
+        Task<Admission.Ticket> waiting = admission.EnterAsync("b", 1, default);
         Assert.Equal((1, 1), (admission.Running, admission.Waiting));
-        Task draining = admission.DrainAsync(TimeSpan.FromSeconds(20), time);
+        Task draining = admission.DrainAsync(TimeSpan.FromSeconds(20));
         // Who waits is told at once.
         Assert.Equal(503, (await Assert.ThrowsAsync<ApiException>(() => waiting)).Error.Status);
         time.Advance(TimeSpan.FromSeconds(19));
@@ -136,7 +136,7 @@ public sealed class HttpHostingTests(EmberlingFolder models)
         var options = new HttpOptions { MaxRunning = 1, Time = time };
         await using FlashSilo silo = await FlashSilo.StartAsync(HttpSilo.Options(models, options));
         using HttpClient http = HttpSilo.Of(silo);
-        IDisposable running = await silo.Http!.Admission.EnterAsync(1, default);
+        Admission.Ticket running = await silo.Http!.Admission.EnterAsync("a", 1, default);
         using HttpRequestMessage request = Wire.Request(Wire.Chat, Wire.Body("\"max_tokens\": 3, \"stream\": true"));
         Task<HttpResponseMessage> asked = http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
         // Its body is read, under the same clock; from then on only pings are due.

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
 using Microsoft.AspNetCore.Http;
@@ -18,6 +19,8 @@ internal sealed class EventStream(HttpResponse response, TimeProvider time, Time
     private Task? _ping;
 
     public bool Begun { get; private set; }
+    /// <summary>What a ping says: one line.</summary>
+    public Func<string> Comment { get; init; } = static () => "ping";
 
     /// <summary>Waits for what comes next, sending a comment whenever nothing was sent for the interval.</summary>
     public async ValueTask<bool> NextAsync(ValueTask<bool> next)
@@ -31,7 +34,7 @@ internal sealed class EventStream(HttpResponse response, TimeProvider time, Time
             _ping = null;
             if (time.GetElapsedTime(_written) < pingInterval) continue;
             Begin();
-            response.BodyWriter.Write(": ping\n\n"u8);
+            response.BodyWriter.Write(Encoding.UTF8.GetBytes($": {Comment()}\n\n"));
             try
             {
                 await FlushAsync();

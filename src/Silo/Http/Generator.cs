@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Globalization;
 using System.Runtime.CompilerServices;
 using System.Threading.Channels;
 using FlashOrleans.Abstractions;
@@ -16,6 +17,15 @@ internal sealed class Job(Plan plan)
     public ModelInfo Model { get; set; } = null!;
     /// <summary>Only where log-probabilities want the names of tokens.</summary>
     public TextCodec? Text { get; set; }
+    public Admission.Ticket? Ticket { get; set; }
+
+    /// <summary>What a stream says while there is nothing else to say: where in the queue it is, once it is known for how long.</summary>
+    public string Comment() => Ticket?.Place switch
+    {
+        { Wait: { } wait } place => string.Create(CultureInfo.InvariantCulture, $"ping: queued behind {place.Ahead}, about {Math.Ceiling(wait.TotalSeconds)} s"),
+        { } place => string.Create(CultureInfo.InvariantCulture, $"ping: queued behind {place.Ahead}"),
+        null => "ping",
+    };
 }
 
 /// <summary>A chunk of one of a request's answers.</summary>
@@ -40,7 +50,8 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
             throw new ApiException(ApiError.Wrong("model", $"the model '{plan.Model}' has no tokenizer: send token ids as a prompt of /v1/completions, without stop and logprobs"));
         if (plan.Logs) job.Text = await host.TextAsync(model.Package).WaitAsync(cancellationToken);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, admission.Cut);
-        using IDisposable permit = await admission.EnterAsync(plan.Choices, cancellationToken);
+        using Admission.Ticket ticket = job.Ticket = admission.Enter(plan.User, plan.Choices);
+        await ticket.Admitted.WaitAsync(cancellationToken);
         var pieces = plan.Choices == 1 ? ChoiceAsync(plan, model, 0, arrived, either.Token) : MergeAsync(plan, model, arrived, either.Token);
         await using var reader = pieces.GetAsyncEnumerator(either.Token);
         while (true)

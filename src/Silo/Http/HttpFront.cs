@@ -43,7 +43,7 @@ internal sealed class HttpFront : IAsyncDisposable
         _key = options.ApiKey is { Length: > 0 } key ? Hash(key) : null;
         _store = PackageStore.InFolder(silo.ModelsDirectory);
         var host = services.GetRequiredService<LayerHost>();
-        Admission = new Admission(options.MaxRunning ?? silo.Engine.Budget?.Sessions ?? 64, options.MaxWaiting);
+        Admission = new Admission(options.MaxRunning ?? silo.Engine.Budget?.Sessions ?? 64, options.MaxWaiting, options.MaxWait, options.Time);
         _instruments = new HttpInstruments(host, Admission, services.GetRequiredService<ILocalSiloDetails>().SiloAddress.Endpoint.ToString());
 
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
@@ -95,7 +95,7 @@ internal sealed class HttpFront : IAsyncDisposable
     /// <summary>Not ready from now on; lets running answers come to their end, as long as the options say, then stops listening.</summary>
     public async ValueTask DisposeAsync()
     {
-        await Admission.DrainAsync(_options.DrainTimeout, _options.Time);
+        await Admission.DrainAsync(_options.DrainTimeout);
         using (var patience = new CancellationTokenSource(s_lastConnections)) await _app.StopAsync(patience.Token);
         await _app.DisposeAsync();
         _instruments.Dispose();
@@ -144,7 +144,7 @@ internal sealed class HttpFront : IAsyncDisposable
             await reply.WriteAsync(context.Response);
             return;
         }
-        using var events = new EventStream(context.Response, _options.Time, _options.PingInterval);
+        using var events = new EventStream(context.Response, _options.Time, _options.PingInterval) { Comment = job.Comment };
         await using var pieces = _generator.RunAsync(job, context.RequestAborted).GetAsyncEnumerator(context.RequestAborted);
         try
         {

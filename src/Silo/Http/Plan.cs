@@ -27,6 +27,8 @@ internal sealed record Plan
     public int TopLogs { get; init; }
     public bool Stream { get; init; }
     public bool IncludeUsage { get; init; }
+    /// <summary>Who asks, for a fair share: the request's user, else its session, else nobody else.</summary>
+    public required string User { get; init; }
     /// <summary>The session that answers; null: one for this request alone.</summary>
     public Guid? Session { get; init; }
     /// <summary>The session is only there to save computing: when it is busy another will do.</summary>

@@ -123,6 +123,7 @@ internal static class RequestReader
             IgnoreEos = request.IgnoreEos ?? false,
             Stream = stream,
             IncludeUsage = request.StreamOptions?.IncludeUsage ?? false,
+            User = request.User is { Length: > 0 } user ? $"user {Short(user, "user")}" : session is { } key ? $"session {key}" : $"request {Guid.NewGuid()}",
             Session = session,
             AnySession = any,
         };
