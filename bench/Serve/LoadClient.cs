@@ -1,0 +1,88 @@
+using System.Diagnostics;
+using System.Net.Http.Json;
+using System.Text;
+using System.Text.Json;
+
+namespace FlashOrleans.Bench;
+
+/// <summary>When one token came after the one before, in the clock's ticks; several in one event share its gap.</summary>
+internal readonly record struct Gap(long At, double Milliseconds);
+
+/// <summary>One answer as its reader saw it.</summary>
+internal sealed record Answer(long Asked, long First, long Last, int Tokens, int Cached, string Text, IReadOnlyList<Gap> Gaps)
+{
+    public double Milliseconds(long at) => Stopwatch.GetElapsedTime(Asked, at).TotalMilliseconds;
+
+    /// <summary>Tokens that came within a time.</summary>
+    public int Between(long from, long to) => Gaps.Count(g => g.At > from && g.At <= to);
+}
+
+/// <summary>Asks a server for completions of seeded token ids and notes when what came. Any thread.</summary>
+internal sealed class LoadClient : IDisposable
+{
+    private readonly HttpClient _http;
+    private readonly string _model;
+    private readonly int _vocabulary, _seed;
+
+    public LoadClient(string url, string model, int vocabulary, int seed)
+    {
+        _http = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = 1024 }) { BaseAddress = new Uri(url), Timeout = Timeout.InfiniteTimeSpan };
+        _model = model;
+        _vocabulary = vocabulary;
+        _seed = seed;
+    }
+
+    /// <summary>Asks with the prompt of this number; <paramref name="begun"/> is told of the first token.</summary>
+    public async Task<Answer> AskAsync(int number, int prompt, int generate, Action? begun)
+    {
+        var random = new Random(unchecked(_seed * 1_000_003 + number));
+        int[] ids = [.. Enumerable.Range(0, prompt).Select(_ => random.Next(10, _vocabulary))];
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/v1/completions")
+        {
+            Content = JsonContent.Create(new
+            {
+                model = _model,
+                prompt = ids,
+                max_tokens = generate,
+                temperature = 0,
+                ignore_eos = true,
+                stream = true,
+                stream_options = new { include_usage = true },
+            }),
+        };
+        long asked = Stopwatch.GetTimestamp(), first = 0, last = 0;
+        using HttpResponseMessage response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
+        if (!response.IsSuccessStatusCode) throw new InvalidOperationException($"{(int)response.StatusCode}: {await response.Content.ReadAsStringAsync()}");
+        using var reader = new StreamReader(await response.Content.ReadAsStreamAsync());
+        var text = new StringBuilder();
+        var events = new List<Gap>();
+        int tokens = 0, cached = 0;
+        while (await reader.ReadLineAsync() is { } line)
+        {
+            if (!line.StartsWith("data: ", StringComparison.Ordinal) || line == "data: [DONE]") continue;
+            long now = Stopwatch.GetTimestamp();
+            using var json = JsonDocument.Parse(line.AsMemory(6));
+            if (json.RootElement.TryGetProperty("error", out JsonElement error)) throw new InvalidOperationException(error.ToString());
+            if (json.RootElement.TryGetProperty("usage", out JsonElement usage) && usage.ValueKind == JsonValueKind.Object)
+            {
+                tokens = usage.GetProperty("completion_tokens").GetInt32();
+                if (usage.TryGetProperty("prompt_tokens_details", out JsonElement details) && details.ValueKind == JsonValueKind.Object
+                    && details.TryGetProperty("cached_tokens", out JsonElement already)) cached = already.GetInt32();
+            }
+            if (!json.RootElement.TryGetProperty("choices", out JsonElement choices) || choices.GetArrayLength() == 0) continue;
+            if (choices[0].TryGetProperty("text", out JsonElement piece)) text.Append(piece.GetString());
+            if (choices[0].TryGetProperty("finish_reason", out JsonElement finish) && finish.ValueKind == JsonValueKind.String && piece.ValueKind == JsonValueKind.String && piece.GetString()!.Length == 0) continue;
+            if (first == 0)
+            {
+                first = now;
+                begun?.Invoke();
+            }
+            else events.Add(new Gap(now, Stopwatch.GetElapsedTime(last, now).TotalMilliseconds));
+            last = now;
+        }
+        if (first == 0) throw new InvalidOperationException("no token came");
+        return new Answer(asked, first, last, tokens, cached, text.ToString(), events);
+    }
+
+    public void Dispose() => _http.Dispose();
+}
