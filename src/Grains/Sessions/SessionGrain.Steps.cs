@@ -30,12 +30,13 @@ internal sealed partial class SessionGrain
         double took = _time.GetElapsedTime(_submitted).TotalSeconds;
         _usualStep = _usualStep == 0 ? took : _usualStep + EwmaShare * (took - _usualStep);
         _attempts = _misses = 0;
+        Verified(result, took);
         if (_turn is not { Over: false } turn) return default;
         if (outcome.Nll is { } nll) turn.Score(outcome.End, nll);
         if (outcome.Token >= 0)
         {
-            _timeline.Append([outcome.Token]);
-            turn.Add(outcome.Token, outcome, contextFull: _timeline.Length > _model!.MaxPositions);
+            // What stands behind the end of an answer is no part of it.
+            for (int i = 0; i < result.Sampled && !turn.Over; i++) Take(turn, Steps.At(outcome, i), drafted: i < result.Sampled - 1);
         }
         else if (_timeline.Computed == _timeline.Length)
         {
@@ -44,6 +45,14 @@ internal sealed partial class SessionGrain
         if (turn.Over) Ended();
         else Advance();
         return default;
+    }
+
+    /// <summary>One token of the answer.</summary>
+    private void Take(Turn turn, StepOutcome token, bool drafted)
+    {
+        Met(turn, token.Token, drafted);
+        _timeline.Append([token.Token]);
+        turn.Add(token.Token, token, contextFull: _timeline.Length > _model!.MaxPositions);
     }
 
     public ValueTask Fault(StepFailure failure)
@@ -72,6 +81,11 @@ internal sealed partial class SessionGrain
             case FailureKind.Unavailable:
                 Finish(FinishReason.Failed, $"gave up after {_options.MaxAttempts} attempts: {failure.Message}");
                 break;
+            // Alone the step may ask for nothing that is broken.
+            case FailureKind.Flash or FailureKind.Rejected when _timeline.Drafted > 0:
+                _undrafted = true;
+                Advance();
+                break;
             default:
                 Finish(FinishReason.Failed, failure.Message);
                 break;
@@ -85,7 +99,7 @@ internal sealed partial class SessionGrain
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
-        Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits);
+        Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits, NextDrafts(turn));
         _submitted = _doubted = _time.GetTimestamp();
         _steps++;
         _outgoing.Add(wave, _sendFailed).Send(_layers[0]);

@@ -93,6 +93,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             Bind(model);
             _timeline.Truncate(common);
             _timeline.Append(history.AsSpan(common));
+            _kept = Math.Min(_kept, common);
             Begin(new Turn(record, Stops(record), text, _time, started));
             if (_cancelledStart == request.TurnId) Finish(FinishReason.Cancelled);
             return Accepted(_turn!, attached: false);
@@ -164,6 +165,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _timeline = new SessionTimeline(_id, epoch);
         _turn = null;
         _model = null;
+        _drafter = null;
         _layers = [];
     }
 
@@ -185,6 +187,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         Stale = _stale,
         StillHeld = _stillHeld,
         Generated = _turn?.Generated ?? 0,
+        Drafted = _drafted,
+        Accepted = _accepted,
     });
 
     private static TurnAccepted Accepted(Turn turn, bool attached) => new()
@@ -250,6 +254,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         turn.Package = _model!.Package;
         _turn = turn;
         _attempts = _misses = 0;
+        BeginDrafts(turn);
         if (turn.Over) return;
         StartClock();
         Advance();
