@@ -81,7 +81,7 @@ public sealed partial class Conductor
     private void PredictNow(Layer layer, ReadOnlySpan<float> rows, int count)
     {
         if (!layer.IsReady || layer.Closing || !layer.Sparse || rows.Length != count * layer.Config.HiddenSize) return;
-        var step = RentStep();
+        var step = RentStep(layer);
         try
         {
             var units = step.PredictRows(layer, rows, count);
@@ -90,7 +90,7 @@ public sealed partial class Conductor
         finally
         {
             _steps--;
-            _idleSteps.Push(step);
+            _idleSteps.Add(step);
         }
     }
 

@@ -24,8 +24,10 @@ public sealed class SessionTimeline
     /// <param name="session">Its id.</param>
     /// <param name="epoch">Higher than any that was used for it before.</param>
     /// <param name="rope">The model's rotation where it depends on how long a sequence is (<see cref="ModelConfig.RopeByLength"/>), else null.</param>
-    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null)
+    /// <param name="firstStep">Steps are numbered from here: two timelines of one session keep apart.</param>
+    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null, long firstStep = 0)
     {
+        Step = firstStep;
         Session = session;
         Epoch = epoch;
         _rope = rope;

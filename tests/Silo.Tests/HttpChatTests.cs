@@ -281,7 +281,7 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
         foreach (string name in new[]
         {
             "flashorleans_time_to_first_token_seconds_bucket", "flashorleans_inter_token_latency_seconds_bucket", "flashorleans_e2e_request_latency_seconds_sum", "flashorleans_prompt_tokens_total",
-            "flashorleans_prompt_tokens_cached_total", "flashorleans_generation_tokens_total", "flashorleans_request_success_total", "flashorleans_num_requests_running", "flashorleans_num_requests_waiting",
+            "flashorleans_prompt_tokens_cached_total", "flashorleans_generation_tokens_total", "flashorleans_draft_tokens_total", "flashorleans_draft_tokens_accepted_total", "flashorleans_request_success_total", "flashorleans_num_requests_running", "flashorleans_num_requests_waiting",
             "flashorleans_http_requests_total", "flashorleans_flash_read_bytes_total", "flashorleans_native_memory_bytes",
         }) Assert.Matches($@"(?m)^{name}\b.* [0-9.E+-]+", text);
         string[] layers = ["window_hits_total", "window_misses_total", "window_hit_ratio", "window_occupancy", "demand_read_bytes_total", "prefetch_useful_total", "prefetch_wasted_total", "flash_stall_seconds_total"];

@@ -44,6 +44,7 @@ internal static class BenchVerb
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb, several: true);
+        var speculation = new SpeculationFlags(verb, speculate: false);
         verb.SetAction(async (parse, _) =>
         {
             string package = model.Path(app, parse), paths = parse.GetValue(path)!;
@@ -61,7 +62,7 @@ internal static class BenchVerb
                 chosen = sampling.Over(opened, parse);
                 chosen = chosen with { Seed = chosen.Seed ?? 1 };
                 activity = opened.Manifest.Activity;
-                if (parse.GetValue(drafts) != null || parse.GetValue(acceptance) != null || parse.GetValue(speculate) != "off")
+                if (parse.GetValue(drafts) != null || parse.GetValue(acceptance) != null || parse.GetValue(speculate) != "off" || speculation.HasDraft(parse))
                 {
                     if (paths != "grains") throw new UsageException("--drafts, --draft-acceptance and --speculate are for --path grains: sessions guess, the engine alone does not");
                     guesses = new BenchDrafts(parse.GetValue(speculate) == "lookup" ? Speculation.Lookup : Speculation.Auto, parse.GetValue(drafts) ?? 0, parse.GetValue(acceptance) is { } right ? Math.Round(right, 6) : null) { Vocabulary = opened.Config.VocabSize };
@@ -72,6 +73,7 @@ internal static class BenchVerb
                 if (settings[0].Engine.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
                 if (!parse.GetValue(buffered) && !opened.Access.StartsWith("direct", StringComparison.Ordinal))
                     throw new CliException($"{package}: its files can only be read through the page cache here, so that memory would be measured and not flash: put it on a disk, or take --allow-buffered");
+                if (speculation.HasDraft(parse)) settings = [.. settings.Select(s => (speculation.Over(app, parse, s.Engine, package), s.Layer))];
                 settings = [.. settings.Select(s => (s.Engine with { Bundled = !parse.GetValue(unbundled) }, s.Layer with { Reuse = !parse.GetValue(noReuse) }))];
                 // Before minutes of measuring, not after them; and all of them fit, or nothing is measured.
                 if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))

@@ -30,7 +30,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         LayerOptions = options.Layer;
         Silo = silo.SiloAddress.ToString();
         _silos = silos;
-        Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text);
+        Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text) { Draft = options.Engine.Draft };
     }
 
     public LayerHostOptions Options { get; }

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using FlashOrleans.Engine;
 
 namespace FlashOrleans.Grains;
@@ -20,7 +21,7 @@ internal sealed partial class SessionGrain
         if (_drafter?.Times != times) _drafter = new Drafter(times);
         _drafter.Begin(turn.Request, _options.Speculate, _kept);
         _kept = int.MaxValue;
-        _undrafted = false;
+        _undrafted = _modelOff = false;
     }
 
     /// <summary>Drafts for a step of decoding; none in prompts, replays, and where the answer or the context ends.</summary>
@@ -30,13 +31,17 @@ internal sealed partial class SessionGrain
         _undrafted = false;
         _decodes = _timeline.Length - _timeline.Computed <= 1 && turn.Request.MaxTokens > 0;
         if (alone || !_decodes) return default;
-        int room = Math.Min(turn.Request.MaxTokens - turn.Generated - 1, _model!.MaxPositions - _timeline.Length);
-        return _drafter!.Next(_timeline.Tokens, turn.Generated, room);
+        if (_guess.Count > 0) return CollectionsMarshal.AsSpan(_guess);
+        return _drafter!.Next(_timeline.Tokens, turn.Generated, Room(turn));
     }
+
+    /// <summary>Drafts that can become part of the answer.</summary>
+    private int Room(Turn turn) => Math.Min(turn.Request.MaxTokens - turn.Generated - 1, _model!.MaxPositions - _timeline.Length);
 
     /// <summary>A step came to its end.</summary>
     private void Verified(in StepResult result, double seconds)
     {
+        _guess.Clear();
         if (_drafter is not { } drafter || result.Token < 0) return;
         if (_decodes) drafter.Times.Add(1 + _timeline.Drafted, seconds);
         if (_timeline.Drafted == 0) return;

@@ -22,6 +22,11 @@ internal sealed partial class SessionGrain
     public ValueTask Deliver(StepOutcome outcome)
     {
         StepResult result = Steps.FromWire(_id, outcome);
+        if (IsDraft(outcome.Step))
+        {
+            Guessed(result);
+            return default;
+        }
         if (!_timeline.Accept(result))
         {
             _stale++;
@@ -63,6 +68,11 @@ internal sealed partial class SessionGrain
 
     private void Apply(StepFailure failure)
     {
+        if (IsDraft(failure.Step))
+        {
+            NotGuessed(Steps.FromWire(_id, failure));
+            return;
+        }
         if (!_timeline.Accept(Steps.FromWire(_id, failure)))
         {
             _stale++;
@@ -95,7 +105,7 @@ internal sealed partial class SessionGrain
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
     private void Advance()
     {
-        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
+        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
@@ -116,6 +126,7 @@ internal sealed partial class SessionGrain
     private void Ended()
     {
         StopClock();
+        StopAsking();
         if (_timeline.InFlight)
         {
             foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
@@ -167,6 +178,7 @@ internal sealed partial class SessionGrain
     {
         if (_turn is not { Over: false } turn) return;
         if (turn.Abandoned(_options.ReaderLease)) Finish(FinishReason.Abandoned);
+        else if (AskedTooLong()) NotGuessed();
         else if (_timeline.InFlight && !_asking && _time.GetElapsedTime(_doubted) >= Patience()) Ignore(AskAsync());
     }
 

@@ -82,6 +82,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
+            await FindDraftModelAsync(model);
+
             // Before the new record is written: the lengths that tokens were computed for are still in the old one.
             if (!switched) Bind(model);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
@@ -225,6 +227,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         if (model.Package != State.Package)
             throw new TurnRejectedException($"turn {record.Request.TurnId} was made with another package than model {model.Name} is now; send a new turn");
         TextCodec? text = model.HasTokenizer ? await _host.Catalog.TextAsync(model.Package) : null;
+        await FindDraftModelAsync(model);
         Bind(model);
         var turn = new Turn(record with { Finish = FinishReason.None, Error = null }, Stops(record), text, _time, started);
         for (int i = record.PromptTokens; i < _timeline.Length; i++)
@@ -293,6 +296,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     private void CloseInLayers()
     {
         foreach (ILayerGrain layer in _layers) Ignore(layer.CloseSession(_id));
+        CloseDrafts();
     }
 
     private async Task WriteAsync(string package, int[] tokens, int[] lengths, TurnRecord record)

@@ -62,7 +62,7 @@ internal sealed record Usage(int PromptTokens, int CompletionTokens, int TotalTo
 
 internal sealed record PromptDetails(int CachedTokens);
 
-internal sealed record CompletionDetails(int ReasoningTokens);
+internal sealed record CompletionDetails(int ReasoningTokens, int AcceptedPredictionTokens, int RejectedPredictionTokens);
 
 internal sealed record TokenLog(string Token, float Logprob, int[] Bytes, TopLog[] TopLogprobs);
 

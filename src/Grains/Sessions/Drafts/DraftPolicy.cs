@@ -13,7 +13,7 @@ internal sealed class DraftPolicy(StepTimes times)
     public const int MostDrafts = 8;
     /// <summary>What a gain must be at least: below it noise would decide.</summary>
     private const double LeastGain = 1.03;
-    private const double Memory = 0.95, PriorWeight = 3;
+    private const double Memory = 0.95, PriorWeight = 2;
     /// <summary>Steps from one trial to the next: while drafts pay, and at least and at most while they do not.</summary>
     private const int TrialWhileOn = 48, LeastPause = 16, MostPause = 256;
     private static readonly double[] s_prior = [0.3, 0.4, 0.55, 0.75, 0.75, 0.6];
