@@ -23,6 +23,7 @@ internal abstract class CompletionRequest
     public int[]? StopTokenIds { get; set; }
     public bool? IgnoreEos { get; set; }
     public long? Seed { get; set; }
+    public string? Speculate { get; set; }
     public bool? Stream { get; set; }
     public StreamOptions? StreamOptions { get; set; }
     public string? PromptCacheKey { get; set; }
