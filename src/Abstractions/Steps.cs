@@ -6,7 +6,7 @@ public sealed class StepOutcome
 {
     [Id(0)] public required int Epoch { get; init; }
     [Id(1)] public required long Step { get; init; }
-    /// <summary>Position after the step.</summary>
+    /// <summary>Position after the step, drafts that were wrong left out.</summary>
     [Id(2)] public required int End { get; init; }
     /// <summary>The sampled token, or -1 when none was asked for.</summary>
     [Id(3)] public required int Token { get; init; }
@@ -14,7 +14,13 @@ public sealed class StepOutcome
     [Id(5)] public TokenLogit[]? Top { get; init; }
     [Id(6)] public float[]? Nll { get; init; }
     [Id(7)] public float Logit { get; init; }
+    /// <summary>Tokens behind the first: one for each draft that was right. Null: none.</summary>
+    [Id(8)] public SampledTokenOutcome[]? More { get; init; }
 }
+
+/// <summary>A token that was sampled behind a right draft.</summary>
+[GenerateSerializer, Immutable, Alias("flashorleans.sampled-token")]
+public readonly record struct SampledTokenOutcome([property: Id(0)] int Token, [property: Id(1)] float LogProbability, [property: Id(2)] float Logit, [property: Id(3)] TokenLogit[]? Top);
 
 [GenerateSerializer, Alias("flashorleans.failure-kind")]
 public enum FailureKind

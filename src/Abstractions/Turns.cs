@@ -28,6 +28,19 @@ public enum InputMode
     Replace = 1,
 }
 
+/// <summary>Who guesses what follows.</summary>
+[GenerateSerializer, Alias("flashorleans.speculation")]
+public enum Speculation
+{
+    /// <summary>As the silo does.</summary>
+    Default = 0,
+    Off = 1,
+    /// <summary>The session's own tokens, where it pays.</summary>
+    Lookup = 2,
+    /// <summary>They, and a draft model if the silo has one, where it pays.</summary>
+    Auto = 3,
+}
+
 /// <summary>One request for an answer. Exactly one of <see cref="Text"/>, <see cref="Messages"/> and <see cref="Tokens"/>.</summary>
 [GenerateSerializer, Immutable, Alias("flashorleans.turn")]
 public sealed record TurnRequest
@@ -58,6 +71,13 @@ public sealed record TurnRequest
     /// <summary>Texts that end the answer, which stops short of the first of them: at most <see cref="MaxStopStrings"/> of at most <see cref="MaxStopLength"/> characters.
     /// Text that may yet become one is held back until it is known not to.</summary>
     [Id(13)] public string[]? StopStrings { get; init; }
+
+    /// <summary>Whether what may follow is guessed and verified, several tokens in one step. The tokens are the same either way.</summary>
+    [Id(20)] public Speculation Speculate { get; init; }
+    /// <summary>What the answer will probably be, token by token: guesses are taken from it, at the index that the answer has reached.</summary>
+    [Id(21)] public int[]? Prediction { get; init; }
+    /// <summary>So many guesses a step, where there are so many (at most 8): for measurements. 0: as many as pay.</summary>
+    [Id(22)] public int Drafts { get; init; }
 
     public const int MaxStopStrings = 16, MaxStopLength = 256;
 }
@@ -131,6 +151,9 @@ public sealed record TurnUsage
     [Id(2)] public int GeneratedTokens { get; init; }
     [Id(3)] public TimeSpan TimeToFirstToken { get; init; }
     [Id(4)] public TimeSpan Total { get; init; }
+    /// <summary>Guesses that were verified, and those of them that became part of the answer.</summary>
+    [Id(10)] public int DraftedTokens { get; init; }
+    [Id(11)] public int AcceptedTokens { get; init; }
 }
 
 /// <summary>Counters of a session since it was activated, and where it stands.</summary>
@@ -157,4 +180,7 @@ public sealed record SessionReport
     /// <summary>Times the watchdog asked and some host still held the step.</summary>
     [Id(12)] public long StillHeld { get; init; }
     [Id(13)] public int Generated { get; init; }
+    /// <summary>Guesses that were verified, and those of them that became part of answers.</summary>
+    [Id(20)] public long Drafted { get; init; }
+    [Id(21)] public long Accepted { get; init; }
 }

@@ -47,7 +47,7 @@ public sealed partial class Conductor
         if (layer.LoadError is { } error) Refuse(layer, wave, FaultKind.Flash, $"layer {layer.Index} cannot be loaded: {error.Message}");
         else if (layer.Closing) Refuse(layer, wave, FaultKind.Unavailable, $"layer {layer.Index} is being moved");
         else if (Malformed(layer, wave) is { } why) Refuse(layer, wave, FaultKind.Rejected, why);
-        else if (wave.RowCount != wave.SlotCount) layer.Prefill.Enqueue(wave);
+        else if (!wave.IsDecode) layer.Prefill.Enqueue(wave);
         else
         {
             layer.Decode.Enqueue(wave);
@@ -63,6 +63,7 @@ public sealed partial class Conductor
         foreach (ref readonly var slot in wave.Slots)
         {
             if (slot.Count < 1) return $"a slot of the wave has {slot.Count} tokens";
+            if (slot.Drafts < 0 || slot.Drafts >= slot.Count) return $"{slot.Drafts} of a slot's {slot.Count} tokens are drafts";
             rows += slot.Count;
         }
         return rows == wave.RowCount ? null : $"the slots of the wave have {rows} tokens, the wave has {wave.RowCount}";
@@ -80,7 +81,7 @@ public sealed partial class Conductor
     private void PredictNow(Layer layer, ReadOnlySpan<float> rows, int count)
     {
         if (!layer.IsReady || layer.Closing || !layer.Sparse || rows.Length != count * layer.Config.HiddenSize) return;
-        var step = RentStep();
+        var step = RentStep(layer);
         try
         {
             var units = step.PredictRows(layer, rows, count);
@@ -89,7 +90,7 @@ public sealed partial class Conductor
         finally
         {
             _steps--;
-            _idleSteps.Push(step);
+            _idleSteps.Add(step);
         }
     }
 

@@ -17,7 +17,7 @@ public sealed partial class Conductor
             while (layer.Decode.TryDequeue(out var wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
             return;
         }
-        var step = RentStep();
+        var step = RentStep(layer);
         step.Begin(layer);
         layer.Running = step;
         Gather(step, prefill ? layer.Prefill : layer.Decode, layer);
@@ -59,7 +59,7 @@ public sealed partial class Conductor
         layer.Running = null;
         if (step.IsDecode && step.Rows > 0) ExpectBehind(layer, step);
         _steps--;
-        _idleSteps.Push(step);
+        _idleSteps.Add(step);
         TryClose(layer);
     }
 
@@ -84,10 +84,29 @@ public sealed partial class Conductor
         return false;
     }
 
-    private LayerStep RentStep()
+    /// <summary>One whose scratch is of this model's shape, or of none yet: two models in turn would lay it out again at every step.</summary>
+    private LayerStep RentStep(Layer layer)
     {
         _steps++;
-        return _idleSteps.TryPop(out var step) ? step : NewStep();
+        for (int i = _idleSteps.Count - 1; i >= 0; i--)
+        {
+            var step = _idleSteps[i];
+            if (!step.Suits(layer)) continue;
+            _idleSteps.RemoveAt(i);
+            return step;
+        }
+        return NewStep();
+    }
+
+    /// <summary>The last layer of a model is gone: no step will be of its shape again.</summary>
+    private void DropSteps(Layer layer)
+    {
+        for (int i = _idleSteps.Count - 1; i >= 0; i--)
+        {
+            if (!_idleSteps[i].Suits(layer)) continue;
+            _idleSteps[i].Dispose();
+            _idleSteps.RemoveAt(i);
+        }
     }
 
     private LayerStep NewStep()

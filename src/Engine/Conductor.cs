@@ -19,7 +19,7 @@ public sealed partial class Conductor : IDisposable
     private readonly HeldSteps _held = new();
     private readonly List<Layer> _layers = [];
     private readonly List<Pending> _pending = [];
-    private readonly Stack<LayerStep> _idleSteps = new();
+    private readonly List<LayerStep> _idleSteps = [];
     private readonly Stack<ReadRequest> _idleRequests = new(UnitStore.MostRequests);
     private readonly ConcurrentQueue<Action> _commands = new();
     private readonly ConcurrentQueue<(UnitStore Store, ReadRequest Request)> _completed = new();
@@ -113,6 +113,7 @@ public sealed partial class Conductor : IDisposable
     public Layer Attach(FlashPackage package, int layer, LayerOptions options, ILayerRouter router)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)layer, (uint)package.Config.Layers, nameof(layer));
+        if (Options.Draft?.Is(package.Hash) == true) options = DraftModel.Resident(options);
         // Refused here, before anything is read.
         if (_budget != null) options = _budget.Admit(package, options);
         Layer attached;
@@ -122,7 +123,7 @@ public sealed partial class Conductor : IDisposable
         }
         catch
         {
-            _budget?.Leave();
+            _budget?.Leave(package);
             throw;
         }
         Command(() =>
@@ -226,7 +227,8 @@ public sealed partial class Conductor : IDisposable
         Wake();
         _thread?.Join();
         _ownReader?.Dispose();
-        while (_idleSteps.TryPop(out var step)) step.Dispose();
+        foreach (var step in _idleSteps) step.Dispose();
+        _idleSteps.Clear();
         _head.Dispose();
         _shared.Dispose();
         _pool.Dispose();
@@ -336,8 +338,10 @@ public sealed partial class Conductor : IDisposable
         if (_budget == null) return;
         layer.TakeAll();
         if (layer.IsLast) _head.Ensure(layer.Config.VocabSize);
-        while (_idleSteps.Count + _steps < Math.Min(_mostSteps, layer.Options.Plan!.Needs.Steps)) _idleSteps.Push(NewStep());
-        foreach (var step in _idleSteps) step.Prepare(layer);
+        int steps = Math.Min(_mostSteps, layer.Options.Plan!.Needs.Steps);
+        for (int suitable = _idleSteps.Count(s => s.Suits(layer)); suitable + _steps < steps; suitable++) _idleSteps.Add(NewStep());
+        foreach (var step in _idleSteps)
+            if (step.Suits(layer)) step.Prepare(layer);
     }
 
     private void FinishLoading(Layer layer, Exception? error)
@@ -364,7 +368,8 @@ public sealed partial class Conductor : IDisposable
         _scheduler.Forget(layer.Pending, _pending);
         layer.Free();
         _shared.Detach(layer);
-        _budget?.Leave();
+        _budget?.Leave(layer.Package);
+        if (_layers.TrueForAll(other => !ReferenceEquals(other.Config, layer.Config))) DropSteps(layer);
         layer.Closed.TrySetResult();
     }
 }

@@ -28,6 +28,8 @@ public sealed record EngineOptions
     public long KvLimitPerLayer { get; init; } = 256L << 20;
     /// <summary>A hard limit for all memory of the process; null: windows are a share (<see cref="LayerOptions.Window"/>), keys and values grow up to the limit above.</summary>
     public BudgetOptions? Budget { get; init; }
+    /// <summary>A small model of the same vocabulary that guesses for the others: wholly in memory, and first in a budget. Null: none.</summary>
+    public DraftModel? Draft { get; init; }
     /// <summary>Told when layers compute, wait and send; null: nobody is.</summary>
     public StepTrace? Trace { get; init; }
     /// <summary>False: the rows of a neuron are read one by one, to measure what bundles are worth.</summary>
@@ -38,6 +40,18 @@ public sealed record EngineOptions
     internal int TurnBytes { get; init; } = 4 << 20;
     /// <summary>Scratch for block sums that wait for their turn; there is always room for two blocks.</summary>
     internal long PartialBytes { get; init; } = Numerics.PartialBytes;
+}
+
+/// <summary>The model that drafts: where its package is, and what it says of itself.</summary>
+public sealed record DraftModel(string Path, FlashOrleans.Flash.Manifest Manifest)
+{
+    /// <summary>Reads the manifest; a <see cref="FlashOrleans.Flash.FlashException"/> when there is none.</summary>
+    public static DraftModel At(string path) => new(path, FlashOrleans.Flash.FlashPackage.ReadManifest(path));
+
+    public bool Is(string hash) => Manifest.Hash == hash;
+
+    /// <summary>Its layers read nothing while they compute: every neuron stays where the first steps brought it.</summary>
+    public static LayerOptions Resident(LayerOptions layer) => layer with { Mode = FeedForwardMode.Dense, Window = 1, Prefetch = false, Reuse = true };
 }
 
 /// <summary>What one layer runs with.</summary>

@@ -28,6 +28,9 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Takes the scratch memory for waves of <see cref="LeastRows"/> rows of this layer's model now, not with the first wave.</summary>
     public void Prepare(Layer layer) => Layout(layer, LeastRows);
 
+    /// <summary>Its scratch is of this layer's model, or of none yet.</summary>
+    public bool Suits(Layer layer) => _shape == null || ReferenceEquals(_shape, layer.Config);
+
     /// <summary>Lays out the scratch memory for a wave; grows it when shape or rows ask for more.</summary>
     private void Layout(Layer layer, int rows)
     {

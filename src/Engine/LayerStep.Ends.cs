@@ -247,7 +247,7 @@ internal sealed unsafe partial class LayerStep
                 Report(i, null);
                 continue;
             }
-            for (int r = score ? s.FirstRow : s.FirstRow + s.Slot.Count - 1; r < s.FirstRow + s.Slot.Count; r++)
+            for (int r = score ? s.FirstRow : s.FirstRow + s.Slot.Count - 1 - s.Slot.Drafts; r < s.FirstRow + s.Slot.Count; r++)
             {
                 rows[n++] = r;
                 if (n == HeadScratch.Tile) n = HeadRows(rows, n, edge);
@@ -277,6 +277,11 @@ internal sealed unsafe partial class LayerStep
             int slot = _slotOfRow[rows[i]];
             ref readonly var s = ref _slots[slot];
             float* row = logits + (long)i * c.VocabSize;
+            if (s.Slot.Drafts > 0)
+            {
+                Verify(slot, rows[i], row);
+                continue;
+            }
             bool last = rows[i] == s.FirstRow + s.Slot.Count - 1;
             _layer.WatchLogits?.Invoke(PositionOf(rows[i]), new ReadOnlySpan<float>(row, c.VocabSize));
             if ((s.Slot.Flags & SlotFlags.Score) != 0)
@@ -295,35 +300,38 @@ internal sealed unsafe partial class LayerStep
     private void Report(int index, float* logits)
     {
         ref readonly var slot = ref _slots[index].Slot;
-        int token = -1;
-        float logProbability = 0;
-        (int, float)[]? top = null;
-        if (logits != null)
-        {
-            int vocabulary = _layer.Config.VocabSize;
-            if (slot.TopLogits > 0) top = Sampler.TopLogits(logits, vocabulary, Math.Min(slot.TopLogits, vocabulary));
-            if ((slot.Flags & SlotFlags.Sample) != 0)
-            {
-                token = Head.Sampler.Sample(logits, vocabulary, slot.Sampling, slot.Position + slot.Count, out logProbability);
-                if (token < 0)
-                {
-                    Kill(index, FaultKind.Rejected, "the model's logits are not numbers (NaN); the package may be damaged: run flash verify");
-                    return;
-                }
-            }
-        }
+        var sampled = new SampledToken(-1, 0, 0, null);
+        if (logits != null && !TrySample(index, slot.Position + slot.Count, logits, out sampled)) return;
         bool scored = (slot.Flags & SlotFlags.Score) != 0;
-        _layer.Router.Complete(new StepResult
-        {
-            Session = slot.Session,
-            Epoch = slot.Epoch,
-            Step = slot.Step,
-            End = slot.Position + slot.Count,
-            Token = token,
-            LogProbability = logProbability,
-            Logit = token >= 0 ? logits[token] : 0,
-            Top = top,
-            Nll = scored ? _nll : null,
-        });
+        Complete(slot, sampled, slot.Position + slot.Count, scored ? _nll : null, null);
     }
+
+    /// <summary>What a slot asked for at one position. False: the logits are no numbers, and the slot has left.</summary>
+    private bool TrySample(int index, int position, float* logits, out SampledToken sampled)
+    {
+        ref readonly var slot = ref _slots[index].Slot;
+        int vocabulary = _layer.Config.VocabSize, token = -1;
+        float logProbability = 0;
+        var top = slot.TopLogits > 0 ? Sampler.TopLogits(logits, vocabulary, Math.Min(slot.TopLogits, vocabulary)) : null;
+        bool sample = (slot.Flags & SlotFlags.Sample) != 0;
+        if (sample) token = Head.Sampler.Sample(logits, vocabulary, slot.Sampling, position, out logProbability);
+        sampled = new SampledToken(token, logProbability, token >= 0 ? logits[token] : 0, top);
+        if (!sample || token >= 0) return true;
+        Kill(index, FaultKind.Rejected, "the model's logits are not numbers (NaN); the package may be damaged: run flash verify");
+        return false;
+    }
+
+    private void Complete(in Slot slot, in SampledToken sampled, int end, float[]? nll, SampledToken[]? more) => _layer.Router.Complete(new StepResult
+    {
+        Session = slot.Session,
+        Epoch = slot.Epoch,
+        Step = slot.Step,
+        End = end,
+        Token = sampled.Token,
+        LogProbability = sampled.LogProbability,
+        Logit = sampled.Logit,
+        Top = sampled.Top,
+        Nll = nll,
+        More = more,
+    });
 }

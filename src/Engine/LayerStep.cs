@@ -26,6 +26,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     private float[] _rowsIn = [];
     private int _slotCount;
     private int _rows;
+    private int _drafts;
     private Phase _phase;
     private Layer _layer = null!;
     private long _parkedAt;
@@ -49,7 +50,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     /// <summary>Rows that a slot may bring.</summary>
     public int MostRows { get; init; } = int.MaxValue;
     public long BegunAt { get; private set; }
-    public bool IsDecode => _rows == _slotCount;
+    public bool IsDecode => _rows - _drafts == _slotCount;
     public int Rows => _rows;
 
     public void Dispose()
@@ -64,6 +65,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         BegunAt = time.GetTimestamp();
         _slotCount = 0;
         _rows = 0;
+        _drafts = 0;
         _phase = Phase.Embedding;
         Runnable = _gaveWay = false;
     }
@@ -72,6 +74,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     public bool Admit(in Slot slot, ReadOnlySpan<int> tokens, ReadOnlySpan<float> rows)
     {
         var config = _layer.Config;
+        if (slot.Drafts > 0 && !CanTry(slot, tokens)) return AdmitUndrafted(slot, tokens, rows);
         if (slot.Count < 1 || slot.Position < 0 || slot.Position > config.MaxPositions - slot.Count)
             return Refuse(slot, $"context_length_exceeded: {slot.Position + (long)slot.Count} tokens do not fit the model's context of {config.MaxPositions}");
         if (slot.Count > MostRows) return Refuse(slot, $"{slot.Count} tokens in one step are more than the budget has scratch for: send chunks of at most {MostRows}");
@@ -81,6 +84,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         }
         var admission = _layer.Kv!.Admit(slot, tokens, out var sequence);
         if (admission == Admission.Old) return false;
+        if (admission == Admission.Full && slot.Drafts > 0) return AdmitUndrafted(slot, tokens, rows);
         if (admission == Admission.Full)
         {
             int room = _layer.Kv.Blocks * KvCache.BlockPositions;
@@ -111,7 +115,26 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         _slotOfRow.AsSpan(_rows, slot.Count).Fill(_slotCount);
         _slots[_slotCount++] = new StepSlot { Slot = slot, Sequence = sequence, FirstRow = _rows };
         _rows += slot.Count;
+        _drafts += slot.Drafts;
         return true;
+    }
+
+    /// <summary>There is room for drafts in the context and in the scratch, and they are tokens.</summary>
+    private bool CanTry(in Slot slot, ReadOnlySpan<int> tokens)
+    {
+        if (slot.Count > MostRows || slot.Position > _layer.Config.MaxPositions - slot.Count) return false;
+        foreach (int token in tokens[(slot.Count - slot.Drafts)..])
+        {
+            if ((uint)token >= (uint)_layer.Config.VocabSize) return false;
+        }
+        return true;
+    }
+
+    /// <summary>Drafts are a wish: what a step alone would be given is never refused because of them, so they are left out.</summary>
+    private bool AdmitUndrafted(in Slot slot, ReadOnlySpan<int> tokens, ReadOnlySpan<float> rows)
+    {
+        var plain = slot.Undrafted;
+        return Admit(plain, tokens[..plain.Count], _layer.IsFirst ? rows : rows[..(plain.Count * _layer.Config.HiddenSize)]);
     }
 
     /// <summary>Runs the step until it is finished (true) or waits for flash (false).</summary>

@@ -147,34 +147,40 @@ public sealed class EngineSession : IDisposable
     /// Computes what is not computed yet, in chunks, and returns the result of the last step. Without <paramref name="onChunk"/> only that one;
     /// with it every step's (scores of a long text). Throws <see cref="StepFaultException"/>.
     /// </summary>
-    public StepResult Run(in Sampling sampling, SlotFlags flags = SlotFlags.Sample, int topLogits = 0, int chunk = 64, Action<StepResult>? onChunk = null)
+    public StepResult Run(in Sampling sampling, SlotFlags flags = SlotFlags.Sample, int topLogits = 0, int chunk = 64, Action<StepResult>? onChunk = null, ReadOnlySpan<int> drafts = default)
     {
         while (true)
         {
-            Submit(sampling, flags, topLogits, chunk);
+            Submit(sampling, flags, topLogits, chunk, drafts);
             if (!Wait(out var result)) continue;
             onChunk?.Invoke(result);
-            if (result.End == Timeline.Length) return result;
+            if (result.End >= Timeline.Length) return result;
         }
     }
 
-    /// <summary>Prompt in, tokens out, until a stop token or the limit. Each token is appended to the timeline.</summary>
-    public IEnumerable<StepResult> Generate(int[] prompt, int count, Sampling sampling, IReadOnlySet<int>? stop = null, int topLogits = 0, int chunk = 64)
+    /// <summary>Prompt in, tokens out, until a stop token or the limit. Each token is appended to the timeline. <paramref name="draft"/> may guess what follows; the tokens are the same
+    /// whatever it says.</summary>
+    public IEnumerable<StepResult> Generate(int[] prompt, int count, Sampling sampling, IReadOnlySet<int>? stop = null, int topLogits = 0, int chunk = 64, Func<SessionTimeline, int[]>? draft = null)
     {
         Timeline.Append(prompt);
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count;)
         {
-            var result = Run(sampling, SlotFlags.Sample, topLogits, chunk);
-            Timeline.Append([result.Token]);
-            yield return result;
-            if (stop?.Contains(result.Token) == true) yield break;
+            int[] drafts = draft?.Invoke(Timeline) ?? [];
+            var result = Run(sampling, SlotFlags.Sample, topLogits, chunk, null, drafts.AsSpan(0, Math.Min(drafts.Length, count - i - 1)));
+            for (int k = 0; k < result.Sampled && i < count; k++, i++)
+            {
+                var each = result.At(k);
+                Timeline.Append([each.Token]);
+                yield return each;
+                if (stop?.Contains(each.Token) == true) yield break;
+            }
         }
     }
 
     /// <summary>Sends the next step on its way without waiting.</summary>
-    internal void Submit(in Sampling sampling, SlotFlags flags, int topLogits, int chunk)
+    internal void Submit(in Sampling sampling, SlotFlags flags, int topLogits, int chunk, ReadOnlySpan<int> drafts = default)
     {
-        var wave = Timeline.Submit(chunk, sampling, flags, topLogits);
+        var wave = Timeline.Submit(chunk, sampling, flags, topLogits, drafts);
         if (_engine.Conductor.Enqueue(_engine.Layers[0], wave)) return;
         wave.Return();
         throw new ObjectDisposedException(nameof(LocalEngine));

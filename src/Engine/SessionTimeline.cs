@@ -17,12 +17,17 @@ public sealed class SessionTimeline
     private readonly List<int> _lengths = [];
     private RopeConfig? _rope;
     private int _submittedEnd;
+    /// <summary>Guesses of the last step, no part of the history: how many were right, and how many of those the history has reached.</summary>
+    private readonly List<int> _drafts = [];
+    private int _right, _reached;
 
     /// <param name="session">Its id.</param>
     /// <param name="epoch">Higher than any that was used for it before.</param>
     /// <param name="rope">The model's rotation where it depends on how long a sequence is (<see cref="ModelConfig.RopeByLength"/>), else null.</param>
-    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null)
+    /// <param name="firstStep">Steps are numbered from here: two timelines of one session keep apart.</param>
+    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null, long firstStep = 0)
     {
+        Step = firstStep;
         Session = session;
         Epoch = epoch;
         _rope = rope;
@@ -46,8 +51,27 @@ public sealed class SessionTimeline
         {
             _chain.Add(TokenChain.Next(_chain[^1], token, LengthAt(_tokens.Count)));
             _tokens.Add(token);
+            Reach(token);
         }
     }
+
+    /// <summary>A right draft is computed as soon as it is part of the history: the layers have it where it stands now.</summary>
+    private void Reach(int token)
+    {
+        int position = _tokens.Count - 1;
+        if (_reached < _right && Computed == position && token == _drafts[_reached] && LengthAt(position) == LengthAt(_submittedEnd - 1))
+        {
+            _reached++;
+            Computed++;
+        }
+        else
+        {
+            _right = 0;
+        }
+    }
+
+    /// <summary>Guesses in the step in flight, or in the last one.</summary>
+    public int Drafted => _drafts.Count;
 
     /// <summary>The length each token was computed for; empty where rotation does not depend on it. What a session must keep to compute the same again.</summary>
     public ReadOnlySpan<int> Lengths => CollectionsMarshal.AsSpan(_lengths);
@@ -82,6 +106,7 @@ public sealed class SessionTimeline
         _tokens.RemoveRange(length, _tokens.Count - length);
         _chain.RemoveRange(length + 1, _chain.Count - length - 1);
         Computed = Math.Min(Computed, length);
+        _right = 0;
         if (_rope == null) return;
         _lengths.RemoveRange(length, _lengths.Count - length);
         Lengthen(0);
@@ -108,7 +133,13 @@ public sealed class SessionTimeline
     /// <paramref name="atEnd"/> flags and <paramref name="topLogits"/>; Score applies to every chunk. Where everything is computed already the last token
     /// runs again: the layers truncate and append it. Marks the step in flight; the caller owns the wave.
     /// </summary>
-    public Wave Submit(int chunk, in Sampling sampling, SlotFlags atEnd = SlotFlags.Sample, int topLogits = 0)
+    /// <param name="chunk">Tokens of the step at most.</param>
+    /// <param name="sampling">How the tail chooses.</param>
+    /// <param name="atEnd">Flags of the step that reaches the end.</param>
+    /// <param name="topLogits">Best logits beside each sampled token.</param>
+    /// <param name="drafts">What may follow: verified in the step that reaches the end, as many as it has room for. None while it scores, and none that would be rotated for another length
+    /// when they come on their own.</param>
+    public Wave Submit(int chunk, in Sampling sampling, SlotFlags atEnd = SlotFlags.Sample, int topLogits = 0, ReadOnlySpan<int> drafts = default)
     {
         if (InFlight) throw new InvalidOperationException("a step is in flight");
         if (Length == 0) throw new InvalidOperationException("a session without tokens has nothing to compute");
@@ -119,14 +150,21 @@ public sealed class SessionTimeline
         for (int i = 1; i < count; i++)
             if (LengthAt(position + i) != LengthAt(position)) count = i;
         bool end = position + count == Length;
-        var wave = Wave.Rent(1, count, 0);
+        bool verifies = end && (atEnd & (SlotFlags.Sample | SlotFlags.Score)) == SlotFlags.Sample
+            && (_rope == null || RopeFrequencies.Canonical(_rope, Length + drafts.Length) == LengthAt(position));
+        drafts = verifies ? drafts[..Math.Min(drafts.Length, chunk - count)] : default;
+        _drafts.Clear();
+        _drafts.AddRange(drafts);
+        _right = _reached = 0;
+        var wave = Wave.Rent(1, count + drafts.Length, 0);
         wave.Slots[0] = new Slot
         {
             Session = Session,
             Epoch = Epoch,
             Step = ++Step,
             Position = position,
-            Count = count,
+            Count = count + drafts.Length,
+            Drafts = drafts.Length,
             PrefixHash = _chain[position],
             Sampling = sampling,
             Flags = end ? atEnd : atEnd & SlotFlags.Score,
@@ -135,17 +173,19 @@ public sealed class SessionTimeline
             Length = LengthAt(position),
         };
         CollectionsMarshal.AsSpan(_tokens).Slice(position, count).CopyTo(wave.Tokens);
+        drafts.CopyTo(wave.Tokens[count..]);
         InFlight = true;
         _submittedEnd = position + count;
         return wave;
     }
 
-    /// <summary>True when the result belongs to the step in flight: <see cref="Computed"/> advances. False: stale or duplicate, drop it.</summary>
+    /// <summary>True when the result belongs to the step in flight: <see cref="Computed"/> advances, over right drafts as soon as their tokens are appended. False: stale or duplicate, drop it.</summary>
     public bool Accept(in StepResult result)
     {
         if (!IsCurrent(result.Session, result.Epoch, result.Step)) return false;
         InFlight = false;
         Computed = _submittedEnd;
+        _right = Math.Min(result.Sampled - 1, _drafts.Count);
         return true;
     }
 

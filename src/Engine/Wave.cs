@@ -54,7 +54,11 @@ public struct Slot
     public int Target;
     /// <summary>Tokens of the whole sequence, where the model's rotation depends on it (<see cref="RopeFrequencies"/>); else 0.</summary>
     public int Length;
-    private readonly int _reserved;
+    /// <summary>How many of the tokens, the last ones, are guesses: the tail samples behind the token before them and behind each guess that turns out right.</summary>
+    public int Drafts;
+
+    /// <summary>The same step without its guesses.</summary>
+    internal readonly Slot Undrafted => this with { Count = Count - Drafts, Drafts = 0 };
 }
 
 /// <summary>
@@ -65,7 +69,7 @@ public struct Slot
 /// </summary>
 public readonly struct Wave
 {
-    public const uint Version = 2;
+    public const uint Version = 3;
     private const int HeaderBytes = 16;
     private readonly byte[] _array;
 
@@ -81,6 +85,7 @@ public readonly struct Wave
         foreach (ref readonly var slot in Slots)
         {
             if (slot.Count < 1) throw new InvalidDataException($"not a wave: a slot of {slot.Count} tokens");
+            if (slot.Drafts < 0 || slot.Drafts >= slot.Count) throw new InvalidDataException($"not a wave: {slot.Drafts} of a slot's {slot.Count} tokens are drafts");
             rows += slot.Count;
         }
         if (rows != RowCount) throw new InvalidDataException($"not a wave: its slots have {rows} tokens and it has {RowCount} rows");
@@ -103,6 +108,18 @@ public readonly struct Wave
     public int Length { get; }
     public int SlotCount => (int)Read(1);
     public int RowCount => (int)Read(2);
+
+    /// <summary>Every slot brings one token, and guesses at most: no prompt is among them.</summary>
+    internal bool IsDecode
+    {
+        get
+        {
+            foreach (ref readonly var slot in Slots)
+                if (slot.Count - slot.Drafts != 1) return false;
+            return true;
+        }
+    }
+
     /// <summary>Floats per row; 0 on the way to layer 0, which embeds the token ids.</summary>
     public int Width => (int)Read(3);
 

@@ -1,3 +1,5 @@
+using FlashOrleans.Abstractions;
+
 namespace FlashOrleans.Grains;
 
 /// <summary>What sessions and layer grains of one silo run with.</summary>
@@ -15,4 +17,6 @@ public sealed record GrainOptions
     public int MaxAttempts { get; init; } = 20;
     /// <summary>Wait before the second attempt; doubles up to a second.</summary>
     public TimeSpan RetryDelay { get; init; } = TimeSpan.FromMilliseconds(20);
+    /// <summary>Whether sessions guess what follows, where a request does not say.</summary>
+    public Speculation Speculate { get; init; } = Speculation.Auto;
 }

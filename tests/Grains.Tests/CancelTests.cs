@@ -24,7 +24,7 @@ public sealed class CancelTests
             Layers = silo == 0 ? "0,2" : "1,3",
             // Every step reads, and a session goes on only when its reader does.
             Layer = new LayerOptions { Window = 0.02, Prefetch = false },
-            Grains = new GrainOptions { MaxUnread = 1 },
+            Grains = host.Grains with { MaxUnread = 1 },
             Reader = () => readers[silo],
         }, silo => silo.Services.AddSingleton<IIncomingGrainCallFilter>(calls));
         try
@@ -121,7 +121,7 @@ public sealed class CancelTests
     public async Task One_of_two_readers_that_leaves_takes_nothing_from_the_other()
     {
         using var model = new TestModel();
-        await using GrainCluster cluster = await GrainCluster.StartAsync(model.Folder, options: static (_, host) => host with { Grains = new GrainOptions { MaxUnread = 1 } });
+        await using GrainCluster cluster = await GrainCluster.StartAsync(model.Folder, options: static (_, host) => host with { Grains = host.Grains with { MaxUnread = 1 } });
         FlashSession session = cluster.Client.OpenSession();
         TurnRequest turn = Turns.Of(model.Prompt(1), 60) with { CancelOnDisconnect = true };
         await using IAsyncEnumerator<TokenChunk> stays = session.SendAsync(turn).GetAsyncEnumerator(), leaves = session.SendAsync(turn).GetAsyncEnumerator();

@@ -23,7 +23,7 @@ internal sealed class GrainCluster : IAsyncDisposable
             {
                 if (!_numbers.TryGetValue(silo.SiloName, out number)) _numbers.Add(silo.SiloName, number = _numbers.Count);
             }
-            var host = new LayerHostOptions { ModelsDirectory = models, Engine = new EngineOptions { Threads = 1, IoThreads = 2 } };
+            var host = new LayerHostOptions { ModelsDirectory = models, Engine = new EngineOptions { Threads = 1, IoThreads = 2 }, Grains = new GrainOptions { Speculate = Speculation.Off } };
             siloBuilder.AddFlashOrleans(options?.Invoke(number, host) ?? host);
             configure?.Invoke(siloBuilder);
         });

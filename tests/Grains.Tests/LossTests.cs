@@ -9,10 +9,10 @@ namespace FlashOrleans.Grains.Tests;
 [Collection(nameof(Alone))]
 public sealed class LossTests
 {
-    private static Func<int, LayerHostOptions, LayerHostOptions> Impatient(bool split) => (silo, host) => host with
+    internal static Func<int, LayerHostOptions, LayerHostOptions> Impatient(bool split) => (silo, host) => host with
     {
         Layers = split ? silo == 0 ? "0,2,4,6" : "1,3,5,7" : null,
-        Grains = new GrainOptions { WatchdogMinDelay = TimeSpan.FromMilliseconds(30), RetryDelay = TimeSpan.FromMilliseconds(5) },
+        Grains = host.Grains with { WatchdogMinDelay = TimeSpan.FromMilliseconds(30), RetryDelay = TimeSpan.FromMilliseconds(5) },
     };
 
     private static Task<GrainCluster> StartAsync(TestModel model, Mischief mischief, short silos) =>

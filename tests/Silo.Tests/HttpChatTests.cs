@@ -23,6 +23,15 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
         Assert.Equal(24, reply.GetProperty("usage").GetProperty("completion_tokens").GetInt32());
     }
 
+    [Theory, InlineData("off"), InlineData("lookup"), InlineData("auto")]
+    public async Task Whatever_is_guessed_the_text_is_that_of_the_engine_alone(string speculate)
+    {
+        JsonElement reply = await _http.AskAsync(Wire.Text, $$"""{"model": "emberling", "prompt": "{{Prompt}}", "max_tokens": 60, "speculate": "{{speculate}}", {{Greedy}}}""");
+        Assert.Equal(models.TextAlone(Prompt, 60), reply.GetProperty("choices")[0].GetProperty("text").GetString());
+        JsonElement details = reply.GetProperty("usage").GetProperty("completion_tokens_details");
+        if (speculate == "off") Assert.Equal((0, 0), (details.GetProperty("accepted_prediction_tokens").GetInt32(), details.GetProperty("rejected_prediction_tokens").GetInt32()));
+    }
+
     [Fact]
     public async Task A_reply_has_the_fields_that_clients_read()
     {
@@ -45,7 +54,8 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
     [Fact]
     public async Task A_stream_begins_with_the_role_and_ends_with_the_reason_the_usage_and_DONE()
     {
-        const string options = "\"max_tokens\": 12, \"seed\": 7";
+        // How much is guessed depends on what steps take, and usage says it.
+        const string options = "\"max_tokens\": 12, \"seed\": 7, \"speculate\": \"off\"";
         JsonElement whole = await _http.AskAsync(Wire.Chat, Wire.Body(options));
         JsonElement[] events = Wire.Events(await _http.StreamAsync(Wire.Chat, Wire.Body(options + ", \"stream\": true, \"stream_options\": {\"include_usage\": true}")));
         Assert.All(events, static e => Assert.Equal("chat.completion.chunk", e.GetProperty("object").GetString()));
@@ -281,7 +291,7 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
         foreach (string name in new[]
         {
             "flashorleans_time_to_first_token_seconds_bucket", "flashorleans_inter_token_latency_seconds_bucket", "flashorleans_e2e_request_latency_seconds_sum", "flashorleans_prompt_tokens_total",
-            "flashorleans_prompt_tokens_cached_total", "flashorleans_generation_tokens_total", "flashorleans_request_success_total", "flashorleans_num_requests_running", "flashorleans_num_requests_waiting",
+            "flashorleans_prompt_tokens_cached_total", "flashorleans_generation_tokens_total", "flashorleans_draft_tokens_total", "flashorleans_draft_tokens_accepted_total", "flashorleans_request_success_total", "flashorleans_num_requests_running", "flashorleans_num_requests_waiting",
             "flashorleans_http_requests_total", "flashorleans_flash_read_bytes_total", "flashorleans_native_memory_bytes",
         }) Assert.Matches($@"(?m)^{name}\b.* [0-9.E+-]+", text);
         string[] layers = ["window_hits_total", "window_misses_total", "window_hit_ratio", "window_occupancy", "demand_read_bytes_total", "prefetch_useful_total", "prefetch_wasted_total", "flash_stall_seconds_total"];

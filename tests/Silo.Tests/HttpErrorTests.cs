@@ -36,6 +36,7 @@ public sealed class HttpErrorTests(HttpSilo silo, EmberlingFolder models) : ICla
         { Chat("\"top_p\": 0"), 400, "top_p", null },
         { Chat("\"min_p\": 2"), 400, "min_p", null },
         { Chat("\"top_k\": -7"), 400, "top_k", null },
+        { Chat("\"speculate\": \"always\""), 400, "speculate", null },
         { Chat("\"n\": 9"), 400, "n", null },
         { Chat("\"max_tokens\": 0"), 400, "max_tokens", null },
         { Chat("\"max_completion_tokens\": -5"), 400, "max_completion_tokens", null },

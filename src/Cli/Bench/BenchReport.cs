@@ -13,6 +13,9 @@ internal sealed record BenchRow(BenchRun Run, double? Ratio)
     public double? Window { get; init; }
     public FeedForwardMode Mode { get; init; }
     public BenchLimits? Limits { get; init; }
+    /// <summary>Tokens a second with drafts over those without, the median of pairs that were run in turn.</summary>
+    public double? OverPlain { get; init; }
+    public string Path => Run.Drafts is null ? Run.Path : $"{Run.Path}, {Run.Drafts}";
 }
 
 /// <summary>What `flash bench` says in the end: tables for people, or JSON with all of it. Rows are never empty.</summary>
@@ -80,6 +83,12 @@ internal sealed class BenchReport
             row.Run.FlashWaitShare,
             row.Run.OtherShare,
             GrainsOverEngine = row.Ratio,
+            Drafts = row.Run.Drafts?.ToString(),
+            DraftsAStep = row.Run.Drafts?.Count,
+            SyntheticAcceptance = row.Run.Drafts?.Acceptance,
+            DraftedTokens = row.Run.Drafted,
+            AcceptedTokens = row.Run.Accepted,
+            OverNoDrafts = row.OverPlain,
             row.Run.Counters.NativeBytes,
             row.Run.Memory.ManagedBytes,
             row.Run.Memory.HeapBytes,
@@ -99,12 +108,14 @@ internal sealed class BenchReport
         foreach (var row in Rows)
         {
             var run = row.Run;
-            table.AddRow([.. Setting(row, several), run.Path, Units.Number(run.Sessions, "0"), Units.Number(run.AggregateRate), Units.Number(run.SessionRate), Ms(run.TimeToFirst),
+            table.AddRow([.. Setting(row, several), row.Path, Units.Number(run.Sessions, "0"), Units.Number(run.AggregateRate), Units.Number(run.SessionRate), Ms(run.TimeToFirst),
                 Ms(run.Percentile(0.50)), Ms(run.Percentile(0.95)), Ms(run.Percentile(0.99)),
                 run.Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-", run.Counters.Access, Units.Percent(run.Counters.HitRate),
-                Units.Percent(run.ComputeShare), Units.Percent(run.FlashWaitShare), Units.Percent(run.OtherShare), Units.Number(row.Ratio, "0.000")]);
+                Units.Percent(run.ComputeShare), Units.Percent(run.FlashWaitShare), Units.Percent(run.OtherShare), Units.Number(row.OverPlain ?? row.Ratio, "0.000")]);
         }
         screen.Tables.Write(table);
+        foreach (var row in Rows.Where(static r => r.Run.Drafts != null))
+            screen.Out.WriteLine($"{row.Path}, sessions {row.Run.Sessions}: {row.Run.Accepted} of {row.Run.Drafted} drafts were right; {Units.Number(row.OverPlain, "0.00")} times the rate without, the same tokens");
         screen.Out.WriteLine();
         PrintLimits(screen, several);
         if (!layers) return;
@@ -127,7 +138,7 @@ internal sealed class BenchReport
         foreach (var row in Rows)
         {
             if (row.Limits is not { } l) continue;
-            table.AddRow([.. Setting(row, several), row.Run.Path, Units.Number(row.Run.Sessions, "0"), Ms(1e3 * l.Seconds), Units.Number(l.Needs.Tokens), Units.Bytes(l.Needs.MemoryBytes), Ms(1e3 * l.Times.MemorySeconds),
+            table.AddRow([.. Setting(row, several), row.Path, Units.Number(row.Run.Sessions, "0"), Ms(1e3 * l.Seconds), Units.Number(l.Needs.Tokens), Units.Bytes(l.Needs.MemoryBytes), Ms(1e3 * l.Times.MemorySeconds),
                 $"{Units.Number(l.Needs.MultiplyAdds / 1e9, "0.000")} G", Ms(1e3 * l.Times.ComputeSeconds), Units.Bytes(l.Needs.FlashBytes), Units.Number(l.Needs.FlashReads, "0"), Ms(1e3 * l.Times.FlashSeconds),
                 l.Times.Limit, Units.Percent(l.Fraction), l.ProcessorOfRead is { } cpu ? $"{Units.Number(1e6 * cpu)} µs" : "-", Units.Percent(l.ReadShare)]);
         }

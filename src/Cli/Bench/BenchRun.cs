@@ -21,6 +21,13 @@ internal sealed record BenchRun
     public required BenchMemory Memory { get; init; }
     /// <summary>From when every session had its first token: steps of decoding alone. Null when nothing was generated after it.</summary>
     public required BenchStretch? Decoding { get; init; }
+    /// <summary>What each session said.</summary>
+    public required int[][] Tokens { get; init; }
+    /// <summary>What was guessed for it; null: nothing.</summary>
+    public BenchDrafts? Drafts { get; init; }
+    /// <summary>Guesses verified, and right.</summary>
+    public required int Drafted { get; init; }
+    public required int Accepted { get; init; }
 
     public double AggregateRate => Generated / Wall.TotalSeconds;
     public double SessionRate => SessionRates.Length > 0 ? SessionRates.Average() : 0;
@@ -32,7 +39,7 @@ internal sealed record BenchRun
     /// <summary>Nearest rank.</summary>
     public double Percentile(double p) => Between.Length == 0 ? 0 : Between[Math.Clamp((int)Math.Ceiling(p * Between.Length) - 1, 0, Between.Length - 1)];
 
-    public static async Task<BenchRun> MeasureAsync(IModelHost host, BenchPrompt prompt, int sessions, int generate, SamplingOptions sampling, CancellationToken cancel)
+    public static async Task<BenchRun> MeasureAsync(IModelHost host, BenchPrompt prompt, int sessions, int generate, SamplingOptions sampling, CancellationToken cancel, BenchDrafts? drafts = null)
     {
         var open = Enumerable.Range(0, sessions).Select(_ => host.OpenSession()).ToArray();
         try
@@ -52,24 +59,28 @@ internal sealed record BenchRun
                 return (now, Stopwatch.GetTimestamp());
             }
             var middle = MiddleAsync();
-            var arrivals = await Task.WhenAll(open.Select((session, i) => ReadAsync(host, session, prompt.For(i), generate, sampling with { Seed = sampling.Seed + (ulong)i }, start, First, cancel)));
+            var arrivals = await Task.WhenAll(open.Select((session, i) => ReadAsync(host, session, prompt.For(i), generate, sampling with { Seed = sampling.Seed + (ulong)i }, drafts, i, start, First, cancel)));
             var wall = Stopwatch.GetElapsedTime(start);
             var after = await host.MeasureAsync();
             var (counters, since) = await middle;
             var stretch = new BenchStretch(wall - Stopwatch.GetElapsedTime(start, since), after - counters, prompt.Length + generate / 2.0);
-            double[] between = [.. arrivals.SelectMany(static a => a.Zip(a.Skip(1), static (x, y) => y - x)).Order()];
+            double[] between = [.. arrivals.SelectMany(static a => a.Times.Zip(a.Times.Skip(1), static (x, y) => y - x)).Order()];
             return new BenchRun
             {
                 Path = host.Path,
                 Sessions = sessions,
                 Wall = wall,
-                Generated = arrivals.Sum(static a => a.Count),
-                TimesToFirst = [.. arrivals.Select(static a => a[0])],
-                SessionRates = [.. arrivals.Where(static a => a.Count > 1).Select(static a => (a.Count - 1) / (a[^1] - a[0]) * 1e3)],
+                Generated = arrivals.Sum(static a => a.Times.Count),
+                TimesToFirst = [.. arrivals.Select(static a => a.Times[0])],
+                SessionRates = [.. arrivals.Where(static a => a.Times.Count > 1).Select(static a => (a.Times.Count - 1) / (a.Times[^1] - a.Times[0]) * 1e3)],
                 Between = between,
                 Counters = after - before,
                 Decoding = stretch.Steps > 0 && stretch.Time > TimeSpan.Zero ? stretch : null,
                 Memory = BenchMemory.Now(),
+                Tokens = [.. arrivals.Select(static a => a.Tokens.ToArray())],
+                Drafts = drafts,
+                Drafted = arrivals.Sum(static a => a.Usage?.DraftedTokens ?? 0),
+                Accepted = arrivals.Sum(static a => a.Usage?.AcceptedTokens ?? 0),
             };
         }
         finally
@@ -78,18 +89,26 @@ internal sealed record BenchRun
         }
     }
 
-    /// <summary>Milliseconds from the common start to each token.</summary>
-    private static async Task<List<double>> ReadAsync(IModelHost host, IModelSession session, int[] prompt, int generate, SamplingOptions sampling, long start, Action first, CancellationToken cancel)
+    /// <param name="Times">Milliseconds from the common start to each token.</param>
+    private sealed record Answer(List<double> Times, List<int> Tokens)
     {
-        var arrivals = new List<double>(generate);
-        var turn = new TurnRequest { Model = host.Model, Tokens = prompt, MaxTokens = generate, Sampling = sampling, StopTokens = [] };
+        public TurnUsage? Usage { get; set; }
+    }
+
+    private static async Task<Answer> ReadAsync(IModelHost host, IModelSession session, int[] prompt, int generate, SamplingOptions sampling, BenchDrafts? drafts, int number, long start, Action first, CancellationToken cancel)
+    {
+        var answer = new Answer(new(generate), new(generate));
+        var turn = new TurnRequest { Model = host.Model, Tokens = prompt, MaxTokens = generate, Sampling = sampling, StopTokens = [], Speculate = Speculation.Off };
+        if (drafts != null) turn = drafts.Over(turn, number);
         await foreach (var chunk in Checked.SendAsync(session, turn, cancel))
         {
+            answer.Usage = chunk.Usage;
             if (chunk.TokenId < 0) continue;
-            arrivals.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
-            if (arrivals.Count == 1) first();
+            answer.Times.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+            answer.Tokens.Add(chunk.TokenId);
+            if (answer.Times.Count == 1) first();
         }
-        return arrivals.Count > 0 ? arrivals : throw new CliException("the model generated nothing");
+        return answer.Times.Count > 0 ? answer : throw new CliException("the model generated nothing");
     }
 }
 

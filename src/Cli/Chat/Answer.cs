@@ -30,6 +30,7 @@ internal sealed record Answer
         $"flash {(Counters.FlashBytesPerToken is { } bytes ? Units.Bytes(bytes) : "-")}/token{(Counters.Access == "buffered" ? " (buffered)" : "")}",
         $"window hits {Units.Percent(Counters.HitRate)}",
         .. Counters.FalseNegativeRate is { } missed ? [$"missed neurons {Units.Percent(missed)}, chosen right {Units.Percent(Counters.ChosenRight)}"] : Array.Empty<string>(),
+        .. Usage is { DraftedTokens: > 0 } u ? [$"drafts right {u.AcceptedTokens} of {u.DraftedTokens}"] : Array.Empty<string>(),
         $"DRAM {Units.Bytes(DramBytes)}"]);
 
     public object ToJson() => new
@@ -39,6 +40,8 @@ internal sealed record Answer
         Finish = Finish.ToString().ToLowerInvariant(),
         PromptTokens = Usage?.PromptTokens,
         GeneratedTokens = Tokens.Count,
+        DraftedTokens = Usage?.DraftedTokens,
+        AcceptedTokens = Usage?.AcceptedTokens,
         TokS = TokensPerSecond,
         TtftMs = First?.TotalMilliseconds,
         Counters.FlashBytesPerToken,

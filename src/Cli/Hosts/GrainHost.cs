@@ -1,6 +1,7 @@
 using FlashOrleans.Abstractions;
 using FlashOrleans.Client;
 using FlashOrleans.Engine;
+using FlashOrleans.Grains;
 using FlashOrleans.Silo;
 
 namespace FlashOrleans.Cli.Hosts;
@@ -25,15 +26,16 @@ internal sealed class GrainHost : IModelHost
     public BudgetOptions? Budget { get; private init; }
 
     /// <summary>Returns when all layers are in memory.</summary>
-    public static async Task<GrainHost> StartAsync(string package, EngineOptions engine, LayerOptions layer, CancellationToken cancel)
+    public static async Task<GrainHost> StartAsync(string package, EngineOptions engine, LayerOptions layer, CancellationToken cancel, GrainOptions? grains = null)
     {
         // The model is asked for by its path, so that a package outside the store serves as well.
         string folder = System.IO.Path.GetDirectoryName(package)!;
-        var silo = await FlashSilo.StartAsync(new FlashSiloOptions { ModelsDirectory = folder, Engine = engine, Layer = layer }, cancel);
+        var silo = await FlashSilo.StartAsync(new FlashSiloOptions { ModelsDirectory = folder, Engine = engine, Layer = layer, Grains = grains ?? new GrainOptions() }, cancel);
         var host = new GrainHost(silo, package) { Budget = engine.Budget };
         try
         {
             await host._client.EnsureReadyAsync(package, cancel);
+            if (engine.Draft is { } draft) await host._client.EnsureReadyAsync(draft.Path, cancel);
             return host;
         }
         catch

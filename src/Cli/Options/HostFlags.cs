@@ -2,6 +2,7 @@ using System.CommandLine;
 using FlashOrleans.Cli.Hosts;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Grains;
 
 namespace FlashOrleans.Cli.Options;
 
@@ -42,7 +43,8 @@ internal sealed class HostFlags
     /// <param name="engine">As the flags say.</param>
     /// <param name="layer">As the flags say.</param>
     /// <param name="tells">Also what reads were found to cost.</param>
-    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer, bool tells = false)
+    /// <param name="grains">How sessions run, where the verb says.</param>
+    public static async Task<IModelHost> StartAsync(App app, string package, string path, EngineOptions engine, LayerOptions layer, bool tells = false, GrainOptions? grains = null)
     {
         if (DeviceProbe.Gaps(package, engine) is { } cost)
         {
@@ -50,7 +52,7 @@ internal sealed class HostFlags
             if (tells) app.Screen.Remark(BudgetFlags.Text(cost));
         }
         var plan = BudgetFlags.Enter(app, package, engine, layer);
-        IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);
+        IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop, grains);
         BudgetFlags.Loaded(app, plan);
         return host;
     }

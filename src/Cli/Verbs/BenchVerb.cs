@@ -24,6 +24,9 @@ internal static class BenchVerb
         var noReuse = new Option<bool>("--no-reuse") { Description = "Windows so small that nothing of a step is left for the next, to measure what they are worth" };
         var fio = new Option<bool>("--fio") { Description = "Have fio measure the same reads of this package beside the probe, a second for each size" };
         var trace = Flags.Text("--trace", "FILE", "Write what every layer did when, in the last run, as JSON that chrome://tracing and Perfetto show");
+        var drafts = Flags.Int("--drafts", "K", "Also measure with K drafts a step, in turn with none (default: as many as pay)", 1, 8);
+        var acceptance = Flags.Float("--draft-acceptance", "Drafts come from a run before, each token right with this probability: for packages whose text is noise", 0, 1);
+        var speculate = Flags.Choice("--speculate", "Also measure with drafts as in service, in turn with none", "off", "lookup", "auto");
         var json = Flags.Json();
         var verb = new Verb("bench", "Measure speed, latency and flash traffic", """
             A short run warms up first and is not shown. tok/s is generated tokens over the time from sending to the last token of the last session; per session it is the
@@ -33,13 +36,15 @@ internal static class BenchVerb
             before the first run (reads after the last one, too: the better counts), which of them binds, and the share of the step's time that it explains (REACHED). CPU A READ and READING: processor time of the thread that reads.
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             --budget or --window, and --mode, may be lists: each with each starts anew and has a row for every number of sessions.
+            With --drafts, --draft-acceptance or --speculate every row is followed by one with drafts, measured in turn with it; its ratio is to the rate without. The tokens are the same, or the run fails.
             With --path both, ratio is the rate through grains over the engine's alone: 1 - ratio is Orleans' share of a token.
             """,
             "flash bench emberling --prompt 64 --generate 128 --sessions 1,2,4", "flash bench emberling --prompt \"Tell me a story\" --window 10% --json", "flash bench emberling --path both --sessions 1,8", "flash bench ./big.flash --budget 50%", "flash bench ./big.flash --budget 50%,65%,80% --mode exact,predicted --sessions 1,4")
-        { prompt, generate, sessions, repeat, path, layers, trace, fio, buffered, unbundled, noReuse, json };
+        { prompt, generate, sessions, repeat, path, drafts, acceptance, speculate, layers, trace, fio, buffered, unbundled, noReuse, json };
         var model = new ModelFlags(verb);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb, several: true);
+        var speculation = new SpeculationFlags(verb, speculate: false);
         verb.SetAction(async (parse, _) =>
         {
             string package = model.Path(app, parse), paths = parse.GetValue(path)!;
@@ -50,18 +55,25 @@ internal static class BenchVerb
             ActivityConfig? activity;
             IReadOnlyList<(EngineOptions Engine, LayerOptions Layer)> settings;
             DeviceRates rates;
+            BenchDrafts? guesses = null;
             StepShape[] shapes;
             using (var opened = FlashPackage.Open(package))
             {
                 chosen = sampling.Over(opened, parse);
                 chosen = chosen with { Seed = chosen.Seed ?? 1 };
                 activity = opened.Manifest.Activity;
+                if (parse.GetValue(drafts) != null || parse.GetValue(acceptance) != null || parse.GetValue(speculate) != "off" || speculation.HasDraft(parse))
+                {
+                    if (paths != "grains") throw new UsageException("--drafts, --draft-acceptance and --speculate are for --path grains: sessions guess, the engine alone does not");
+                    guesses = new BenchDrafts(parse.GetValue(speculate) == "lookup" ? Speculation.Lookup : Speculation.Auto, parse.GetValue(drafts) ?? 0, parse.GetValue(acceptance) is { } right ? Math.Round(right, 6) : null) { Vocabulary = opened.Config.VocabSize };
+                }
                 words = new BenchPrompt(parse.GetValue(prompt) ?? "64", opened, chosen.Seed.Value);
                 Tokens.Demand(words.For(0), opened.Config, count);
                 settings = engine.Each(parse, paths == "engine" ? BudgetHost.Engine : BudgetHost.Grains, numbers.Max(), words.Length + count);
                 if (settings[0].Engine.Budget != null && paths == "both") throw new UsageException("--path both holds the model twice in one process: --budget plans for one, take --path grains or engine");
                 if (!parse.GetValue(buffered) && !opened.Access.StartsWith("direct", StringComparison.Ordinal))
                     throw new CliException($"{package}: its files can only be read through the page cache here, so that memory would be measured and not flash: put it on a disk, or take --allow-buffered");
+                if (speculation.HasDraft(parse)) settings = [.. settings.Select(s => (speculation.Over(app, parse, s.Engine, package), s.Layer))];
                 settings = [.. settings.Select(s => (s.Engine with { Bundled = !parse.GetValue(unbundled) }, s.Layer with { Reuse = !parse.GetValue(noReuse) }))];
                 // Before minutes of measuring, not after them; and all of them fit, or nothing is measured.
                 if (parse.GetValue(trace) is { } file && !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(file))))
@@ -84,7 +96,7 @@ internal static class BenchVerb
                 {
                     foreach (string p in paths == "both" ? ["grains", "engine"] : new[] { paths })
                         hosts.Add(await HostFlags.StartAsync(app, package, p, options with { Trace = spans }, layer, tells: true));
-                    var measured = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 ? 3 : 1), chosen, spans);
+                    var measured = await MeasureAsync(app, hosts, words, numbers, count, parse.GetValue(repeat) ?? (hosts.Count > 1 || guesses != null ? 3 : 1), chosen, spans, guesses);
                     rows.AddRange(measured.Select(r => (r with
                     {
                         Budget = options.Budget?.Size.ToString(),
@@ -114,7 +126,7 @@ internal static class BenchVerb
         return verb;
     }
 
-    private static async Task<List<BenchRow>> MeasureAsync(App app, List<IModelHost> hosts, BenchPrompt prompt, int[] sessions, int generate, int repeat, SamplingOptions sampling, StepTrace? trace)
+    private static async Task<List<BenchRow>> MeasureAsync(App app, List<IModelHost> hosts, BenchPrompt prompt, int[] sessions, int generate, int repeat, SamplingOptions sampling, StepTrace? trace, BenchDrafts? drafts)
     {
         foreach (var host in hosts)
         {
@@ -125,6 +137,11 @@ internal static class BenchVerb
         var rows = new List<BenchRow>();
         foreach (int n in sessions)
         {
+            if (drafts != null)
+            {
+                rows.AddRange(await PairsAsync(app, hosts[0], prompt, n, generate, repeat, sampling, drafts));
+                continue;
+            }
             var runs = new List<BenchRun>();
             for (int r = 0; r < repeat; r++)
             {
@@ -143,6 +160,26 @@ internal static class BenchVerb
         trace?.Stop();
         app.Screen.EndLine();
         return rows;
+    }
+
+    /// <summary>Without drafts and with, in turn, so that a slow minute of the machine falls on both.</summary>
+    private static async Task<BenchRow[]> PairsAsync(App app, IModelHost host, BenchPrompt prompt, int sessions, int generate, int repeat, SamplingOptions sampling, BenchDrafts drafts)
+    {
+        var pairs = new List<(BenchRun Plain, BenchRun Guessed)>();
+        for (int r = 0; r < repeat; r++)
+        {
+            app.Screen.Progress($"measuring: {sessions} sessions, run {r + 1} of {repeat}, without drafts");
+            var plain = await BenchRun.MeasureAsync(host, prompt, sessions, generate, sampling, app.Interrupts.Stop);
+            app.Screen.Progress($"measuring: {sessions} sessions, run {r + 1} of {repeat}, {drafts}");
+            var guessed = await BenchRun.MeasureAsync(host, prompt, sessions, generate, sampling, app.Interrupts.Stop, drafts with { Recorded = plain.Tokens });
+            for (int i = 0; i < sessions; i++)
+                if (!plain.Tokens[i].AsSpan().SequenceEqual(guessed.Tokens[i])) throw new CliException($"with drafts session {i} said something else than without: this is a defect, please report it");
+            pairs.Add((plain, guessed));
+        }
+        app.Screen.EndLine();
+        // By rates of decoding: what a prompt takes is the same for both.
+        var (low, high) = pairs.OrderBy(static p => p.Guessed.SessionRate / p.Plain.SessionRate).ElementAt((repeat - 1) / 2);
+        return [new(low, null), new(high, null) { OverPlain = high.SessionRate / low.SessionRate }];
     }
 
     private static void WriteTrace(App app, StepTrace trace, string file)

@@ -4,6 +4,7 @@ using FlashOrleans.Cli.Chat;
 using FlashOrleans.Cli.Hosts;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Flash;
+using FlashOrleans.Grains;
 
 namespace FlashOrleans.Cli.Verbs;
 
@@ -24,6 +25,7 @@ internal static class RunVerb
         foreach (Option option in new Option[] { system, raw, most, json }) verb.Add(option);
         var sampling = new SamplingFlags(verb);
         var engine = new EngineFlags(verb, promises: true);
+        var speculation = new SpeculationFlags(verb);
         verb.SetAction(async (parse, _) =>
         {
             string? text = parse.GetValue(prompt);
@@ -51,8 +53,8 @@ internal static class RunVerb
                     Raw = parse.GetValue(raw) || codec.ChatTemplate is null,
                 };
             }
-            var (options, layer) = (engine.Engine(parse), engine.Layer(parse));
-            await using var host = (GrainHost)await HostFlags.StartAsync(app, path, "grains", options, layer);
+            var (options, layer) = (speculation.Over(app, parse, engine.Engine(parse), path), engine.Layer(parse));
+            await using var host = (GrainHost)await HostFlags.StartAsync(app, path, "grains", options, layer, grains: new GrainOptions { Speculate = speculation.Speculate(parse) });
             await using var conversation = new Conversation(host, settings);
             if (text is null) return await new ChatLoop(app, host, conversation, app.Screen.In).RunAsync();
             if (lines) return await new ChatLoop(app, host, conversation, new StringReader(text)).RunAsync();

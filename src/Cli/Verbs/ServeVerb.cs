@@ -4,6 +4,7 @@ using System.Net;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Grains;
 using FlashOrleans.Models;
 using FlashOrleans.Silo;
 
@@ -31,6 +32,7 @@ internal static class ServeVerb
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
         var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, verbose };
         var engine = new EngineFlags(verb, promises: true);
+        var speculation = new SpeculationFlags(verb);
         verb.SetAction(async (parse, _) =>
         {
             string? folder = parse.GetValue(models);
@@ -47,7 +49,8 @@ internal static class ServeVerb
                 Http = http,
                 SiloPort = parse.GetValue(silo) ?? SiloPort,
                 GatewayPort = parse.GetValue(gateway) ?? GatewayPort,
-                Engine = engine.Engine(parse, BudgetHost.Http),
+                Engine = speculation.Over(app, parse, engine.Engine(parse, BudgetHost.Http), PackageStore.InFolder(Path.GetFullPath(folder ?? app.Store.Folder)).List().Where(static p => p.Manifest is not null).Select(static p => p.Path)),
+                Grains = new GrainOptions { Speculate = speculation.Speculate(parse) },
                 Layer = engine.Layer(parse),
                 Verbose = parse.GetValue(verbose),
             };

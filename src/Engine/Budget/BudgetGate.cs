@@ -3,7 +3,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Admission of layers to one engine's budget: it is planned for one package at a time, whole, so a second one is refused until the layers of the first have left.
+/// Admission of layers to one engine's budget: it is planned for one package at a time, whole, so a second one is refused until the layers of the first have left. The model that drafts is no second one: every plan holds it.
 /// Any thread; a refusal is a <see cref="FlashException"/> that says what would do.
 /// </summary>
 internal sealed class BudgetGate(EngineOptions options)
@@ -22,6 +22,7 @@ internal sealed class BudgetGate(EngineOptions options)
 
     public LayerOptions Admit(FlashPackage package, LayerOptions layer)
     {
+        if (options.Draft?.Is(package.Hash) == true) return layer with { Plan = BudgetPlan.OfDraft(package.Manifest, package.DeviceAlignment, options, layer) };
         lock (_gate)
         {
             if (_layers > 0 && _package!.Hash != package.Hash)
@@ -38,8 +39,9 @@ internal sealed class BudgetGate(EngineOptions options)
     }
 
     /// <summary>A layer that was admitted is gone.</summary>
-    public void Leave()
+    public void Leave(FlashPackage package)
     {
+        if (options.Draft?.Is(package.Hash) == true) return;
         lock (_gate) _layers--;
     }
 }

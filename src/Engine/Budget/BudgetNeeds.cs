@@ -37,12 +37,14 @@ internal sealed record BudgetNeeds
     /// <summary>Managed heap without what window slots cost.</summary>
     public required long Heap { get; init; }
     public required long Streamed { get; init; }
+    /// <summary>Native memory of the model that drafts.</summary>
+    public long Draft { get; init; }
     /// <summary>What a step costs beside flash.</summary>
     public required StepShape Shape { get; init; }
 
     public long LeastWindows => Layers.Sum(static l => l.Least * l.SlotCost);
     /// <summary>Everything but windows and margin.</summary>
-    public long Fixed => Resident + Edge + Rope + Kv + Buffers + Process + Heap;
+    public long Fixed => Resident + Edge + Rope + Kv + Buffers + Draft + Process + Heap;
     /// <summary>Everything but the margin, with the smallest windows.</summary>
     public long Bytes => Fixed + LeastWindows;
 
@@ -92,10 +94,13 @@ internal sealed record BudgetNeeds
     private static long ProcessBytes(BudgetHost host, EngineOptions engine) =>
         host switch { BudgetHost.Engine => 58, BudgetHost.Grains => 110, _ => 126 } * MiB + (engine.Threads + engine.IoThreads) * 32L * 1024;
 
+    /// <summary>Managed heap of a process without a model.</summary>
+    public static long HeapOf(BudgetHost host) => host switch { BudgetHost.Engine => 10, BudgetHost.Grains => 34, _ => 40 } * MiB;
+
     private static long HeapBytes(Manifest manifest, BudgetOptions options, LayerUnits[] units, bool first, bool last, int rows, int steps)
     {
         ModelConfig c = manifest.Model;
-        long heap = options.Host switch { BudgetHost.Engine => 10, BudgetHost.Grains => 34, _ => 40 } * MiB;
+        long heap = HeapOf(options.Host);
         heap += units.Sum(static u => (long)u.Units) * ManagedPerUnit;
         int widest = units.Length == 0 ? 0 : units.Max(static u => u.Units);
         // A step's lists by unit; its rows, grown by doubling; and what a layer's checksums look like while they are read.

@@ -52,7 +52,7 @@ public sealed class BudgetPlan
     /// <summary>For what grows unseen: page tables, code compiled later, fragments.</summary>
     public long Margin => BudgetNeeds.LeastMargin + Budget / 256;
     /// <summary>Everything a <see cref="MemoryLedger"/> counts, at most.</summary>
-    public long Native => Needs.Resident + Needs.Edge + Needs.Rope + Windows + Needs.Kv + Needs.Buffers;
+    public long Native => Needs.Resident + Needs.Edge + Needs.Rope + Windows + Needs.Kv + Needs.Buffers + Needs.Draft;
     public long Sum => Native + Needs.Process + Heap + Margin;
     /// <summary>What the collector must stay below: the last fence. Admission keeps away from it.</summary>
     public long HeapLimit => Heap + Margin;
@@ -71,21 +71,37 @@ public sealed class BudgetPlan
         new("windows", WindowsInWords(), Windows),
         new("kv", $"{Options.Sessions} x {Context} tokens, {Needs.KvType.ToString().ToLowerInvariant()}", Needs.Kv),
         new("buffers", $"{Needs.Steps} steps of {Needs.Rows} rows, logits, reads", Needs.Buffers),
+        .. Needs.Draft > 0 ? [new BudgetLine("draft", "the model that drafts: all of it, its keys, values and buffers", Needs.Draft)] : Array.Empty<BudgetLine>(),
         new("process", $"code and stacks of {Options.Host switch { BudgetHost.Engine => "the runtime and the engine", BudgetHost.Grains => "the runtime, Orleans and the engine", _ => "the runtime, HTTP, Orleans and the engine" }}", Needs.Process),
         new("heap", $"managed heap; the collector's limit is {BudgetSize.Text(HeapLimit)}", Heap),
         new("margin", "page tables, fragments", Margin),
     ];
 
     /// <summary>Plans; never throws for a budget that is too small.</summary>
-    public static BudgetPlan Of(Manifest manifest, int deviceAlignment, EngineOptions engine, LayerOptions layer)
+    public static BudgetPlan Of(Manifest manifest, int deviceAlignment, EngineOptions engine, LayerOptions layer) => Of(manifest, deviceAlignment, engine, layer, nested: false);
+
+    private static BudgetPlan Of(Manifest manifest, int deviceAlignment, EngineOptions engine, LayerOptions layer, bool nested)
     {
         ArgumentNullException.ThrowIfNull(manifest);
         ArgumentNullException.ThrowIfNull(engine);
         ArgumentNullException.ThrowIfNull(layer);
         BudgetOptions options = engine.Budget ?? throw new ArgumentException("there is no budget to plan for", nameof(engine));
-        BudgetPlan plan = new(manifest, options, BudgetNeeds.Of(manifest, deviceAlignment, engine, layer, options));
-        if (plan.Fits) return plan;
+        BudgetNeeds needs = BudgetNeeds.Of(manifest, deviceAlignment, engine, layer, options);
+        if (engine.Draft is { } draft && !draft.Is(manifest.Hash))
+        {
+            BudgetPlan beside = OfDraft(draft.Manifest, deviceAlignment, engine, layer);
+            needs = needs with { Draft = beside.Native, Heap = needs.Heap + beside.Heap - BudgetNeeds.HeapOf(options.Host) };
+        }
+        BudgetPlan plan = new(manifest, options, needs);
+        if (plan.Fits || nested) return plan;
         return new BudgetPlan(manifest, options, plan.Needs) { Refusal = $"{manifest.Name} does not fit a budget of {Size(options, manifest)}: it needs at least {BudgetSize.Text(plan.Minimum)}{Cheaper(plan, deviceAlignment, engine, layer)}" };
+    }
+
+    /// <summary>What the model that drafts takes, whatever the budget: all of its weights, keys and values for the same sessions, its buffers.</summary>
+    internal static BudgetPlan OfDraft(Manifest manifest, int deviceAlignment, EngineOptions engine, LayerOptions layer)
+    {
+        BudgetOptions all = engine.Budget! with { Size = BudgetSize.OfBytes(1L << 50), Layers = null };
+        return new BudgetPlan(manifest, all, BudgetNeeds.Of(manifest, deviceAlignment, engine, DraftModel.Resident(layer), all));
     }
 
     public static BudgetPlan Of(FlashPackage package, EngineOptions engine, LayerOptions layer)
@@ -110,8 +126,9 @@ public sealed class BudgetPlan
         if (plan.Needs.KvType == KvType.F32) ways.Add(("--kv f16", engine, layer with { Kv = KvType.F16 }));
         if (plan.Needs.KvType != KvType.Q8) ways.Add(("--kv q8 (keys and values of 8 bits)", engine, layer with { Kv = KvType.Q8 }));
         if (plan.Manifest.Model.IsSparse && layer.Mode != FeedForwardMode.Dense) ways.Add(("--mode dense (no resident copy of the rows that choose neurons, but every neuron is read)", engine, layer with { Mode = FeedForwardMode.Dense }));
-        string[] words = [.. ways.Select(w => (w.How, BudgetNeeds.Of(plan.Manifest, alignment, w.Engine, w.Layer, w.Engine.Budget!)))
-            .Select(w => (w.How, Minimum: (w.Item2.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256))
+        if (engine.Draft != null) ways.Add(("no --draft", engine with { Draft = null }, layer));
+        string[] words = [.. ways.Select(w => (w.How, Of(plan.Manifest, alignment, w.Engine, w.Layer, nested: true).Needs))
+            .Select(w => (w.How, Minimum: (w.Needs.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256))
             .Where(w => w.Minimum < plan.Minimum - (plan.Minimum >> 6)).OrderBy(static w => w.Minimum)
             .Select(w => $"{w.How}: {BudgetSize.Text(w.Minimum)}")];
         return words.Length > 0 ? $", or less with {string.Join("; ", words)}" : "";

@@ -30,7 +30,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         LayerOptions = options.Layer;
         Silo = silo.SiloAddress.ToString();
         _silos = silos;
-        Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text);
+        Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text) { Draft = options.Engine.Draft };
     }
 
     public LayerHostOptions Options { get; }
@@ -43,6 +43,11 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
     public bool ManySilos { get; private set; }
     internal PackageCatalog Catalog { get; }
     internal GrainOptions Grains => Options.Grains;
+    /// <summary>What steps of each package take here, and what was guessed in them.</summary>
+    internal ConcurrentDictionary<string, StepTimes> StepTimes { get; } = new();
+
+    /// <summary>Guesses verified and right by package, since the silo started; any thread.</summary>
+    public IReadOnlyList<(string Package, long Drafted, long Accepted)> Drafts => [.. StepTimes.Select(static p => (p.Key, p.Value.Drafts.Drafted, p.Value.Drafts.Accepted))];
 
     public void Participate(ISiloLifecycle observer)
     {

@@ -26,6 +26,9 @@ internal sealed class PackageCatalog : IDisposable
         _looker = looker;
     }
 
+    /// <summary>The model that drafts: known by its hash wherever its package is.</summary>
+    public DraftModel? Draft { get; init; }
+
     /// <summary>What a name, path or hash means now. Any thread.</summary>
     public async Task<ModelInfo> ResolveAsync(string model)
     {
@@ -102,6 +105,7 @@ internal sealed class PackageCatalog : IDisposable
     {
         if (!fresh && _byHash.TryGetValue(what, out Opened? known)) return known;
         string path = fresh || _store.List().Any(p => p.Manifest?.Hash == what) ? _store.Find(what)
+            : Draft?.Is(what) == true ? Draft.Path
             : throw new FlashException($"package {what} is no longer in {_store.Folder}: it was removed or imported again; send a new turn");
         // Before it is opened: a package that is replaced while it is being checked is looked at again.
         var manifest = Stamp.Of(Path.Combine(path, PackageLayout.ManifestPath));

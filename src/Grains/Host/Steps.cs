@@ -23,9 +23,27 @@ internal static class Steps
         Token = result.Token,
         LogProbability = result.LogProbability,
         Logit = result.Logit,
-        Top = result.Top is null ? null : Array.ConvertAll(result.Top, static t => new TokenLogit(t.Id, t.Logit)),
+        Top = Top(result.Top),
         Nll = result.Nll,
+        More = result.More is null ? null : Array.ConvertAll(result.More, static t => new SampledTokenOutcome(t.Token, t.LogProbability, t.Logit, Top(t.Top))),
     };
+
+    /// <summary>One token of a step's outcome as a step's of its own.</summary>
+    public static StepOutcome At(StepOutcome outcome, int index)
+    {
+        if (index == 0) return outcome;
+        SampledTokenOutcome token = outcome.More![index - 1];
+        return new StepOutcome
+        {
+            Epoch = outcome.Epoch,
+            Step = outcome.Step,
+            End = outcome.End - outcome.More.Length + index,
+            Token = token.Token,
+            LogProbability = token.LogProbability,
+            Logit = token.Logit,
+            Top = token.Top,
+        };
+    }
 
     public static StepResult FromWire(Guid session, StepOutcome outcome) => new()
     {
@@ -37,7 +55,10 @@ internal static class Steps
         LogProbability = outcome.LogProbability,
         Logit = outcome.Logit,
         Nll = outcome.Nll,
+        More = outcome.More is null ? null : Array.ConvertAll(outcome.More, static t => new SampledToken(t.Token, t.LogProbability, t.Logit, null)),
     };
+
+    private static TokenLogit[]? Top((int Id, float Logit)[]? top) => top is null ? null : Array.ConvertAll(top, static t => new TokenLogit(t.Id, t.Logit));
 
     public static StepFailure ToWire(in SlotFault fault) => new()
     {

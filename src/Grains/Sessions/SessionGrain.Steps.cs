@@ -22,6 +22,11 @@ internal sealed partial class SessionGrain
     public ValueTask Deliver(StepOutcome outcome)
     {
         StepResult result = Steps.FromWire(_id, outcome);
+        if (IsDraft(outcome.Step))
+        {
+            Guessed(result);
+            return default;
+        }
         if (!_timeline.Accept(result))
         {
             _stale++;
@@ -30,12 +35,13 @@ internal sealed partial class SessionGrain
         double took = _time.GetElapsedTime(_submitted).TotalSeconds;
         _usualStep = _usualStep == 0 ? took : _usualStep + EwmaShare * (took - _usualStep);
         _attempts = _misses = 0;
+        Verified(result, took);
         if (_turn is not { Over: false } turn) return default;
         if (outcome.Nll is { } nll) turn.Score(outcome.End, nll);
         if (outcome.Token >= 0)
         {
-            _timeline.Append([outcome.Token]);
-            turn.Add(outcome.Token, outcome, contextFull: _timeline.Length > _model!.MaxPositions);
+            // What stands behind the end of an answer is no part of it.
+            for (int i = 0; i < result.Sampled && !turn.Over; i++) Take(turn, Steps.At(outcome, i), drafted: i < result.Sampled - 1);
         }
         else if (_timeline.Computed == _timeline.Length)
         {
@@ -46,6 +52,14 @@ internal sealed partial class SessionGrain
         return default;
     }
 
+    /// <summary>One token of the answer.</summary>
+    private void Take(Turn turn, StepOutcome token, bool drafted)
+    {
+        Met(turn, token.Token, drafted);
+        _timeline.Append([token.Token]);
+        turn.Add(token.Token, token, contextFull: _timeline.Length > _model!.MaxPositions);
+    }
+
     public ValueTask Fault(StepFailure failure)
     {
         Apply(failure);
@@ -54,6 +68,11 @@ internal sealed partial class SessionGrain
 
     private void Apply(StepFailure failure)
     {
+        if (IsDraft(failure.Step))
+        {
+            NotGuessed(Steps.FromWire(_id, failure));
+            return;
+        }
         if (!_timeline.Accept(Steps.FromWire(_id, failure)))
         {
             _stale++;
@@ -72,6 +91,11 @@ internal sealed partial class SessionGrain
             case FailureKind.Unavailable:
                 Finish(FinishReason.Failed, $"gave up after {_options.MaxAttempts} attempts: {failure.Message}");
                 break;
+            // Alone the step may ask for nothing that is broken.
+            case FailureKind.Flash or FailureKind.Rejected when _timeline.Drafted > 0:
+                _undrafted = true;
+                Advance();
+                break;
             default:
                 Finish(FinishReason.Failed, failure.Message);
                 break;
@@ -81,11 +105,11 @@ internal sealed partial class SessionGrain
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
     private void Advance()
     {
-        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
+        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
-        Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits);
+        Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits, NextDrafts(turn));
         _submitted = _doubted = _time.GetTimestamp();
         _steps++;
         _outgoing.Add(wave, _sendFailed).Send(_layers[0]);
@@ -102,6 +126,7 @@ internal sealed partial class SessionGrain
     private void Ended()
     {
         StopClock();
+        StopAsking();
         if (_timeline.InFlight)
         {
             foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
@@ -153,6 +178,7 @@ internal sealed partial class SessionGrain
     {
         if (_turn is not { Over: false } turn) return;
         if (turn.Abandoned(_options.ReaderLease)) Finish(FinishReason.Abandoned);
+        else if (AskedTooLong()) NotGuessed();
         else if (_timeline.InFlight && !_asking && _time.GetElapsedTime(_doubted) >= Patience()) Ignore(AskAsync());
     }
 

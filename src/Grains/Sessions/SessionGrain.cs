@@ -82,6 +82,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
+            await FindDraftModelAsync(model);
+
             // Before the new record is written: the lengths that tokens were computed for are still in the old one.
             if (!switched) Bind(model);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
@@ -93,6 +95,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             Bind(model);
             _timeline.Truncate(common);
             _timeline.Append(history.AsSpan(common));
+            _kept = Math.Min(_kept, common);
             Begin(new Turn(record, Stops(record), text, _time, started));
             if (_cancelledStart == request.TurnId) Finish(FinishReason.Cancelled);
             return Accepted(_turn!, attached: false);
@@ -164,6 +167,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _timeline = new SessionTimeline(_id, epoch);
         _turn = null;
         _model = null;
+        _drafter = null;
         _layers = [];
     }
 
@@ -185,6 +189,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         Stale = _stale,
         StillHeld = _stillHeld,
         Generated = _turn?.Generated ?? 0,
+        Drafted = _drafted,
+        Accepted = _accepted,
     });
 
     private static TurnAccepted Accepted(Turn turn, bool attached) => new()
@@ -221,6 +227,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         if (model.Package != State.Package)
             throw new TurnRejectedException($"turn {record.Request.TurnId} was made with another package than model {model.Name} is now; send a new turn");
         TextCodec? text = model.HasTokenizer ? await _host.Catalog.TextAsync(model.Package) : null;
+        await FindDraftModelAsync(model);
         Bind(model);
         var turn = new Turn(record with { Finish = FinishReason.None, Error = null }, Stops(record), text, _time, started);
         for (int i = record.PromptTokens; i < _timeline.Length; i++)
@@ -250,6 +257,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         turn.Package = _model!.Package;
         _turn = turn;
         _attempts = _misses = 0;
+        BeginDrafts(turn);
         if (turn.Over) return;
         StartClock();
         Advance();
@@ -288,6 +296,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     private void CloseInLayers()
     {
         foreach (ILayerGrain layer in _layers) Ignore(layer.CloseSession(_id));
+        CloseDrafts();
     }
 
     private async Task WriteAsync(string package, int[] tokens, int[] lengths, TurnRecord record)

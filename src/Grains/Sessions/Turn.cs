@@ -45,6 +45,9 @@ internal sealed class Turn
     public IReadOnlyList<TokenChunk> Chunks => _chunks;
     public bool Over => Record.Finish != FinishReason.None;
     public int Generated { get; private set; }
+    /// <summary>Guesses that were verified, and those that became tokens.</summary>
+    public int Drafted { get; set; }
+    public int Accepted { get; set; }
     public int Readers { get; private set; }
     /// <summary>Chunks that nobody has taken.</summary>
     public int Unread => _chunks.Count - _taken;
@@ -151,6 +154,8 @@ internal sealed class Turn
                 GeneratedTokens = Generated,
                 TimeToFirstToken = _first,
                 Total = Elapsed,
+                DraftedTokens = Drafted,
+                AcceptedTokens = Accepted,
             },
         });
         TaskCompletionSource changed = _changed;

@@ -20,6 +20,7 @@ internal static class TurnInput
         if (request.MaxTokens < 0) throw Rejected($"max tokens is {request.MaxTokens}; it must be 0 or more");
         if (request.PrefillChunk < 0) throw Rejected($"prefill chunk is {request.PrefillChunk}; it must be positive, or 0 for the silo's");
         if (request.TopLogits < 0) throw Rejected($"top logits is {request.TopLogits}; it must be 0 or more");
+        if (request.Drafts < 0) throw Rejected($"drafts is {request.Drafts}; it must be 0 or more");
         if (request.StopStrings is { } stops)
         {
             if (stops.Length > TurnRequest.MaxStopStrings) throw Rejected($"there are {stops.Length} stop strings; at most {TurnRequest.MaxStopStrings} are taken");
@@ -51,6 +52,7 @@ internal static class TurnInput
         {
             if ((uint)token >= (uint)model.VocabSize) throw Rejected($"token id {token} is outside the vocabulary of model {model.Name} (0 to {model.VocabSize - 1})");
         }
+        if (request.Prediction is { } expected && expected.Any(token => (uint)token >= (uint)model.VocabSize)) throw Rejected($"the prediction has a token id outside the vocabulary of model {model.Name}");
         if (request.TopLogits > model.VocabSize) throw Rejected($"top logits is {request.TopLogits}; model {model.Name} has {model.VocabSize} tokens");
         return history;
     }

@@ -21,7 +21,7 @@ internal sealed class HttpInstruments : IDisposable
     private readonly Meter _meter;
     private readonly LayerHost _host;
     private readonly Histogram<double> _firstToken, _betweenTokens, _request;
-    private readonly Counter<long> _prompt, _cached, _generated, _success, _http;
+    private readonly Counter<long> _prompt, _cached, _generated, _drafted, _accepted, _success, _http;
 
     public HttpInstruments(LayerHost host, Admission admission, string silo)
     {
@@ -34,6 +34,8 @@ internal sealed class HttpInstruments : IDisposable
         _prompt = _meter.CreateCounter<long>("flashorleans.prompt_tokens", null, "Tokens of prompts");
         _cached = _meter.CreateCounter<long>("flashorleans.prompt_tokens_cached", null, "Of them, those that a session had computed before");
         _generated = _meter.CreateCounter<long>("flashorleans.generation_tokens", null, "Tokens of answers");
+        _drafted = _meter.CreateCounter<long>("flashorleans.draft_tokens", null, "Guesses of what follows that were verified");
+        _accepted = _meter.CreateCounter<long>("flashorleans.draft_tokens_accepted", null, "Of them, those that became tokens of answers");
         _success = _meter.CreateCounter<long>("flashorleans.request_success", null, "Answers that came to their end, by why they ended");
         _http = _meter.CreateCounter<long>("flashorleans.http_requests", null, "Requests by route and status");
         _meter.CreateObservableGauge("flashorleans.num_requests_running", () => admission.Running, null, "Answers in the making");
@@ -71,6 +73,8 @@ internal sealed class HttpInstruments : IDisposable
         if (first) _prompt.Add(usage.PromptTokens, tag);
         if (first) _cached.Add(usage.CachedTokens, tag);
         _generated.Add(usage.GeneratedTokens, tag);
+        _drafted.Add(usage.DraftedTokens, tag);
+        _accepted.Add(usage.AcceptedTokens, tag);
         _success.Add(1, tag, new("finished_reason", why == FinishReason.Stop ? "stop" : "length"));
     }
 

@@ -18,6 +18,7 @@ internal sealed record Plan
     public int? TopK { get; init; }
     public float? MinP { get; init; }
     public long? Seed { get; init; }
+    public Speculation Speculate { get; init; }
     public int Choices { get; init; } = 1;
     public string[] Stops { get; init; } = [];
     /// <summary>Ids that end an answer beside the model's own, which <see cref="IgnoreEos"/> leaves out.</summary>
@@ -54,5 +55,6 @@ internal sealed record Plan
         StopTokens = StopTokens.Length == 0 && !IgnoreEos ? null : IgnoreEos ? StopTokens : [.. model.EosTokens, .. StopTokens],
         StopStrings = Stops.Length == 0 ? null : Stops,
         TopLogits = Logs ? TopLogs : 0,
+        Speculate = Speculate,
     };
 }

@@ -106,7 +106,8 @@ internal abstract class Reply
     {
         TurnUsage? first = _answers[0].Usage;
         int prompt = first?.PromptTokens ?? 0, generated = _answers.Sum(static a => a.Usage?.GeneratedTokens ?? 0);
-        return new Usage(prompt, generated, prompt + generated, new PromptDetails(first?.CachedTokens ?? 0), new CompletionDetails(0));
+        int drafted = _answers.Sum(static a => a.Usage?.DraftedTokens ?? 0), accepted = _answers.Sum(static a => a.Usage?.AcceptedTokens ?? 0);
+        return new Usage(prompt, generated, prompt + generated, new PromptDetails(first?.CachedTokens ?? 0), new CompletionDetails(0, accepted, drafted - accepted));
     }
 
     /// <summary>One of the answers as far as it has come.</summary>

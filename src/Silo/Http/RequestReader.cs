@@ -117,6 +117,14 @@ internal static class RequestReader
             TopK = request.TopK is { } k ? k >= -1 ? Math.Max(k, 0) : throw Wrong("top_k", $"top_k is {k}; it must be 0 or more") : null,
             MinP = request.MinP,
             Seed = request.Seed,
+            Speculate = request.Speculate switch
+            {
+                null => Speculation.Default,
+                "off" => Speculation.Off,
+                "lookup" => Speculation.Lookup,
+                "auto" => Speculation.Auto,
+                { } other => throw Wrong("speculate", $"speculate is '{other}'; it must be off, lookup or auto"),
+            },
             Choices = choices,
             Stops = Stops(request.Stop),
             StopTokens = request.StopTokenIds ?? [],

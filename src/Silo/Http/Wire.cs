@@ -23,6 +23,7 @@ internal abstract class CompletionRequest
     public int[]? StopTokenIds { get; set; }
     public bool? IgnoreEos { get; set; }
     public long? Seed { get; set; }
+    public string? Speculate { get; set; }
     public bool? Stream { get; set; }
     public StreamOptions? StreamOptions { get; set; }
     public string? PromptCacheKey { get; set; }
@@ -63,7 +64,7 @@ internal sealed record Usage(int PromptTokens, int CompletionTokens, int TotalTo
 
 internal sealed record PromptDetails(int CachedTokens);
 
-internal sealed record CompletionDetails(int ReasoningTokens);
+internal sealed record CompletionDetails(int ReasoningTokens, int AcceptedPredictionTokens, int RejectedPredictionTokens);
 
 internal sealed record TokenLog(string Token, float Logprob, int[] Bytes, TopLog[] TopLogprobs);
 
