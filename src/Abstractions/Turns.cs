@@ -79,6 +79,9 @@ public sealed record TurnRequest
     /// <summary>So many guesses a step, where there are so many (at most 8): for measurements. 0: as many as pay.</summary>
     [Id(22)] public int Drafts { get; init; }
 
+    /// <summary>Who asks, for a fair share of what prompts take. Null: the session is a user of its own.</summary>
+    [Id(15)] public string? User { get; init; }
+
     public const int MaxStopStrings = 16, MaxStopLength = 256;
 }
 

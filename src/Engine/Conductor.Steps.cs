@@ -26,7 +26,7 @@ public sealed partial class Conductor
     }
 
     /// <summary>Merges waiting waves into the step up to the row limit; a larger single wave runs alone.</summary>
-    private void Gather(LayerStep step, Queue<Wave> waves, Layer layer)
+    private void Gather(LayerStep step, WaveQueue waves, Layer layer)
     {
         while (waves.TryPeek(out var wave) && (step.Rows == 0 || step.Rows + wave.RowCount <= Options.MaxWaveRows) && !SharesSession(step, wave))
         {

@@ -37,6 +37,7 @@ public sealed class Layer
         Options = options;
         Router = router;
         Pending = new Pending(package, index, package.Config.Layers);
+        Prefill = new WaveQueue(fair: index == 0);
         Config = options.Activation is { } activation ? package.Config with { Activation = activation } : package.Config;
         Mode = ModeOf(package.Manifest, Config, index, options.Mode);
         Experts = Config.ExpertsOf(index);
@@ -119,8 +120,8 @@ public sealed class Layer
 
     /// <summary>Waves handed over by any thread, not yet looked at.</summary>
     internal ConcurrentQueue<Wave> Arriving { get; } = new();
-    internal Queue<Wave> Decode { get; } = new();
-    internal Queue<Wave> Prefill { get; } = new();
+    internal WaveQueue Decode { get; } = new(fair: false);
+    internal WaveQueue Prefill { get; }
     internal LayerStep? Running { get; set; }
     internal Pending Pending { get; }
 

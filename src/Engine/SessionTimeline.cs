@@ -38,6 +38,8 @@ public sealed class SessionTimeline
     /// <summary>Number of the step in flight, or of the last one.</summary>
     public long Step { get; private set; }
     public bool InFlight { get; private set; }
+    /// <summary>Whose it is (<see cref="Slot.User"/>).</summary>
+    public uint User { get; set; }
     public int Length => _tokens.Count;
     /// <summary>Tokens that went through all layers.</summary>
     public int Computed { get; private set; }
@@ -165,6 +167,7 @@ public sealed class SessionTimeline
             Position = position,
             Count = count + drafts.Length,
             Drafts = drafts.Length,
+            User = User,
             PrefixHash = _chain[position],
             Sampling = sampling,
             Flags = end ? atEnd : atEnd & SlotFlags.Score,

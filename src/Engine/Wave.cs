@@ -57,6 +57,10 @@ public struct Slot
     /// <summary>How many of the tokens, the last ones, are guesses: the tail samples behind the token before them and behind each guess that turns out right.</summary>
     public int Drafts;
 
+    /// <summary>Whose session it is, as a number that says no more than whether two are the same: a fair share of prefill.</summary>
+    public uint User;
+    private readonly int _reserved;
+
     /// <summary>The same step without its guesses.</summary>
     internal readonly Slot Undrafted => this with { Count = Count - Drafts, Drafts = 0 };
 }

@@ -256,6 +256,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     {
         turn.Package = _model!.Package;
         _turn = turn;
+        _timeline.User = TurnInput.UserOf(turn.Request, _id);
         _attempts = _misses = 0;
         BeginDrafts(turn);
         if (turn.Over) return;

@@ -66,6 +66,10 @@ internal static class TurnInput
         Seed = seed,
     };
 
+    /// <summary>A user as layers know one.</summary>
+    public static uint UserOf(TurnRequest request, Guid session) =>
+        BitConverter.ToUInt32(SHA256.HashData(request.User is { Length: > 0 } user ? System.Text.Encoding.UTF8.GetBytes(user) : session.ToByteArray()));
+
     public static ulong DrawSeed() => BitConverter.ToUInt64(RandomNumberGenerator.GetBytes(sizeof(ulong)));
 
     private static int[] Chat(ChatTurn[] messages, int[] before, ModelInfo model, TextCodec text)

@@ -42,6 +42,7 @@ internal sealed record Plan
         Messages = Messages,
         Text = Text,
         Tokens = Tokens,
+        User = User,
         Input = InputMode.Replace,
         MaxTokens = MaxTokens ?? int.MaxValue,
         Sampling = new SamplingOptions
