@@ -82,6 +82,7 @@ public sealed partial class Conductor : IDisposable
         {
             for (int i = 0; i < step.SlotCount; i++) _held.Remove(step.SlotAt(i));
         };
+        if (options.KvDisk is { Bytes: > 0 } disk) _kvDisk = new KvDisk(disk, Ledger, Command);
         _loader = new Thread(LoadLoop, 1 << 20) { IsBackground = true, Name = "flash-loader" };
         _loader.Start();
         if (!start) return;
@@ -134,7 +135,7 @@ public sealed partial class Conductor : IDisposable
             Exception? error = null;
             try
             {
-                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, Options.GapBytes ?? ReadPlanner.DefaultGapBytes, _onCompleted, _idleRequests);
+                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, Options.GapBytes ?? ReadPlanner.DefaultGapBytes, Options.KvCachedPerLayer, _kvDisk, _onCompleted, _idleRequests);
             }
             catch (Exception e)
             {
@@ -177,13 +178,6 @@ public sealed partial class Conductor : IDisposable
         _cancelled[session] = (epoch, step);
     });
 
-    /// <summary>Frees the session's KV in every layer of this host.</summary>
-    public void CloseSession(Guid session) => Command(() =>
-    {
-        _cancelled.Remove(session);
-        foreach (var layer in _layers) layer.Kv?.Close(session);
-    });
-
     /// <summary>True while a slot of (session, epoch, step) is in an inbox or a running step of this host.</summary>
     public bool Holds(Guid session, int epoch, long step) => _held.Holds(session, epoch, step);
 
@@ -224,6 +218,7 @@ public sealed partial class Conductor : IDisposable
         _stop = true;
         Wake();
         _thread?.Join();
+        _kvDisk?.Dispose();
         _ownReader?.Dispose();
         while (_idleSteps.TryPop(out var step)) step.Dispose();
         _head.Dispose();
@@ -353,6 +348,7 @@ public sealed partial class Conductor : IDisposable
     private void TryClose(Layer layer)
     {
         if (!layer.Draining || layer.Closed.Task.IsCompleted || layer.Running != null || layer.OutstandingReads > 0) return;
+        if (StillSaves(layer)) return;
         while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
         _layers.Remove(layer);
         _pending.Remove(layer.Pending);
