@@ -59,6 +59,9 @@ public sealed record TurnRequest
     /// Text that may yet become one is held back until it is known not to.</summary>
     [Id(13)] public string[]? StopStrings { get; init; }
 
+    /// <summary>Whose it is: sessions of one scope share what they begin with in common. Null: the session's own, or as it was.</summary>
+    [Id(14)] public string? Scope { get; init; }
+
     public const int MaxStopStrings = 16, MaxStopLength = 256;
 }
 

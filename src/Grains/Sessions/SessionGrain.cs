@@ -54,7 +54,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _scheduler = TaskScheduler.Current;
         State.Epoch = NextEpoch(State.Epoch);
         await _state.WriteStateAsync(cancellationToken);
-        _timeline = new SessionTimeline(_id, State.Epoch);
+        _timeline = new SessionTimeline(_id, State.Epoch, start: State.Start != 0 ? State.Start : TokenChain.Start);
         _timeline.Append([.. State.Tokens]);
     }
 
@@ -84,6 +84,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
 
             // Before the new record is written: the lengths that tokens were computed for are still in the old one.
             if (!switched) Bind(model);
+            Enter(request);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
             var record = new TurnRecord { Request = request, Seed = seed, PromptTokens = history.Length, CachedTokens = cached };
@@ -252,7 +253,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _attempts = _misses = 0;
         if (turn.Over) return;
         StartClock();
-        Advance();
+        Recover(first: true);
     }
 
     private void Finish(FinishReason reason, string? error = null)
@@ -287,7 +288,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
 
     private void CloseInLayers()
     {
-        foreach (ILayerGrain layer in _layers) Ignore(layer.CloseSession(_id));
+        KvChain? chain = _retires ? null : new KvChain(_timeline.Chain.ToArray());
+        foreach (ILayerGrain layer in _layers) Ignore(chain is null ? layer.ReleaseSession(_id) : layer.CloseSession(_id, chain));
     }
 
     private async Task WriteAsync(string package, int[] tokens, int[] lengths, TurnRecord record)
@@ -342,6 +344,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         void Fill()
         {
             State.Epoch = epoch;
+            State.Start = _timeline.Chain[0];
             State.Package = package;
             State.Tokens = tokens;
             State.Lengths = lengths;
