@@ -23,7 +23,7 @@ public sealed record KvDiskOptions
 /// </summary>
 internal sealed unsafe class KvDisk : IDisposable
 {
-    private const int BufferBytes = 4 << 20, LeastBuffers = 4, MostBuffers = 64, RunBytes = 1 << 20;
+    private const int BufferBytes = 1 << 20, LeastBuffers = 4, MostBuffers = 64, RunBytes = 1 << 20, IndexBytes = 2 << 20;
     private readonly KvDiskOptions _options;
     private readonly MemoryLedger _ledger;
     private readonly Action<Action> _command;
@@ -59,7 +59,9 @@ internal sealed unsafe class KvDisk : IDisposable
     /// <summary>Native memory for a layer's index.</summary>
     public static long IndexFor(KvDiskOptions options, int layers, int blockBytes) => (long)SlotsFor(options.Bytes / 2, layers, blockBytes) * KvTable.BytesPerBlock;
 
-    private static int SlotsFor(long bytes, int layers, int blockBytes) => (int)Math.Min(bytes / layers / (KvFile.SlotBytesFor(blockBytes) + sizeof(KvEntry)), 1 << 20);
+    private static int SlotsFor(long bytes, int layers, int blockBytes) => (int)Math.Min(bytes / layers / (KvFile.SlotBytesFor(blockBytes) + sizeof(KvEntry)),
+        // Small blocks would need an index that is large beside the model.
+        Math.Max(IndexBytes / KvTable.BytesPerBlock / layers, 256));
 
     private static long Buffers(long slot) => Math.Clamp(BufferBytes / slot, LeastBuffers, MostBuffers);
 

@@ -25,6 +25,7 @@ internal abstract class CompletionRequest
     public long? Seed { get; set; }
     public bool? Stream { get; set; }
     public StreamOptions? StreamOptions { get; set; }
+    public string? User { get; set; }
     public string? PromptCacheKey { get; set; }
     public Dictionary<string, JsonElement>? Metadata { get; set; }
     /// <summary>A switch in chats, a number in plain completions.</summary>
