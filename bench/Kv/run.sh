@@ -23,7 +23,7 @@ start() {
   ask 1 0 8 warm > /dev/null
 }
 
-stop() { kill -INT $pid; wait $pid || true; pid=; }
+stop() { kill -TERM $pid; wait $pid || true; pid=; }
 
 # ask FIRST OWN COUNT USER: tokens that depend on FIRST for COUNT - OWN, then OWN that are new; prints seconds and cached tokens.
 ask() {
@@ -32,6 +32,7 @@ ask() {
     printf "{\"model\": \"%s\", \"prompt\": [%s], \"max_tokens\": 1, \"temperature\": 0, \"user\": \"%s\"}", model, list, user }' > "$work/body"
   curl -sf -o "$work/answer" -w '%{time_total} ' "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' -d @"$work/body"
   sed 's/.*"cached_tokens":\([0-9]*\).*/\1/' "$work/answer"
+  echo
 }
 
 report() { sort -n "$work/$1.$2" | awk -v what="$3" '{ v[NR] = $1; c[NR] = $2 } END { printf "  %-44s %.3f s (%.3f to %.3f), %d tokens cached\n", what, v[int((NR + 1) / 2)], v[1], v[NR], c[int((NR + 1) / 2)] }'; }
@@ -55,7 +56,6 @@ bytes=$((($(du -sB1 "$work/home/kv" | cut -f1) - before) / rounds))
 start "$@"
 for ((i = 1; i <= rounds; i++)); do
   ask $((200 + i)) 1 2001 "d$i" >> "$work/resume.off"
-  # From the device, not from the page cache, where a direct read is not to be had.
   ask $((200 + i)) 1 2001 "c$i" >> "$work/resume.on"
 done
 stop
