@@ -22,9 +22,22 @@ public interface ILayerGrain : IGrainWithStringKey
     [Alias("cancel"), AlwaysInterleave, OneWay]
     Task Cancel(Guid session, int epoch, long step);
 
-    /// <summary>Frees the session's keys and values in this layer's host.</summary>
+    /// <summary>The session is forgotten: its keys and values are freed in this layer, in memory and on disk, but for what other sessions hold too.</summary>
     [Alias("close"), AlwaysInterleave, OneWay]
-    Task CloseSession(Guid session);
+    Task CloseSession(Guid session, KvChain chain);
+
+    /// <summary>The session is over; what this layer computed for it stays, while there is room, for whoever begins the same way.</summary>
+    [Alias("release"), AlwaysInterleave, OneWay]
+    Task ReleaseSession(Guid session);
+
+    /// <summary>The session's turn is over: what this layer computed for it may be taken up by others, and saved.</summary>
+    [Alias("settle"), AlwaysInterleave, OneWay]
+    Task Settle(Guid session);
+
+    /// <summary>Finds what this layer has of a chain, computed for this session or another, in memory or on disk, and gives it to the session: positions that the layer holds for it now.
+    /// <see cref="KvChain.NotYet"/>: the layer is still being loaded, ask again.</summary>
+    [Alias("restore"), AlwaysInterleave, ResponseTimeout("00:00:10")]
+    Task<int> Restore(Guid session, KvChain chain);
 
     /// <summary>Completes when the layer's resident part is in memory; throws <see cref="LayerUnavailableException"/> when it cannot be loaded.</summary>
     [Alias("ready"), AlwaysInterleave, ResponseTimeout("01:00:00")]

@@ -33,6 +33,10 @@ public interface ISessionGrain : IGrainWithGuidKey
     [Alias("close"), ResponseTimeout("00:00:10")]
     Task Close();
 
+    /// <summary><see cref="Close"/>, but what the layers computed stays, while there is room, for a session of the same scope that begins the same way.</summary>
+    [Alias("retire"), ResponseTimeout("00:00:10")]
+    Task Retire();
+
     /// <summary>The token history: prompts and answers.</summary>
     [Alias("tokens"), AlwaysInterleave, ResponseTimeout("00:00:10")]
     Task<int[]> Tokens();

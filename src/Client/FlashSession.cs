@@ -98,6 +98,9 @@ public sealed class FlashSession
     /// <summary>Forgets the history and frees the session's keys and values.</summary>
     public Task CloseAsync() => _grain.Close();
 
+    /// <summary>Forgets the history; what was computed stays, while there is room, for a session of the same scope that begins the same way.</summary>
+    public Task RetireAsync() => _grain.Retire();
+
     public Task<int[]> GetTokensAsync() => _grain.Tokens();
 
     public Task<SessionReport> GetReportAsync() => _grain.Report();

@@ -83,6 +83,7 @@ public sealed partial class Conductor : IDisposable
         {
             for (int i = 0; i < step.SlotCount; i++) _held.Remove(step.SlotAt(i));
         };
+        if (options.KvDisk is { Bytes: > 0 } disk) _kvDisk = new KvDisk(disk, Ledger, Command);
         if (!start) return;
         _loader = new Thread(LoadLoop, 1 << 20) { IsBackground = true, Name = "flash-loader" };
         _loader.Start();
@@ -136,7 +137,7 @@ public sealed partial class Conductor : IDisposable
             Exception? error = null;
             try
             {
-                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, Options.GapBytes ?? ReadPlanner.DefaultGapBytes, _onCompleted, _idleRequests);
+                attached.Load(_shared.Attach, _reader, Ledger, Options.MaxWaveRows, Options.GapBytes ?? ReadPlanner.DefaultGapBytes, Options.KvCachedPerLayer, _kvDisk, _onCompleted, _idleRequests);
             }
             catch (Exception e)
             {
@@ -179,13 +180,6 @@ public sealed partial class Conductor : IDisposable
         _cancelled[session] = (epoch, step);
     });
 
-    /// <summary>Frees the session's KV in every layer of this host.</summary>
-    public void CloseSession(Guid session) => Command(() =>
-    {
-        _cancelled.Remove(session);
-        foreach (var layer in _layers) layer.Kv?.Close(session);
-    });
-
     /// <summary>True while a slot of (session, epoch, step) is in an inbox or a running step of this host.</summary>
     public bool Holds(Guid session, int epoch, long step) => _held.Holds(session, epoch, step);
 
@@ -226,6 +220,7 @@ public sealed partial class Conductor : IDisposable
         _stop = true;
         Wake();
         _thread?.Join();
+        _kvDisk?.Dispose();
         _ownReader?.Dispose();
         foreach (var step in _idleSteps) step.Dispose();
         _idleSteps.Clear();
@@ -362,6 +357,7 @@ public sealed partial class Conductor : IDisposable
     private void TryClose(Layer layer)
     {
         if (!layer.Draining || layer.Closed.Task.IsCompleted || layer.Running != null || layer.OutstandingReads > 0) return;
+        if (StillSaves(layer)) return;
         while (layer.Arriving.TryDequeue(out var wave) || layer.Decode.TryDequeue(out wave) || layer.Prefill.TryDequeue(out wave)) Accept(layer, wave);
         _layers.Remove(layer);
         _pending.Remove(layer.Pending);

@@ -26,6 +26,10 @@ public sealed record EngineOptions
     public int MaxWaveRows { get; init; } = 128;
     /// <summary>KV a layer may hold before least recently used sessions are dropped (they replay).</summary>
     public long KvLimitPerLayer { get; init; } = 256L << 20;
+    /// <summary>Of that, KV that no session holds any more and that waits for one which begins the same way. With a budget all that sessions leave free is used so.</summary>
+    public long KvCachedPerLayer { get; init; } = 32L << 20;
+    /// <summary>Where keys and values are saved; null: nowhere.</summary>
+    public KvDiskOptions? KvDisk { get; init; }
     /// <summary>A hard limit for all memory of the process; null: windows are a share (<see cref="LayerOptions.Window"/>), keys and values grow up to the limit above.</summary>
     public BudgetOptions? Budget { get; init; }
     /// <summary>A small model of the same vocabulary that guesses for the others: wholly in memory, and first in a budget. Null: none.</summary>

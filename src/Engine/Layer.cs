@@ -207,7 +207,7 @@ public sealed class Layer
     private long WindowBytes => Bundles is { } b ? (long)b.Window.Slots * b.Region.SlotBytes : 0;
 
     /// <summary>Loader thread: opens the slice and reads what is resident.</summary>
-    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, int gapBytes, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
+    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, int gapBytes, long kvCachedBytes, KvDisk? kvDisk, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
@@ -219,7 +219,8 @@ public sealed class Layer
             if (!Exact) Cut = 0;
         }
         (Edge, Rope) = shared(this);
-        Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0);
+        Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0, kvCachedBytes);
+        if (kvDisk != null) Kv.SaveIn(kvDisk, Package, Index);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         if (Scans) Bundle = Bundle.Joined(ScanLeast, Numerics.NeuronBlock);
         Offsets = new RowOffsets(Bundle);

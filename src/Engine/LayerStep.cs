@@ -95,7 +95,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         if (admission == Admission.Miss)
         {
             int length = Math.Min(sequence?.Length ?? 0, slot.Position);
-            _layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, FaultKind.KvMiss, "", length, sequence?.HashAt(length) ?? TokenChain.Start));
+            _layer.Router.Fault(new SlotFault(slot.Session, slot.Epoch, slot.Step, FaultKind.KvMiss, "", length, sequence?.HashAt(length) ?? slot.PrefixHash));
             return false;
         }
         if (_slotCount == _slots.Length) Array.Resize(ref _slots, _slotCount * 2);
@@ -290,7 +290,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         for (int i = 0; i < _slotCount; i++)
         {
-            _layer.Kv!.Unpin(_slots[i].Sequence);
+            _layer.Kv!.Unpin(_slots[i].Sequence, _slots[i].Dead ? 0 : _slots[i].Slot.Position + _slots[i].Slot.Count);
             _slots[i].Sequence = null!;
         }
         _phase = Phase.Done;

@@ -58,9 +58,11 @@ public sealed class LocalEngine : IDisposable
         set => _layers[^1].WatchLogits = value;
     }
 
-    public EngineSession OpenSession(Guid? id = null)
+    /// <param name="id">Null: a new one.</param>
+    /// <param name="start">See <see cref="TokenChain.StartOf"/>.</param>
+    public EngineSession OpenSession(Guid? id = null, ulong start = TokenChain.Start)
     {
-        var session = new EngineSession(this, id ?? Guid.NewGuid());
+        var session = new EngineSession(this, id ?? Guid.NewGuid(), start);
         _sessions[session.Id] = session;
         return session;
     }
@@ -72,10 +74,12 @@ public sealed class LocalEngine : IDisposable
         else Conductor.Drive(Task.WhenAll(_layers.Select(Conductor.DetachAsync)));
     }
 
-    internal void Close(EngineSession session)
+    internal void Close(EngineSession session, bool keep)
     {
         _sessions.TryRemove(session.Id, out _);
-        Conductor.CloseSession(session.Id);
+        if (!keep) Conductor.CloseSession(session.Id);
+        else
+            foreach (var layer in _layers) Conductor.ReleaseSession(layer, session.Id);
     }
 
     /// <summary>Hands a step's output straight to the next layer's inbox, and results to the session. Conductor thread.</summary>
@@ -131,11 +135,11 @@ public sealed class EngineSession : IDisposable
     private SlotFault _fault;
     private bool _hasResult, _hasFault;
 
-    internal EngineSession(LocalEngine engine, Guid id)
+    internal EngineSession(LocalEngine engine, Guid id, ulong start)
     {
         _engine = engine;
         Id = id;
-        Timeline = new SessionTimeline(id, 1, engine.Package.Config.RopeByLength ? engine.Package.Config.Rope : null);
+        Timeline = new SessionTimeline(id, 1, engine.Package.Config.RopeByLength ? engine.Package.Config.Rope : null, start);
     }
 
     public Guid Id { get; }
@@ -152,11 +156,36 @@ public sealed class EngineSession : IDisposable
         while (true)
         {
             Submit(sampling, flags, topLogits, chunk, drafts);
-            if (!Wait(out var result)) continue;
+            if (!Wait(out var result))
+            {
+                Restore();
+                continue;
+            }
             onChunk?.Invoke(result);
             if (result.End >= Timeline.Length) return result;
         }
     }
+
+    /// <summary>Takes up what is computed already of the timeline, by this session or by others of the same start; positions that need not be computed again.</summary>
+    public int Restore()
+    {
+        if (Timeline.Length == 0) return 0;
+        // The last token runs in any case: something has to come out.
+        ulong[] chain = Timeline.Chain[..Timeline.Length].ToArray();
+        var asked = Task.WhenAll(_engine.Layers.Select(layer => _engine.Conductor.RestoreAsync(layer, Id, chain)));
+        _engine.Conductor.Drive(asked);
+        Timeline.Resume(asked.Result.Min());
+        return Timeline.Computed;
+    }
+
+    /// <summary>What is computed may be taken up by others.</summary>
+    public void Settle()
+    {
+        foreach (var layer in _engine.Layers) _engine.Conductor.Settle(layer, Id);
+    }
+
+    /// <summary>Ends the session and leaves what it computed to others.</summary>
+    public void Release() => _engine.Close(this, keep: true);
 
     /// <summary>Prompt in, tokens out, until a stop token or the limit. Each token is appended to the timeline. <paramref name="draft"/> may guess what follows; the tokens are the same
     /// whatever it says.</summary>
@@ -228,7 +257,7 @@ public sealed class EngineSession : IDisposable
         }
     }
 
-    public void Dispose() => _engine.Close(this);
+    public void Dispose() => _engine.Close(this, keep: false);
 
     private bool Take(out StepResult result)
     {

@@ -1,4 +1,7 @@
+using System.Buffers.Binary;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
@@ -12,7 +15,7 @@ public sealed class SessionTimeline
 {
     private readonly List<int> _tokens = [];
     /// <summary>_chain[i] = hash of tokens 0..i-1; one longer than _tokens.</summary>
-    private readonly List<ulong> _chain = [TokenChain.Start];
+    private readonly List<ulong> _chain;
     /// <summary>Where rotation depends on the sequence's length: the length each token was computed for.</summary>
     private readonly List<int> _lengths = [];
     private RopeConfig? _rope;
@@ -25,8 +28,10 @@ public sealed class SessionTimeline
     /// <param name="epoch">Higher than any that was used for it before.</param>
     /// <param name="rope">The model's rotation where it depends on how long a sequence is (<see cref="ModelConfig.RopeByLength"/>), else null.</param>
     /// <param name="firstStep">Steps are numbered from here: two timelines of one session keep apart.</param>
-    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null, long firstStep = 0)
+    /// <param name="start">Hash of no token: sessions of different starts have nothing in common.</param>
+    public SessionTimeline(Guid session, int epoch, RopeConfig? rope = null, long firstStep = 0, ulong start = TokenChain.Start)
     {
+        _chain = [start];
         Step = firstStep;
         Session = session;
         Epoch = epoch;
@@ -44,6 +49,26 @@ public sealed class SessionTimeline
     /// <summary>Tokens that went through all layers.</summary>
     public int Computed { get; private set; }
     public ReadOnlySpan<int> Tokens => CollectionsMarshal.AsSpan(_tokens);
+
+    /// <summary>Entry i is the hash of the first i tokens.</summary>
+    public ReadOnlySpan<ulong> Chain => CollectionsMarshal.AsSpan(_chain);
+
+    /// <summary>Layers were found to hold that many positions (<see cref="Conductor.RestoreAsync"/>): the next step begins there. Nothing may be in flight.</summary>
+    public void Resume(int computed)
+    {
+        if (InFlight) throw new InvalidOperationException("a step is in flight");
+        Computed = Math.Clamp(computed, 0, Length);
+    }
+
+    /// <summary>The session goes on among others than before: what it computed there is nothing here. Nothing may be in flight.</summary>
+    public void Move(ulong start)
+    {
+        if (InFlight) throw new InvalidOperationException("a step is in flight");
+        if (_chain[0] == start) return;
+        _chain[0] = start;
+        for (int i = 0; i < _tokens.Count; i++) _chain[i + 1] = TokenChain.Next(_chain[i], _tokens[i], LengthAt(i));
+        Computed = 0;
+    }
 
     /// <summary>Tokens that belong together, a prompt or one that was sampled: they are computed for the length they reach.</summary>
     public void Append(ReadOnlySpan<int> tokens)
@@ -220,6 +245,14 @@ public sealed class SessionTimeline
 public static class TokenChain
 {
     public const ulong Start = 0x9E3779B97F4A7C15;
+
+    /// <summary>Start of the chains of one scope, a user or a session: they have no block in common with those of another, whatever the tokens.</summary>
+    public static ulong StartOf(string scope)
+    {
+        Span<byte> hash = stackalloc byte[SHA256.HashSizeInBytes];
+        SHA256.HashData(Encoding.UTF8.GetBytes(scope), hash);
+        return BinaryPrimitives.ReadUInt64LittleEndian(hash);
+    }
 
     /// <summary>Hash of a prefix extended by one token, and by the length it was rotated for: a multiply-xorshift mix (the finaliser of SplitMix64).</summary>
     public static ulong Next(ulong hash, int token, int length = 0)

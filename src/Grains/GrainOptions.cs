@@ -7,6 +7,8 @@ public sealed record GrainOptions
 {
     /// <summary>Input tokens per step.</summary>
     public int PrefillChunk { get; init; } = 64;
+    /// <summary>Sessions share what they begin with in common whoever they belong to. What one user sent before can then be told from another's time to the first token.</summary>
+    public bool SharePrefixes { get; init; }
     /// <summary>Chunks that may wait unread before a session stops generating.</summary>
     public int MaxUnread { get; init; } = 16;
     /// <summary>How long a turn waits for a reader to come back before it ends as abandoned.</summary>

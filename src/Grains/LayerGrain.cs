@@ -11,7 +11,7 @@ namespace FlashOrleans.Grains;
 /// waits for it.
 /// </summary>
 [GrainType("layer"), KeepAlive, Immovable, LayerPlacement]
-internal sealed class LayerGrain(LayerHost host, IGrainFactory grains, ILogger<LayerGrain> logger) : Grain, ILayerGrain
+internal sealed partial class LayerGrain(LayerHost host, IGrainFactory grains, ILogger<LayerGrain> logger) : Grain, ILayerGrain
 {
     private HostedLayer _hosted = null!;
     private LayerPump _pump = null!;
@@ -47,13 +47,6 @@ internal sealed class LayerGrain(LayerHost host, IGrainFactory grains, ILogger<L
     public Task Cancel(Guid session, int epoch, long step)
     {
         host.Conductor.Cancel(session, epoch, step);
-        return Task.CompletedTask;
-    }
-
-    public Task CloseSession(Guid session)
-    {
-        host.Conductor.CloseSession(session);
-        _pump.Forget(session);
         return Task.CompletedTask;
     }
 

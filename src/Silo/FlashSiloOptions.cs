@@ -21,12 +21,15 @@ public sealed record FlashSiloOptions
     public EngineOptions Engine { get; init; } = new();
     public LayerOptions Layer { get; init; } = new();
     public GrainOptions Grains { get; init; } = new();
+    /// <summary>Sessions share what they begin with in common (docs/HTTP.md): true: whoever they belong to; null: those of one user, and on this machine's own address whoever names no
+    /// user is one; false: those of one named user alone.</summary>
+    public bool? SharePrefixes { get; init; }
     /// <summary>Null: no HTTP.</summary>
     public HttpOptions? Http { get; init; }
     /// <summary>Logs at information level instead of warnings.</summary>
     public bool Verbose { get; init; }
 
-    internal LayerHostOptions Host => new() { ModelsDirectory = ModelsDirectory, Layers = Layers, Engine = Engine, Layer = Layer, Grains = Grains };
+    internal LayerHostOptions Host => new() { ModelsDirectory = ModelsDirectory, Layers = Layers, Engine = Engine, Layer = Layer, Grains = Grains with { SharePrefixes = SharePrefixes ?? Grains.SharePrefixes } };
     /// <summary>The engine's options; a budget is for the layers that run here.</summary>
     internal EngineOptions PlannedEngine => Host.PlannedEngine;
 

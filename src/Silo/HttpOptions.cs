@@ -23,5 +23,7 @@ public sealed record HttpOptions
     public TimeSpan PingInterval { get; init; } = TimeSpan.FromSeconds(10);
     /// <summary>How long running answers may go on once the silo stops.</summary>
     public TimeSpan DrainTimeout { get; init; } = TimeSpan.FromSeconds(20);
+    /// <summary>Requests that name no user are one user's: so it is where only this machine can ask.</summary>
+    internal bool OneUser { get; init; }
     public TimeProvider Time { get; init; } = TimeProvider.System;
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using FlashOrleans.Engine;
+using FlashOrleans.Flash;
 
 namespace FlashOrleans.Silo;
 
@@ -10,7 +11,7 @@ internal static class SiloArguments
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3] [--http-port N] [--http-host ADDRESS]
                [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
-               [--reader-lease SECONDS] [--verbose on|off]
+               [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--verbose on|off]
         $FLASH_API_KEY, where it is set, is asked for over HTTP
         """;
 
@@ -34,6 +35,7 @@ internal static class SiloArguments
                 case "--context": context = Number(name, value); continue;
                 case "--http-port": port = Number(name, value); continue;
                 case "--http-host": host = IPAddress.TryParse(value, out IPAddress? address) ? address : throw Wrong(name, value, "an address of this machine"); continue;
+                case "--kv-disk": options = options with { Engine = options.Engine with { KvDisk = Disk(name, value) } }; continue;
                 case "--window": window = true; break;
             }
             options = name switch
@@ -50,6 +52,7 @@ internal static class SiloArguments
                 "--threads" => options with { Engine = options.Engine with { Threads = Number(name, value) } },
                 "--kernels" => options with { Engine = options.Engine with { Kernels = value } },
                 "--reader-lease" => options with { Grains = options.Grains with { ReaderLease = TimeSpan.FromSeconds(Number(name, value)) } },
+                "--share-prefixes" => options with { SharePrefixes = Switch(name, value) },
                 "--verbose" => options with { Verbose = Switch(name, value) },
                 _ => throw new SiloUsageException($"{name} is unknown\n{Usage}"),
             };
@@ -65,6 +68,10 @@ internal static class SiloArguments
 
     private static int Number(string name, string value) =>
         int.TryParse(value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int number) ? number : throw Wrong(name, value, "a whole number");
+
+    private static KvDiskOptions? Disk(string name, string value) =>
+        value == "0" ? null : BudgetSize.TryParse(value, out BudgetSize size) && size.Share == 0 ? new KvDiskOptions { Folder = Path.Combine(PackageStore.Default().Home, "kv"), Bytes = size.Bytes }
+            : throw Wrong(name, value, "an amount of disk such as 4GiB, or 0");
 
     private static double Share(string name, string value)
     {

@@ -17,7 +17,7 @@ public class Fake : DispatchProxy
 
     /// <summary>A layer host beside no silo: it finds no layer.</summary>
     internal static LayerHost Host(string models) => new(new LayerHostOptions { ModelsDirectory = models },
-        Of<ILocalSiloDetails>(static (_, _) => SiloAddress.Zero), Of<ISiloStatusOracle>(static (_, _) => null));
+        Of<ILocalSiloDetails>(static (_, _) => SiloAddress.Zero), Of<ISiloStatusOracle>(static (_, _) => null), Microsoft.Extensions.Logging.Abstractions.NullLogger<LayerHost>.Instance);
 
     protected override object? Invoke(MethodInfo? targetMethod, object?[]? args) => _play(targetMethod!, args ?? []);
 }

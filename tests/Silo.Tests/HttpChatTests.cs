@@ -328,4 +328,27 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
         while (!yes(report = await session.GetReportAsync())) Assert.False(patience.IsCancellationRequested, $"waited too long; last answer: {report}");
         return report;
     }
+
+    [Fact]
+    public async Task What_a_request_begins_with_is_computed_once_for_each_user_and_once_for_all_who_name_none()
+    {
+        string story = string.Join(' ', Enumerable.Range(0, 120).Select(static i => $"day {i}"));
+        string Ask(string end, string user) => $$"""{"model": "emberling", "prompt": "{{story}} {{end}}", "max_tokens": 2, {{Greedy}}{{user}}}""";
+        Assert.Equal(0, Wire.Cached(await _http.AskAsync(Wire.Text, Ask("a fox", ", \"user\": \"ada\""))));
+        Assert.Equal(0, Wire.Cached(await _http.AskAsync(Wire.Text, Ask("a fox", ", \"user\": \"bob\""))));
+        Assert.Equal(0, Wire.Cached(await _http.AskAsync(Wire.Text, Ask("a fox", ""))));
+        Assert.True(Wire.Cached(await _http.AskAsync(Wire.Text, Ask("an owl", ", \"user\": \"ada\""))) >= 128);
+        Assert.True(Wire.Cached(await _http.AskAsync(Wire.Text, Ask("an owl", ""))) >= 128);
+    }
+
+    [Fact]
+    public async Task The_answers_to_one_question_compute_it_once()
+    {
+        string story = string.Join(' ', Enumerable.Range(0, 120).Select(static i => $"night {i}"));
+        long before = silo.Rows();
+        JsonElement reply = await _http.AskAsync(Wire.Text, $$"""{"model": "emberling", "prompt": "{{story}}", "max_tokens": 3, "n": 4, "seed": 3, "user": "carla"}""");
+        Assert.Equal(4, reply.GetProperty("choices").GetArrayLength());
+        int prompt = reply.GetProperty("usage").GetProperty("prompt_tokens").GetInt32();
+        Assert.InRange(silo.Rows() - before, prompt, 2 * prompt);
+    }
 }

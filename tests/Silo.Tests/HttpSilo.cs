@@ -3,6 +3,8 @@ using System.Net.Http.Json;
 using System.Text;
 using System.Text.Json;
 using FlashOrleans.Client;
+using FlashOrleans.Grains;
+using Microsoft.Extensions.DependencyInjection;
 
 namespace FlashOrleans.Silo.Tests;
 
@@ -24,6 +26,9 @@ public sealed class HttpSilo(EmberlingFolder models) : IAsyncLifetime
         Http = Of(Silo);
         Client = FlashClient.Over(Silo.Grains);
     }
+
+    /// <summary>Tokens that the first layer has computed so far.</summary>
+    public long Rows() => Silo.Services.GetRequiredService<LayerHost>().Status.Where(static s => s.Layer == 0).Sum(static s => s.Stats?.Rows ?? 0);
 
     public async ValueTask DisposeAsync()
     {

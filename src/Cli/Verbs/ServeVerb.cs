@@ -14,6 +14,7 @@ namespace FlashOrleans.Cli.Verbs;
 internal static class ServeVerb
 {
     private const int HttpPort = 8080, SiloPort = 11111, GatewayPort = 30000;
+    public const long DefaultDisk = 4L << 30;
     private const string KeyVariable = "FLASH_API_KEY";
 
     public static Command Create(App app)
@@ -30,7 +31,15 @@ internal static class ServeVerb
         var silo = Flags.Int("--silo-port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
         var gateway = Flags.Int("--gateway", "N", $"Port for .NET clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
-        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, verbose };
+        var share = Flags.Choice("--share-prefixes", "Compute what requests begin with in common once: for everybody (on: then one user can tell from the time to the first token what another sent before), within a user and for all who name none (auto; where --host is not this machine alone, only for those who name a user), or only within a named user (off)", "auto", "on", "off");
+        var disk = new Option<long>("--kv-disk")
+        {
+            HelpName = "4GiB|0",
+            Description = "Most that keys and values may take in $FLASH_HOME/kv, from which sessions go on after a restart without computing (default 4GiB); 0: none are saved",
+            CustomParser = Disk,
+            DefaultValueFactory = static _ => DefaultDisk,
+        };
+        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, share, disk, verbose };
         var engine = new EngineFlags(verb, promises: true);
         var speculation = new SpeculationFlags(verb);
         verb.SetAction(async (parse, _) =>
@@ -49,9 +58,10 @@ internal static class ServeVerb
                 Http = http,
                 SiloPort = parse.GetValue(silo) ?? SiloPort,
                 GatewayPort = parse.GetValue(gateway) ?? GatewayPort,
-                Engine = speculation.Over(app, parse, engine.Engine(parse, BudgetHost.Http), PackageStore.InFolder(Path.GetFullPath(folder ?? app.Store.Folder)).List().Where(static p => p.Manifest is not null).Select(static p => p.Path)),
+                Engine = speculation.Over(app, parse, engine.Engine(parse, BudgetHost.Http), PackageStore.InFolder(Path.GetFullPath(folder ?? app.Store.Folder)).List().Where(static p => p.Manifest is not null).Select(static p => p.Path)) with { KvDisk = Saves(app, parse.GetValue(disk)) },
                 Grains = new GrainOptions { Speculate = speculation.Speculate(parse) },
                 Layer = engine.Layer(parse),
+                SharePrefixes = parse.GetValue(share) switch { "on" => true, "off" => false, _ => null },
                 Verbose = parse.GetValue(verbose),
             };
             SiloBudget.Enter(options, app.Screen.Remark);
@@ -77,6 +87,18 @@ internal static class ServeVerb
         app.Screen.Out.WriteLine($"http://{end}/v1: OpenAI's interface, /metrics, /health/ready");
         app.Screen.Out.WriteLine($$"""curl http://{{end}}/v1/chat/completions{{header}} -d '{"model": "{{model}}", "messages": [{"role": "user", "content": "Tell me a story about a fox"}], "stream": true}'""");
         app.Screen.Out.WriteLine($"silo {silo.SiloEndpoint}, clients at {silo.GatewayEndpoint}; Ctrl-C stops it");
+    }
+
+    /// <summary>Where keys and values are saved; null: nowhere.</summary>
+    public static KvDiskOptions? Saves(App app, long bytes) => bytes == 0 ? null : new KvDiskOptions { Folder = Path.Combine(app.Store.Home, "kv"), Bytes = bytes };
+
+    private static long Disk(ArgumentResult result)
+    {
+        string text = result.Tokens.Count > 0 ? result.Tokens[0].Value : "";
+        if (text == "0") return 0;
+        if (BudgetSize.TryParse(text, out BudgetSize size) && size.Share == 0) return size.Bytes;
+        result.AddError($"--kv-disk: '{text}' is not an amount of disk such as 4GiB, or 0");
+        return 0;
     }
 
     private static IPAddress? Address(ArgumentResult result)

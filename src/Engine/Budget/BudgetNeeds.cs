@@ -72,7 +72,7 @@ internal sealed record BudgetNeeds
             Resident = here.Sum(i => LayerBytes(manifest, i, layer)),
             Edge = EdgeBytes(manifest, first, last),
             Rope = RopeBytes(c, here, (int)Math.Min(c.MaxPositions, blocks * KvCache.BlockPositions)),
-            Kv = here.Length * NativeBuffer.Footprint(blocks * KvCache.BlockBytes(c, kv)),
+            Kv = here.Length * (NativeBuffer.Footprint(blocks * KvCache.BlockBytes(c, kv)) + NativeBuffer.Footprint(Math.Max(blocks, 16) * KvTable.BytesPerBlock)) + KvDiskBytes(engine, c, kv, here.Length),
             KvType = kv,
             KvBlocks = (int)Math.Min(blocks, int.MaxValue / KvCache.BlockPositions),
             Context = context,
@@ -136,6 +136,9 @@ internal sealed record BudgetNeeds
 
     /// <summary>Share of neurons that are not zero, as it is drawn or as the import measured it; 5 % where it did not.</summary>
     public static double Density(Manifest manifest, int layer) => manifest.Activity is { } drawn ? drawn.Density[layer] : manifest.Measured is { } m && m.Zeros[layer] < 1 ? 1 - m.Zeros[layer] : 0.05;
+
+    private static long KvDiskBytes(EngineOptions engine, ModelConfig c, KvType kv, int layers) => engine.KvDisk is not { Bytes: > 0 } disk ? 0
+        : NativeBuffer.Footprint(KvDisk.MemoryFor((int)KvCache.BlockBytes(c, kv))) + layers * NativeBuffer.Footprint(KvDisk.IndexFor(disk, c.Layers, (int)KvCache.BlockBytes(c, kv)));
 
     private static long LayerBytes(Manifest manifest, int index, LayerOptions options)
     {

@@ -3,6 +3,7 @@ using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Models.Text;
+using Microsoft.Extensions.Logging;
 using Orleans.Runtime;
 
 namespace FlashOrleans.Grains;
@@ -18,11 +19,12 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
     private readonly LoaderThread _loader = new("flash-opener");
     private readonly LoaderThread _text = new("flash-text");
     private readonly ISiloStatusOracle _silos;
+    private readonly ILogger<LayerHost> _logger;
     private readonly ConcurrentDictionary<SiloAddress, bool> _active = new();
     private Conductor? _conductor;
     private bool _disposed;
 
-    public LayerHost(LayerHostOptions options, ILocalSiloDetails silo, ISiloStatusOracle silos)
+    public LayerHost(LayerHostOptions options, ILocalSiloDetails silo, ISiloStatusOracle silos, ILogger<LayerHost> logger)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(silo);
@@ -30,6 +32,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
         LayerOptions = options.Layer;
         Silo = silo.SiloAddress.ToString();
         _silos = silos;
+        _logger = logger;
         Catalog = new PackageCatalog(options.ModelsDirectory, _loader, _text) { Draft = options.Engine.Draft };
     }
 
@@ -152,11 +155,14 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
     private Task Start(CancellationToken cancellationToken)
     {
         // The engine's threads belong to no call: without this each would carry the context of this one, and every task they start a copy.
-        using (ExecutionContext.SuppressFlow()) _conductor = new Conductor(Options.PlannedEngine, Options.Time, Options.Reader?.Invoke());
+        using (ExecutionContext.SuppressFlow()) _conductor = new Conductor(Logged(Options.PlannedEngine), Options.Time, Options.Reader?.Invoke());
         foreach ((SiloAddress silo, SiloStatus status) in _silos.GetApproximateSiloStatuses(onlyActive: true)) SiloStatusChangeNotification(silo, status);
         _silos.SubscribeToSiloStatusEvents(this);
         return Task.CompletedTask;
     }
+
+    private EngineOptions Logged(EngineOptions engine) =>
+        engine.KvDisk is { Log: null } disk ? engine with { KvDisk = disk with { Log = line => _logger.LogWarning("{Line}", line) } } : engine;
 
     private Task Stop(CancellationToken cancellationToken)
     {

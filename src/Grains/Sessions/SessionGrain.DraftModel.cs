@@ -146,7 +146,11 @@ internal sealed partial class SessionGrain
 
     private void CloseDrafts()
     {
-        foreach (ILayerGrain layer in _draftLayers) Ignore(layer.CloseSession(_id));
+        if (_draftTimeline is { } drafts)
+        {
+            KvChain? chain = _retires ? null : new KvChain(drafts.Chain.ToArray());
+            foreach (ILayerGrain layer in _draftLayers) Ignore(chain is null ? layer.ReleaseSession(_id) : layer.CloseSession(_id, chain));
+        }
         _draftTimeline = null;
         _guess.Clear();
     }

@@ -83,7 +83,7 @@ internal sealed partial class SessionGrain
             // Every layer may miss once on its own before one of them has to answer again.
             case FailureKind.KvMiss when ++_misses <= 2 * _layers.Length + _options.MaxAttempts:
                 _replays++;
-                Advance();
+                Recover();
                 break;
             case FailureKind.Unavailable when ++_attempts <= _options.MaxAttempts:
                 RetryLater();
@@ -105,7 +105,7 @@ internal sealed partial class SessionGrain
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
     private void Advance()
     {
-        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
+        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || _recovering || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
@@ -132,6 +132,7 @@ internal sealed partial class SessionGrain
             foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
             _timeline.Abandon(_timeline.Epoch + 1);
         }
+        SettleInLayers();
         Save();
     }
 

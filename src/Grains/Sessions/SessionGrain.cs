@@ -54,7 +54,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _scheduler = TaskScheduler.Current;
         State.Epoch = NextEpoch(State.Epoch);
         await _state.WriteStateAsync(cancellationToken);
-        _timeline = new SessionTimeline(_id, State.Epoch);
+        _timeline = new SessionTimeline(_id, State.Epoch, start: State.Start != 0 ? State.Start : TokenChain.Start);
         _timeline.Append([.. State.Tokens]);
     }
 
@@ -86,6 +86,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
 
             // Before the new record is written: the lengths that tokens were computed for are still in the old one.
             if (!switched) Bind(model);
+            Enter(request);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
             var record = new TurnRecord { Request = request, Seed = seed, PromptTokens = history.Length, CachedTokens = cached };
@@ -261,7 +262,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         BeginDrafts(turn);
         if (turn.Over) return;
         StartClock();
-        Advance();
+        Recover(first: true);
     }
 
     private void Finish(FinishReason reason, string? error = null)
@@ -296,7 +297,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
 
     private void CloseInLayers()
     {
-        foreach (ILayerGrain layer in _layers) Ignore(layer.CloseSession(_id));
+        KvChain? chain = _retires ? null : new KvChain(_timeline.Chain.ToArray());
+        foreach (ILayerGrain layer in _layers) Ignore(chain is null ? layer.ReleaseSession(_id) : layer.CloseSession(_id, chain));
         CloseDrafts();
     }
 
@@ -352,6 +354,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         void Fill()
         {
             State.Epoch = epoch;
+            State.Start = _timeline.Chain[0];
             State.Package = package;
             State.Tokens = tokens;
             State.Lengths = lengths;

@@ -14,6 +14,8 @@ internal sealed class SessionState
     [Id(3)] public TurnRecord? Turn { get; set; }
     /// <summary>The sequence length each token was computed for, where the model rotates positions by it; else empty.</summary>
     [Id(4)] public int[] Lengths { get; set; } = [];
+    /// <summary>Start of its token chain, by its scope; 0: not known.</summary>
+    [Id(5)] public ulong Start { get; set; }
 }
 
 /// <summary>The last turn: enough to continue it, or to show it again. Its generated tokens are the history from <see cref="PromptTokens"/> on.</summary>

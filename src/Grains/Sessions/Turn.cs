@@ -71,6 +71,9 @@ internal sealed class Turn
     /// <summary>The turn is over without a further token.</summary>
     public void End(FinishReason finish, string? error = null, StepOutcome? outcome = null) => Push(-1, "", outcome, finish, error);
 
+    /// <summary>How much of the input was computed already.</summary>
+    public void Cached(int tokens) => Record = Record with { CachedTokens = Math.Min(tokens, Record.PromptTokens - 1) };
+
     /// <summary>Likelihoods of a scored chunk whose last position is before <paramref name="end"/>.</summary>
     public void Score(int end, float[] nll)
     {

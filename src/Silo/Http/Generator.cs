@@ -33,7 +33,8 @@ internal readonly record struct Piece(int Choice, TokenChunk Chunk);
 
 /// <summary>
 /// Plans to answers: waits to be let in, has one session for each choice make its turn, and gives the chunks as they come. Ending the enumeration early, or
-/// cancelling it, cancels the turns. A session made for one request is closed when that ends, and its id used again: an activation that was closed is as good as new. Any thread.
+/// cancelling it, cancels the turns. A session made for one request is closed when that ends, and its id used again: an activation that was closed is as good as new; what it computed
+/// stays cached for whoever sends the same beginning. Any thread.
 /// </summary>
 internal sealed class Generator(FlashClient client, LayerHost host, Admission admission, HttpInstruments instruments, ILogger logger, TimeProvider time)
 {
@@ -75,6 +76,8 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
         // Small: who reads slowly slows the turns down.
         var pieces = Channel.CreateBounded<Piece>(plan.Choices);
         using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        // The first answer computes the prompt, the others take it up.
+        var read = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         Task all = PumpAllAsync();
         try
         {
@@ -103,7 +106,13 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
         {
             try
             {
-                await foreach (Piece piece in ChoiceAsync(plan, model, choice, arrived, end.Token)) await pieces.Writer.WriteAsync(piece, end.Token);
+                if (choice > 0) await read.Task.WaitAsync(end.Token);
+                await foreach (Piece piece in ChoiceAsync(plan, model, choice, arrived, end.Token))
+                {
+                    read.TrySetResult();
+                    await pieces.Writer.WriteAsync(piece, end.Token);
+                }
+                read.TrySetResult();
             }
             catch (Exception e)
             {
@@ -170,7 +179,7 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
 
     private async Task CloseAsync(FlashSession session)
     {
-        if (await QuietlyAsync(session.CloseAsync())) _spare.Add(session.Id);
+        if (await QuietlyAsync(session.RetireAsync())) _spare.Add(session.Id);
     }
 
     private async Task<bool> QuietlyAsync(Task task)

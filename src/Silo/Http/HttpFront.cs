@@ -39,7 +39,7 @@ internal sealed class HttpFront : IAsyncDisposable
 
     private HttpFront(HttpOptions options, FlashSiloOptions silo, FlashClient client, IServiceProvider services)
     {
-        _options = options;
+        _options = options = options with { OneUser = silo.SharePrefixes ?? System.Net.IPAddress.IsLoopback(options.Address) };
         _key = options.ApiKey is { Length: > 0 } key ? Hash(key) : null;
         _store = PackageStore.InFolder(silo.ModelsDirectory);
         var host = services.GetRequiredService<LayerHost>();

@@ -35,6 +35,9 @@ internal sealed record Plan
     /// <summary>The session is only there to save computing: when it is busy another will do.</summary>
     public bool AnySession { get; init; }
 
+    /// <summary>Whose it is: what it begins with may have been computed for others of the same scope.</summary>
+    public required string Scope { get; init; }
+
     /// <summary>The turn of one of the choices.</summary>
     public TurnRequest Turn(ModelInfo model, int choice) => new()
     {
@@ -57,5 +60,6 @@ internal sealed record Plan
         StopStrings = Stops.Length == 0 ? null : Stops,
         TopLogits = Logs ? TopLogs : 0,
         Speculate = Speculate,
+        Scope = Scope,
     };
 }

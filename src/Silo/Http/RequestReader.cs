@@ -41,7 +41,7 @@ internal static class RequestReader
             if (top is < 0 or > MaxTopLogs) throw Wrong("top_logprobs", $"top_logprobs is {top}; it must be between 0 and {MaxTopLogs}");
             if (!logs) throw Wrong("top_logprobs", "top_logprobs needs logprobs: true");
         }
-        return Common(context, request, mostChoices) with
+        return Common(context, request, options, mostChoices) with
         {
             Messages = [.. request.Messages.Select(Message)],
             MaxTokens = MaxTokens(request.MaxCompletionTokens, "max_completion_tokens") ?? MaxTokens(request.MaxTokens, "max_tokens"),
@@ -53,7 +53,7 @@ internal static class RequestReader
     public static async Task<Plan> TextAsync(HttpContext context, HttpOptions options, int mostChoices)
     {
         TextRequest request = await ReadAsync(context, options, WireJson.Default.TextRequest);
-        Plan plan = Common(context, request, mostChoices);
+        Plan plan = Common(context, request, options, mostChoices);
         if (request.Rest?.GetValueOrDefault("echo").ValueKind == JsonValueKind.True) throw Wrong("echo", "echo is not supported");
         int? logs = null;
         if (request.Logprobs is { ValueKind: not JsonValueKind.Null } asked)
@@ -92,7 +92,7 @@ internal static class RequestReader
         }
     }
 
-    private static Plan Common(HttpContext context, CompletionRequest request, int mostChoices)
+    private static Plan Common(HttpContext context, CompletionRequest request, HttpOptions options, int mostChoices)
     {
         Refuse(request.Rest ?? []);
         // A name, never a path: a package elsewhere on this machine is none of a client's business.
@@ -134,6 +134,8 @@ internal static class RequestReader
             User = request.User is { Length: > 0 } user ? $"user {Short(user, "user")}" : session is { } key ? $"session {key}" : $"request {Guid.NewGuid()}",
             Session = session,
             AnySession = any,
+            // Who names nobody is alone with that request, where others may ask too.
+            Scope = request.User is { Length: > 0 } user ? $"user:{Short(user, "user")}" : options.OneUser ? "local" : session is { } id ? $"session:{id}" : $"request:{Guid.NewGuid()}",
         };
     }
 
