@@ -139,7 +139,7 @@ public sealed class EngineSession : IDisposable
     {
         _engine = engine;
         Id = id;
-        Timeline = new SessionTimeline(id, 1, engine.Package.Config.RopeByLength ? engine.Package.Config.Rope : null, start);
+        Timeline = new SessionTimeline(id, 1, engine.Package.Config.RopeByLength ? engine.Package.Config.Rope : null, start: start);
     }
 
     public Guid Id { get; }

@@ -108,6 +108,7 @@ internal static class RequestReader
         bool stream = request.Stream ?? false;
         if (request.StreamOptions is not null && !stream) throw Wrong("stream_options", "stream_options needs stream: true");
         (Guid? session, bool any) = Session(context.Request, request);
+        string? user = request.User is { Length: > 0 } named ? Short(named, "user") : null;
         return new Plan
         {
             Model = request.Model,
@@ -131,11 +132,11 @@ internal static class RequestReader
             IgnoreEos = request.IgnoreEos ?? false,
             Stream = stream,
             IncludeUsage = request.StreamOptions?.IncludeUsage ?? false,
-            User = request.User is { Length: > 0 } user ? $"user {Short(user, "user")}" : session is { } key ? $"session {key}" : $"request {Guid.NewGuid()}",
+            User = user is not null ? $"user:{user}" : session is { } key ? $"session:{key}" : $"request:{Guid.NewGuid()}",
             Session = session,
             AnySession = any,
             // Who names nobody is alone with that request, where others may ask too.
-            Scope = request.User is { Length: > 0 } user ? $"user:{Short(user, "user")}" : options.OneUser ? "local" : session is { } id ? $"session:{id}" : $"request:{Guid.NewGuid()}",
+            Scope = user is not null ? $"user:{user}" : options.OneUser ? "local" : session is { } id ? $"session:{id}" : $"request:{Guid.NewGuid()}",
         };
     }
 
