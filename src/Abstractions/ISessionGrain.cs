@@ -33,6 +33,10 @@ public interface ISessionGrain : IGrainWithGuidKey
     [Alias("close"), ResponseTimeout("00:00:10")]
     Task Close();
 
+    /// <summary>Closes the session unless a turn runs or it was used at that time (Unix milliseconds) or later. True when it is gone.</summary>
+    [Alias("expire"), ResponseTimeout("00:00:30")]
+    Task<bool> Expire(long unusedSince);
+
     /// <summary>The token history: prompts and answers.</summary>
     [Alias("tokens"), AlwaysInterleave, ResponseTimeout("00:00:10")]
     Task<int[]> Tokens();

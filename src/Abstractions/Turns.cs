@@ -58,6 +58,8 @@ public sealed record TurnRequest
     /// <summary>Texts that end the answer, which stops short of the first of them: at most <see cref="MaxStopStrings"/> of at most <see cref="MaxStopLength"/> characters.
     /// Text that may yet become one is held back until it is known not to.</summary>
     [Id(13)] public string[]? StopStrings { get; init; }
+    /// <summary>False, in a session that is not kept yet: nothing of it is stored, and it ends with its silo. For a session of one turn that is closed afterwards.</summary>
+    [Id(14)] public bool Keep { get; init; } = true;
 
     public const int MaxStopStrings = 16, MaxStopLength = 256;
 }

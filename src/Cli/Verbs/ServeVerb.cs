@@ -4,6 +4,7 @@ using System.Net;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Grains;
 using FlashOrleans.Models;
 using FlashOrleans.Silo;
 
@@ -28,8 +29,16 @@ internal static class ServeVerb
         var key = Flags.Text("--api-key", "KEY", $"Ask for this key under /v1 (default: ${KeyVariable}, which no list of processes shows; else none)");
         var silo = Flags.Int("--silo-port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
         var gateway = Flags.Int("--gateway", "N", $"Port for .NET clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
+        var database = Flags.Text("--sessions-db", "FILE", "Keep sessions here; silos of one machine may share it (default: $FLASH_HOME/sessions.db)");
+        var ttl = new Option<TimeSpan?>("--session-ttl")
+        {
+            HelpName = "TIME",
+            Description = "Forget sessions that nobody used for so long: 7d, 12h, 30m (default 7d)",
+            CustomParser = Time,
+        };
+        var most = Flags.Int("--max-sessions", "N", $"Keep so many sessions; those used longest ago go first (default {new SessionStoreOptions().MaxSessions})", 1);
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
-        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, verbose };
+        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, database, ttl, most, verbose };
         var engine = new EngineFlags(verb, promises: true);
         verb.SetAction(async (parse, _) =>
         {
@@ -49,6 +58,7 @@ internal static class ServeVerb
                 GatewayPort = parse.GetValue(gateway) ?? GatewayPort,
                 Engine = engine.Engine(parse, BudgetHost.Http),
                 Layer = engine.Layer(parse),
+                Sessions = Sessions(parse.GetValue(database) ?? Path.Combine(app.Store.Home, "sessions.db"), parse.GetValue(ttl), parse.GetValue(most)),
                 Verbose = parse.GetValue(verbose),
             };
             SiloBudget.Enter(options, app.Screen.Remark);
@@ -74,6 +84,20 @@ internal static class ServeVerb
         app.Screen.Out.WriteLine($"http://{end}/v1: OpenAI's interface, /metrics, /health/ready");
         app.Screen.Out.WriteLine($$"""curl http://{{end}}/v1/chat/completions{{header}} -d '{"model": "{{model}}", "messages": [{"role": "user", "content": "Tell me a story about a fox"}], "stream": true}'""");
         app.Screen.Out.WriteLine($"silo {silo.SiloEndpoint}, clients at {silo.GatewayEndpoint}; Ctrl-C stops it");
+    }
+
+    private static SessionStoreOptions Sessions(string path, TimeSpan? ttl, int? most)
+    {
+        var options = new SessionStoreOptions { Path = Path.GetFullPath(path) };
+        return options with { TimeToLive = ttl ?? options.TimeToLive, MaxSessions = most ?? options.MaxSessions };
+    }
+
+    private static TimeSpan? Time(ArgumentResult result)
+    {
+        string text = result.Tokens.Count > 0 ? result.Tokens[0].Value : "";
+        if (SessionStoreOptions.TryParseTime(text, out TimeSpan time)) return time;
+        result.AddError($"--session-ttl: '{text}' is not {SessionStoreOptions.TimeRule}");
+        return null;
     }
 
     private static IPAddress? Address(ArgumentResult result)

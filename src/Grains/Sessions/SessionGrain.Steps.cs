@@ -32,18 +32,20 @@ internal sealed partial class SessionGrain
         _attempts = _misses = 0;
         if (_turn is not { Over: false } turn) return default;
         if (outcome.Nll is { } nll) turn.Score(outcome.End, nll);
-        if (outcome.Token >= 0)
-        {
-            _timeline.Append([outcome.Token]);
-            turn.Add(outcome.Token, outcome, contextFull: _timeline.Length > _model!.MaxPositions);
-        }
+        if (outcome.Token >= 0) Take(turn, outcome.Token, outcome);
         else if (_timeline.Computed == _timeline.Length)
-        {
             turn.End(FinishReason.Length, outcome: outcome);
-        }
         if (turn.Over) Ended();
         else Advance();
         return default;
+    }
+
+    /// <summary>One more token of the answer: history, chunk, and to the store with it, while the next step is computed.</summary>
+    private void Take(Turn turn, int token, StepOutcome outcome)
+    {
+        _timeline.Append([token]);
+        turn.Add(token, outcome, contextFull: _timeline.Length > _model!.MaxPositions);
+        StoreTokens();
     }
 
     public ValueTask Fault(StepFailure failure)
@@ -81,7 +83,7 @@ internal sealed partial class SessionGrain
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
     private void Advance()
     {
-        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
+        if (_lost || _turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || turn.Unread >= _options.MaxUnread) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
@@ -102,12 +104,15 @@ internal sealed partial class SessionGrain
     private void Ended()
     {
         StopClock();
-        if (_timeline.InFlight)
-        {
-            foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
-            _timeline.Abandon(_timeline.Epoch + 1);
-        }
-        Save();
+        GiveUpStep();
+        StoreEnd();
+    }
+
+    private void GiveUpStep()
+    {
+        if (!_timeline.InFlight) return;
+        foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
+        _timeline.Abandon(_timeline.Epoch + 1);
     }
 
     private void SendFailed(ReadOnlyMemory<Slot> slots, Exception error)

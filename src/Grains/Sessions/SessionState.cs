@@ -2,24 +2,28 @@ using FlashOrleans.Abstractions;
 
 namespace FlashOrleans.Grains;
 
-/// <summary>What a session keeps when its grain leaves memory. Keys and values are no part of it: they can be computed again from the tokens.</summary>
-[GenerateSerializer, Alias("flashorleans.session-state")]
+/// <summary>What of a session is stored, as its activation knows it. Keys and values are no part of it: they can be computed again from the tokens.</summary>
 internal sealed class SessionState
 {
-    [Id(0)] public int Epoch { get; set; }
-    /// <summary>The history as of the last write: at the start and the end of a turn.</summary>
-    [Id(1)] public int[] Tokens { get; set; } = [];
     /// <summary>Package hash that the tokens belong to.</summary>
-    [Id(2)] public string Package { get; set; } = "";
-    [Id(3)] public TurnRecord? Turn { get; set; }
-    /// <summary>The sequence length each token was computed for, where the model rotates positions by it; else empty.</summary>
-    [Id(4)] public int[] Lengths { get; set; } = [];
+    public string Package { get; set; } = "";
+    public TurnRecord? Turn { get; set; }
+    /// <summary>The sequence length each token was computed for, where the model rotates positions by it; else empty. As it was read.</summary>
+    public int[] Lengths { get; set; } = [];
+    /// <summary>When a turn began or ended last, in Unix milliseconds.</summary>
+    public long Used { get; set; }
+    /// <summary>There is a row of it.</summary>
+    public bool Stored { get; set; }
+    /// <summary>How many tokens of the history the store holds, and the length that the first was computed for.</summary>
+    public int Written { get; set; }
+    public int FirstLength { get; set; }
 }
 
 /// <summary>The last turn: enough to continue it, or to show it again. Its generated tokens are the history from <see cref="PromptTokens"/> on.</summary>
 [GenerateSerializer, Immutable, Alias("flashorleans.turn-record")]
 internal sealed record TurnRecord
 {
+    /// <summary>Without its input: that is the history.</summary>
     [Id(0)] public required TurnRequest Request { get; init; }
     /// <summary>Given or drawn: the same tokens come out however often the turn is continued.</summary>
     [Id(1)] public required ulong Seed { get; init; }

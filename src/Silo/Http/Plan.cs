@@ -32,9 +32,16 @@ internal sealed record Plan
     /// <summary>The session is only there to save computing: when it is busy another will do.</summary>
     public bool AnySession { get; init; }
 
+    /// <summary>Made by the client: the same one again attaches to its turn, which outlives the connection.</summary>
+    public Guid? TurnId { get; init; }
+    /// <summary>Chunks before this one the client has.</summary>
+    public int From { get; init; }
+
     /// <summary>The turn of one of the choices.</summary>
     public TurnRequest Turn(ModelInfo model, int choice) => new()
     {
+        TurnId = TurnId ?? Guid.NewGuid(),
+        CancelOnDisconnect = TurnId is null,
         Model = Model,
         Messages = Messages,
         Text = Text,
