@@ -63,13 +63,13 @@ public sealed class StorageTests : IDisposable
         gate.LetOne();
         Assert.True(await first);
         Assert.Equal(0, reader.Current.Index);
+        List<int> tokens = [reader.Current.TokenId];
         // The other fifteen were one write.
         await gate.Arrived();
         Task<bool> second = reader.MoveNextAsync().AsTask();
         await session.GetReportAsync();
         Assert.False(second.IsCompleted);
         gate.Open();
-        List<int> tokens = [reader.Current.TokenId];
         for (bool more = await second; more; more = await reader.MoveNextAsync()) tokens.Add(reader.Current.TokenId);
         await reader.DisposeAsync();
         Assert.Equal(_model.TokensAlone(_model.Prompt(1), 40), tokens);

@@ -120,8 +120,9 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
                     if (chunk.Finish != FinishReason.None) return;
                 }
             }
-            catch (Exception) when (life.Dead.IsCancellationRequested)
+            catch (Exception e) when (e is not Xunit.Sdk.XunitException)
             {
+                await DiedAsync(life, e);
                 transcript.Resumed++;
             }
         }
@@ -164,11 +165,20 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
                     for (; last < id; last++) await server.DeliveredAsync();
                 }
             }
-            catch (Exception) when (life.Dead.IsCancellationRequested)
+            catch (Exception e) when (e is not Xunit.Sdk.XunitException)
             {
+                await DiedAsync(life, e);
             }
             transcript.Resumed++;
         }
+    }
+
+    /// <summary>Why a connection broke, which is heard before the process is seen to be gone; whatever else broke it is an error.</summary>
+    private static async Task DiedAsync(Life life, Exception why)
+    {
+        var died = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        using CancellationTokenRegistration _ = life.Dead.Register(died.SetResult);
+        if (await Task.WhenAny(died.Task, Task.Delay(TimeSpan.FromMinutes(1))) != died.Task) throw new InvalidOperationException("the silo was not killed, and yet", why);
     }
 
     /// <summary>What one turn said.</summary>

@@ -76,6 +76,8 @@ internal sealed class EventStream(HttpResponse response, TimeProvider time, Time
 
     public async ValueTask FlushAsync()
     {
+        // A chunk may have nothing to tell, and flushing nothing would send a head without a type.
+        if (!Begun) return;
         await response.BodyWriter.FlushAsync(response.HttpContext.RequestAborted);
         _written = time.GetTimestamp();
     }

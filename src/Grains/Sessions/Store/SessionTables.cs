@@ -46,7 +46,7 @@ internal sealed class SessionTables : IDisposable
         _append = Command("insert into run select $id, $start, $ids, $lengths where exists (select 1 from session where id = $id and owner = $owner)", "$id", "$owner", "$start", "$ids", "$lengths");
         _cut = Command("delete from run where session = $id and start >= $start", "$id", "$start");
         _before = Command("select start, length(ids) / 4 from run where session = $id and start < $start order by start desc limit 1", "$id", "$start");
-        _shorten = Command("update run set ids = substr(ids, 1, $bytes), lengths = substr(lengths, 1, $bytes) where session = $id and start = $start", "$id", "$start", "$bytes");
+        _shorten = Command("update run set ids = substr(ids, 1, $bytes), lengths = coalesce(substr(lengths, 1, $bytes), x'') where session = $id and start = $start", "$id", "$start", "$bytes");
         _put = Command("insert into run values ($id, $start, $ids, $lengths)", "$id", "$start", "$ids", "$lengths");
         _delete = Command("delete from session where id = $id and owner = $owner", "$id", "$owner");
         _deleteRuns = Command("delete from run where session = $id", "$id");
