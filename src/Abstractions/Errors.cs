@@ -42,3 +42,12 @@ public sealed class LayerUnavailableException : Exception
     public LayerUnavailableException(string message) : base(message) { }
     public LayerUnavailableException(string message, Exception inner) : base(message, inner) { }
 }
+
+/// <summary>Sessions cannot be kept or read: one line, where and why. What was written before is still there.</summary>
+[GenerateSerializer, Alias("flashorleans.session-store-failed")]
+public sealed class SessionStoreException : Exception
+{
+    public SessionStoreException() : this("sessions cannot be kept") { }
+    public SessionStoreException(string message) : base(message) { }
+    public SessionStoreException(string message, Exception inner) : base(message, inner) { }
+}

@@ -36,6 +36,9 @@ public interface ISessionGrain : IGrainWithGuidKey
     /// <summary><see cref="Close"/>, but what the layers computed stays, while there is room, for a session of the same scope that begins the same way.</summary>
     [Alias("retire"), ResponseTimeout("00:00:10")]
     Task Retire();
+    /// <summary>Closes the session unless a turn runs or it was used at that time (Unix milliseconds) or later. True when it is gone.</summary>
+    [Alias("expire"), ResponseTimeout("00:00:30")]
+    Task<bool> Expire(long unusedSince);
 
     /// <summary>The token history: prompts and answers.</summary>
     [Alias("tokens"), AlwaysInterleave, ResponseTimeout("00:00:10")]

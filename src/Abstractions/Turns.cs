@@ -71,9 +71,11 @@ public sealed record TurnRequest
     /// <summary>Texts that end the answer, which stops short of the first of them: at most <see cref="MaxStopStrings"/> of at most <see cref="MaxStopLength"/> characters.
     /// Text that may yet become one is held back until it is known not to.</summary>
     [Id(13)] public string[]? StopStrings { get; init; }
+    /// <summary>False, in a session that is not kept yet: nothing of it is stored, and it ends with its silo. For a session of one turn that is closed afterwards.</summary>
+    [Id(14)] public bool Keep { get; init; } = true;
 
     /// <summary>Whose it is: sessions of one scope share what they begin with in common. Null: the session's own, or as it was.</summary>
-    [Id(14)] public string? Scope { get; init; }
+    [Id(16)] public string? Scope { get; init; }
     /// <summary>Whether what may follow is guessed and verified, several tokens in one step. The tokens are the same either way.</summary>
     [Id(20)] public Speculation Speculate { get; init; }
     /// <summary>What the answer will probably be, token by token: guesses are taken from it, at the index that the answer has reached.</summary>

@@ -25,14 +25,20 @@ public sealed class FlashSession
     /// that the turn could not be started (<see cref="TurnRejectedException"/>, <see cref="SessionBusyException"/>, <see cref="ModelNotFoundException"/>)
     /// or the cluster could not be reached.
     /// </summary>
-    public async IAsyncEnumerable<TokenChunk> SendAsync(TurnRequest turn, [EnumeratorCancellation] CancellationToken cancellationToken = default)
+    public IAsyncEnumerable<TokenChunk> SendAsync(TurnRequest turn, CancellationToken cancellationToken = default) => ResumeAsync(turn, 0, cancellationToken);
+
+    /// <summary>
+    /// As <see cref="SendAsync"/>, from a chunk on: what a client does that has the chunks before it, perhaps from another process, or before the cluster was started anew. The turn should be one
+    /// that outlives its readers (<see cref="TurnRequest.CancelOnDisconnect"/> false): without a reader it waits for <c>GrainOptions.ReaderLease</c>, and over a restart for as long as its session is kept.
+    /// </summary>
+    public async IAsyncEnumerable<TokenChunk> ResumeAsync(TurnRequest turn, int fromIndex, [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(turn);
         bool over = false;
         try
         {
             await StartAsync(turn, cancellationToken);
-            await foreach (TokenChunk chunk in ReadAsync(turn.TurnId, 0, cancellationToken))
+            await foreach (TokenChunk chunk in ReadAsync(turn.TurnId, fromIndex, cancellationToken))
             {
                 over = chunk.Finish != FinishReason.None;
                 yield return chunk;

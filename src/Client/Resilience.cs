@@ -39,7 +39,9 @@ internal sealed class Resilience
     /// <summary>Nobody is at fault and it may work in a moment.</summary>
     public static bool IsTransient(Exception error) => error is
         OrleansMessageRejectionException or Orleans.Runtime.Messaging.ConnectionFailedException or GatewayTooBusyException or ClientNotAvailableException
-        or EnumerationAbortedException or TimeoutException or SiloUnavailableException or TimeoutRejectedException;
+        or EnumerationAbortedException or TimeoutException or SiloUnavailableException or TimeoutRejectedException
+        // Another activation has the session now: asking again reaches it.
+        or Orleans.Storage.InconsistentStateException;
 
     public async Task<T> ConnectAsync<T>(Func<CancellationToken, Task<T>> connect, CancellationToken cancellationToken)
     {

@@ -2,18 +2,13 @@ using Microsoft.Extensions.DependencyInjection;
 using Orleans.Hosting;
 using Orleans.Runtime;
 using Orleans.Runtime.MembershipService.SiloMetadata;
-using Orleans.Serialization;
-using Orleans.Storage;
 
 namespace FlashOrleans.Grains;
 
 /// <summary>Everything a silo needs to run models.</summary>
 public static class GrainsHosting
 {
-    /// <summary>Name of the storage that keeps sessions.</summary>
-    public const string SessionStorage = "sessions";
-
-    /// <summary>Adds the layer host, the placement of layers, and session storage in memory.</summary>
+    /// <summary>Adds the layer host, the placement of layers, and what keeps sessions.</summary>
     public static ISiloBuilder AddFlashOrleans(this ISiloBuilder silo, LayerHostOptions options)
     {
         ArgumentNullException.ThrowIfNull(silo);
@@ -21,11 +16,12 @@ public static class GrainsHosting
         silo.Services.AddSingleton(options);
         silo.Services.AddSingleton<LayerHost>();
         silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<LayerHost>());
+        silo.Services.AddSingleton<SessionStore>();
+        silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<SessionStore>());
+        silo.Services.AddSingleton<SessionSweeper>();
+        silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<SessionSweeper>());
         silo.AddPlacementDirector<LayerPlacement, LayerPlacementDirector>();
         silo.UseSiloMetadata(new Dictionary<string, string> { [LayerPlacementDirector.MetadataKey] = options.Layers ?? "" });
-        // The records are wire types, so they are kept in the wire's own format.
-        silo.AddMemoryGrainStorage(SessionStorage, static storage => storage.Configure<Serializer>(
-            static (o, serializer) => o.GrainStorageSerializer = new OrleansGrainStorageSerializer(serializer)));
         return silo;
     }
 }

@@ -13,6 +13,7 @@ public sealed record LayerHostOptions
     public EngineOptions Engine { get; init; } = new();
     public LayerOptions Layer { get; init; } = new();
     public GrainOptions Grains { get; init; } = new();
+    public SessionStoreOptions Sessions { get; init; } = new();
     public TimeProvider Time { get; init; } = TimeProvider.System;
     /// <summary>Another reader than the flash device (tests).</summary>
     public Func<IFlashReader>? Reader { get; init; }

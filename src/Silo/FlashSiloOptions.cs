@@ -24,12 +24,14 @@ public sealed record FlashSiloOptions
     /// <summary>Sessions share what they begin with in common (docs/HTTP.md): true: whoever they belong to; null: those of one user, and on this machine's own address whoever names no
     /// user is one; false: those of one named user alone.</summary>
     public bool? SharePrefixes { get; init; }
+    /// <summary>Where sessions are kept, how long, and how many.</summary>
+    public SessionStoreOptions Sessions { get; init; } = new();
     /// <summary>Null: no HTTP.</summary>
     public HttpOptions? Http { get; init; }
     /// <summary>Logs at information level instead of warnings.</summary>
     public bool Verbose { get; init; }
 
-    internal LayerHostOptions Host => new() { ModelsDirectory = ModelsDirectory, Layers = Layers, Engine = Engine, Layer = Layer, Grains = Grains with { SharePrefixes = SharePrefixes ?? Grains.SharePrefixes } };
+    internal LayerHostOptions Host => new() { ModelsDirectory = ModelsDirectory, Layers = Layers, Engine = Engine, Layer = Layer, Grains = Grains with { SharePrefixes = SharePrefixes ?? Grains.SharePrefixes }, Sessions = Sessions };
     /// <summary>The engine's options; a budget is for the layers that run here.</summary>
     internal EngineOptions PlannedEngine => Host.PlannedEngine;
 
@@ -61,6 +63,9 @@ public sealed record FlashSiloOptions
         if (Grains.WatchdogMinDelay <= TimeSpan.Zero) throw Wrong("watchdog delay", Grains.WatchdogMinDelay, "it must be positive");
         if (Grains.RetryDelay <= TimeSpan.Zero) throw Wrong("retry delay", Grains.RetryDelay, "it must be positive");
         if (Grains.MaxAttempts < 1) throw Wrong("max attempts", Grains.MaxAttempts, "it must be at least 1");
+        if (Sessions.TimeToLive <= TimeSpan.Zero) throw Wrong("session ttl", Sessions.TimeToLive, "it must be positive");
+        if (Sessions.MaxSessions < 1) throw Wrong("most sessions", Sessions.MaxSessions, "it must be at least 1");
+        if (Sessions.Path is { } database && (database.Length == 0 || Directory.Exists(database))) throw Wrong("sessions database", database, "it must be a file");
         Validate(Layer);
         if (Http is { } http) Validate(http);
     }

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Grains;
 
 namespace FlashOrleans.Silo;
 
@@ -11,7 +12,8 @@ internal static class SiloArguments
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3] [--http-port N] [--http-host ADDRESS]
                [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
-               [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--verbose on|off]
+               [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--sessions-db FILE] [--session-ttl 7d|12h|30m] [--max-sessions N] [--verbose on|off]
+         several silos share one --sessions-db, or a session that moves is without its history
         $FLASH_API_KEY, where it is set, is asked for over HTTP
         """;
 
@@ -53,6 +55,9 @@ internal static class SiloArguments
                 "--kernels" => options with { Engine = options.Engine with { Kernels = value } },
                 "--reader-lease" => options with { Grains = options.Grains with { ReaderLease = TimeSpan.FromSeconds(Number(name, value)) } },
                 "--share-prefixes" => options with { SharePrefixes = Switch(name, value) },
+                "--sessions-db" => options with { Sessions = options.Sessions with { Path = value } },
+                "--session-ttl" => options with { Sessions = options.Sessions with { TimeToLive = SessionStoreOptions.TryParseTime(value, out TimeSpan ttl) ? ttl : throw Wrong(name, value, SessionStoreOptions.TimeRule) } },
+                "--max-sessions" => options with { Sessions = options.Sessions with { MaxSessions = Number(name, value) } },
                 "--verbose" => options with { Verbose = Switch(name, value) },
                 _ => throw new SiloUsageException($"{name} is unknown\n{Usage}"),
             };

@@ -13,9 +13,12 @@ namespace FlashOrleans.Grains.Tests;
 internal sealed class GrainCluster : IAsyncDisposable
 {
     private readonly Dictionary<string, int> _numbers = [];
+    private readonly string? _shared;
 
-    private GrainCluster(InProcessTestClusterBuilder builder, string models, Func<int, LayerHostOptions, LayerHostOptions>? options, Action<ISiloBuilder>? configure)
+    private GrainCluster(InProcessTestClusterBuilder builder, bool many, string models, Func<int, LayerHostOptions, LayerHostOptions>? options, Action<ISiloBuilder>? configure)
     {
+        // A session that moves finds its history where it was written.
+        if (many) _shared = Directory.CreateTempSubdirectory("flash-cluster-").FullName;
         builder.ConfigureSilo((silo, siloBuilder) =>
         {
             int number;
@@ -23,7 +26,7 @@ internal sealed class GrainCluster : IAsyncDisposable
             {
                 if (!_numbers.TryGetValue(silo.SiloName, out number)) _numbers.Add(silo.SiloName, number = _numbers.Count);
             }
-            var host = new LayerHostOptions { ModelsDirectory = models, Engine = new EngineOptions { Threads = 1, IoThreads = 2 }, Grains = new GrainOptions { Speculate = Speculation.Off } };
+            var host = new LayerHostOptions { ModelsDirectory = models, Engine = new EngineOptions { Threads = 1, IoThreads = 2 }, Grains = new GrainOptions { Speculate = Speculation.Off }, Sessions = new SessionStoreOptions { Path = _shared is null ? null : Path.Combine(_shared, "sessions.db") } };
             siloBuilder.AddFlashOrleans(options?.Invoke(number, host) ?? host);
             configure?.Invoke(siloBuilder);
         });
@@ -39,7 +42,7 @@ internal sealed class GrainCluster : IAsyncDisposable
 
     public static async Task<GrainCluster> StartAsync(string models, short silos = 1, Func<int, LayerHostOptions, LayerHostOptions>? options = null, Action<ISiloBuilder>? configure = null)
     {
-        var cluster = new GrainCluster(new InProcessTestClusterBuilder(silos), models, options, configure);
+        var cluster = new GrainCluster(new InProcessTestClusterBuilder(silos), silos > 1, models, options, configure);
         await cluster.Cluster.DeployAsync();
         cluster.Client = FlashClient.Over(cluster.Cluster.Client);
         return cluster;
@@ -55,6 +58,7 @@ internal sealed class GrainCluster : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await Cluster.DisposeAsync();
+        if (_shared is not null) Directory.Delete(_shared, recursive: true);
     }
 }
 

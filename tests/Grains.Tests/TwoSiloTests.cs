@@ -102,10 +102,10 @@ public sealed class TwoSiloTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Sessions_whose_storage_died_with_its_silo_go_on()
+    public async Task Sessions_go_on_when_another_silo_on_the_same_store_dies()
     {
         await _cluster.Client.EnsureReadyAsync(TestModel.Name);
-        // Storage in memory is spread over both silos; these sessions live on the one that stays.
+        // These sessions live on the one that stays.
         List<Client.FlashSession> sessions = [];
         while (sessions.Count < 16)
         {

@@ -30,6 +30,14 @@ internal static class ServeVerb
         var key = Flags.Text("--api-key", "KEY", $"Ask for this key under /v1 (default: ${KeyVariable}, which no list of processes shows; else none)");
         var silo = Flags.Int("--silo-port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
         var gateway = Flags.Int("--gateway", "N", $"Port for .NET clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
+        var database = Flags.Text("--sessions-db", "FILE", "Keep sessions here; silos of one machine may share it (default: $FLASH_HOME/sessions.db)");
+        var ttl = new Option<TimeSpan?>("--session-ttl")
+        {
+            HelpName = "TIME",
+            Description = "Forget sessions that nobody used for so long: 7d, 12h, 30m (default 7d)",
+            CustomParser = Time,
+        };
+        var most = Flags.Int("--max-sessions", "N", $"Keep so many sessions; those used longest ago go first (default {new SessionStoreOptions().MaxSessions})", 1);
         var verbose = new Option<bool>("--verbose") { Description = "Log what happens, not only warnings" };
         var share = Flags.Choice("--share-prefixes", "Compute what requests begin with in common once: for everybody (on: then one user can tell from the time to the first token what another sent before), within a user and for all who name none (auto; where --host is not this machine alone, only for those who name a user), or only within a named user (off)", "auto", "on", "off");
         var disk = new Option<long>("--kv-disk")
@@ -39,7 +47,7 @@ internal static class ServeVerb
             CustomParser = Disk,
             DefaultValueFactory = static _ => DefaultDisk,
         };
-        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, share, disk, verbose };
+        var verb = new Verb("serve", "Serve models over HTTP (OpenAI's interface) and to .NET clients", "The bundled models are imported first, unless --models names another folder.", "flash serve", "flash serve --port 9000 --models /data/models --window 10%", "flash serve --budget 4GiB --sessions 8 --context 1024") { port, host, key, models, silo, gateway, database, ttl, most, share, disk, verbose };
         var engine = new EngineFlags(verb, promises: true);
         var speculation = new SpeculationFlags(verb);
         verb.SetAction(async (parse, _) =>
@@ -62,6 +70,7 @@ internal static class ServeVerb
                 Grains = new GrainOptions { Speculate = speculation.Speculate(parse) },
                 Layer = engine.Layer(parse),
                 SharePrefixes = parse.GetValue(share) switch { "on" => true, "off" => false, _ => null },
+                Sessions = Sessions(parse.GetValue(database) ?? Path.Combine(app.Store.Home, "sessions.db"), parse.GetValue(ttl), parse.GetValue(most)),
                 Verbose = parse.GetValue(verbose),
             };
             SiloBudget.Enter(options, app.Screen.Remark);
@@ -99,6 +108,20 @@ internal static class ServeVerb
         if (BudgetSize.TryParse(text, out BudgetSize size) && size.Share == 0) return size.Bytes;
         result.AddError($"--kv-disk: '{text}' is not an amount of disk such as 4GiB, or 0");
         return 0;
+    }
+
+    private static SessionStoreOptions Sessions(string path, TimeSpan? ttl, int? most)
+    {
+        var options = new SessionStoreOptions { Path = Path.GetFullPath(path) };
+        return options with { TimeToLive = ttl ?? options.TimeToLive, MaxSessions = most ?? options.MaxSessions };
+    }
+
+    private static TimeSpan? Time(ArgumentResult result)
+    {
+        string text = result.Tokens.Count > 0 ? result.Tokens[0].Value : "";
+        if (SessionStoreOptions.TryParseTime(text, out TimeSpan time)) return time;
+        result.AddError($"--session-ttl: '{text}' is not {SessionStoreOptions.TimeRule}");
+        return null;
     }
 
     private static IPAddress? Address(ArgumentResult result)

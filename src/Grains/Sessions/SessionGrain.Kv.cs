@@ -29,8 +29,8 @@ internal sealed partial class SessionGrain
     /// <summary>A turn says whose it is; one that does not leaves the session where it was, at first by itself. Layers are told apart by the start of the chain, and know no users.</summary>
     private void Enter(TurnRequest request)
     {
-        ulong stored = State.Start is 0 or TokenChain.Start ? TokenChain.StartOf($"session:{_id}") : State.Start;
-        _timeline.Move(_options.SharePrefixes ? TokenChain.Start : request.Scope is { Length: > 0 } scope ? TokenChain.StartOf(scope) : stored);
+        ulong stored = _state.Start is TokenChain.Start ? TokenChain.StartOf($"session:{_id}") : _state.Start;
+        _timeline.Move(_state.Start = _options.SharePrefixes ? TokenChain.Start : request.Scope is { Length: > 0 } scope ? TokenChain.StartOf(scope) : stored);
     }
 
     /// <summary>Goes on, after the layers were asked where that is worth a round.</summary>

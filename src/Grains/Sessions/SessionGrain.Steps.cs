@@ -42,17 +42,16 @@ internal sealed partial class SessionGrain
         {
             // What stands behind the end of an answer is no part of it.
             for (int i = 0; i < result.Sampled && !turn.Over; i++) Take(turn, Steps.At(outcome, i), drafted: i < result.Sampled - 1);
+            StoreTokens();
         }
         else if (_timeline.Computed == _timeline.Length)
-        {
             turn.End(FinishReason.Length, outcome: outcome);
-        }
         if (turn.Over) Ended();
         else Advance();
         return default;
     }
 
-    /// <summary>One token of the answer.</summary>
+    /// <summary>One more token of the answer: history and chunk; who calls has it stored.</summary>
     private void Take(Turn turn, StepOutcome token, bool drafted)
     {
         Met(turn, token.Token, drafted);
@@ -105,7 +104,7 @@ internal sealed partial class SessionGrain
     /// <summary>Submits the next step if there is a turn, nothing is in flight and its reader keeps up.</summary>
     private void Advance()
     {
-        if (_turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || _recovering || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
+        if (_lost || _turn is not { Over: false } turn || _timeline.InFlight || _waitingToRetry || _recovering || turn.Unread >= _options.MaxUnread || AsksModel(turn)) return;
         SlotFlags flags = (turn.Request.MaxTokens > 0 ? SlotFlags.Sample : SlotFlags.None) | (turn.Request.Score ? SlotFlags.Score : SlotFlags.None);
         int chunk = Chunk(turn.Request.PrefillChunk > 0 ? turn.Request.PrefillChunk : _options.PrefillChunk,
             _host.Options.Engine.MaxWaveRows, _model!.HiddenSize, _host.ManySilos);
@@ -127,13 +126,16 @@ internal sealed partial class SessionGrain
     {
         StopClock();
         StopAsking();
-        if (_timeline.InFlight)
-        {
-            foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
-            _timeline.Abandon(_timeline.Epoch + 1);
-        }
+        GiveUpStep();
         SettleInLayers();
-        Save();
+        StoreEnd();
+    }
+
+    private void GiveUpStep()
+    {
+        if (!_timeline.InFlight) return;
+        foreach (ILayerGrain layer in _layers) Ignore(layer.Cancel(_id, _timeline.Epoch, _timeline.Step));
+        _timeline.Abandon(_timeline.Epoch + 1);
     }
 
     private void SendFailed(ReadOnlyMemory<Slot> slots, Exception error)

@@ -7,22 +7,23 @@ using FlashOrleans.Models.Text;
 using Microsoft.Extensions.Logging;
 using Orleans.Placement;
 using Orleans.Runtime;
-using Orleans.Storage;
+using Orleans.Serialization;
 
 namespace FlashOrleans.Grains;
 
 /// <summary>
-/// A conversation as a grain. This file: identity, turns and their readers; <c>SessionGrain.Steps.cs</c>: the step loop, recovery and the watchdog.
+/// A conversation as a grain. This file: identity, turns and their readers; <c>SessionGrain.Steps.cs</c>: the step loop, recovery and the watchdog; <c>SessionGrain.Store.cs</c>: what is kept.
 /// Everything runs in turns of this grain, which compute nothing: tokenizing and opening packages happen on the host's loader thread, steps
-/// in the layers. State is written when the grain activates (its epoch, so that what an earlier activation left under way is
-/// old) and at the start and end of a turn. No method waits for a step: <see cref="Deliver"/> drives the loop.
+/// in the layers, writing on the store's. An activation takes the session over from an earlier one (its epoch and owner, so that what that left under way is
+/// old). No method waits for a step: <see cref="Deliver"/> drives the loop.
 /// </summary>
 [GrainType("session"), PreferLocalPlacement]
 internal sealed partial class SessionGrain : Grain, ISessionGrain
 {
     private static readonly TimeSpan s_readPatience = TimeSpan.FromSeconds(2);
     private readonly LayerHost _host;
-    private readonly IPersistentState<SessionState> _state;
+    private readonly SessionStore _store;
+    private readonly Serializer<TurnRecord> _records;
     private readonly ILogger<SessionGrain> _logger;
     private readonly GrainOptions _options;
     private readonly TimeProvider _time;
@@ -33,71 +34,69 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     private ILayerGrain[] _layers = [];
     private Turn? _turn;
     private Task? _restoring;
-    private Task _writes = Task.CompletedTask;
     private Guid _starting, _cancelledStart;
 
-    public SessionGrain(LayerHost host, [PersistentState("session", GrainsHosting.SessionStorage)] IPersistentState<SessionState> state, ILogger<SessionGrain> logger)
+    public SessionGrain(LayerHost host, SessionStore store, Serializer<TurnRecord> records, ILogger<SessionGrain> logger)
     {
         _host = host;
-        _state = state;
+        _store = store;
+        _records = records;
         _logger = logger;
         _options = host.Grains;
         _time = host.Time;
         _sendFailed = SendFailed;
     }
 
-    private SessionState State => _state.State;
-
     public override async Task OnActivateAsync(CancellationToken cancellationToken)
     {
         _id = this.GetPrimaryKey();
         _scheduler = TaskScheduler.Current;
-        State.Epoch = NextEpoch(State.Epoch);
-        await _state.WriteStateAsync(cancellationToken);
-        _timeline = new SessionTimeline(_id, State.Epoch, start: State.Start != 0 ? State.Start : TokenChain.Start);
-        _timeline.Append([.. State.Tokens]);
+        (int epoch, int[] tokens) = await TakeAsync();
+        _timeline = new SessionTimeline(_id, epoch, start: _state.Start);
+        _timeline.Append(tokens);
     }
 
     public override async Task OnDeactivateAsync(DeactivationReason reason, CancellationToken cancellationToken)
     {
         StopClock();
-        // A turn that is over was written when it ended. Storage in memory leaves with the last silo, and a turn that went further than its record runs again.
-        if (_turn is { Over: false } && (reason.ReasonCode != DeactivationReasonCode.ShuttingDown || _host.ManySilos)) Save();
-        await _writes;
+        await StoreRestAsync();
     }
 
     public async Task<TurnAccepted> StartTurn(TurnRequest request)
     {
         long started = _time.GetTimestamp();
+        CheckOwner();
         TurnInput.Check(request);
         if (await FindAsync(request.TurnId) is { } known) return Accepted(known, attached: true);
         if (_turn is { Over: false }) throw new SessionBusyException(_id, _turn.Id);
         _starting = request.TurnId;
         try
         {
+            await _saving;
             ModelInfo model = await GrainFactory.GetGrain<IModelGrain>(request.Model).Info();
-            bool switched = State.Package.Length > 0 && State.Package != model.Package;
+            bool switched = _state.Package.Length > 0 && _state.Package != model.Package;
             if (switched && _timeline.Length > 0 && request.Input == InputMode.Append)
                 throw new TurnRejectedException($"session {_id} holds tokens of another package than {model.Name}; open a new session or replace the history");
             (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
             await FindDraftModelAsync(model);
-
-            // Before the new record is written: the lengths that tokens were computed for are still in the old one.
             if (!switched) Bind(model);
             Enter(request);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
-            var record = new TurnRecord { Request = request, Seed = seed, PromptTokens = history.Length, CachedTokens = cached };
-            await WriteAsync(model.Package, history, _timeline.Lengths[..Math.Min(common, _timeline.Lengths.Length)].ToArray(), record);
+            var record = new TurnRecord { Request = request with { Text = null, Messages = null, Tokens = null }, Seed = seed, PromptTokens = history.Length, CachedTokens = cached, Start = _timeline.Chain[0] };
+            bool kept = request.Keep || _state.Stored;
 
             if (switched) CloseInLayers();
+            (_state.Package, _state.Turn) = (model.Package, null);
+            if (switched) _state.Lengths = [];
             Bind(model);
             _timeline.Truncate(common);
             _timeline.Append(history.AsSpan(common));
             _kept = Math.Min(_kept, common);
-            Begin(new Turn(record, Stops(record), text, _time, started));
+            if (kept) await StoreBeginAsync(model.Package, record, common);
+            Begin(new Turn(record, kept, Stops(record), text, _time, started));
             if (_cancelledStart == request.TurnId) Finish(FinishReason.Cancelled);
             return Accepted(_turn!, attached: false);
         }
@@ -122,14 +121,14 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             int next = fromIndex;
             while (true)
             {
-                while (next < turn.Chunks.Count)
+                while (next < turn.Shown)
                 {
                     TokenChunk chunk = turn.Chunks[next++];
                     turn.Taken(next);
                     Advance();
                     yield return chunk;
                 }
-                if (turn.Over) yield break;
+                if (turn.Ended) yield break;
                 // A grain with a waiting reader cannot leave memory, so a silent stream ends now and then and the client asks again.
                 stays = !await turn.ChangedAsync(s_readPatience, cancellationToken);
                 if (stays) yield break;
@@ -158,18 +157,32 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
 
     public async Task Close()
     {
+        CheckOwner();
+        await CloseAsync(inLayers: true);
+    }
+
+    private async Task CloseAsync(bool inLayers)
+    {
         if (_turn is { Over: false }) Finish(FinishReason.Cancelled);
-        if (_model is null && State.Package.Length > 0) await BindStoredAsync();
-        CloseInLayers();
-        await _writes;
-        int epoch = NextEpoch(_timeline.Epoch);
-        await _state.ClearStateAsync();
-        State.Epoch = epoch;
-        _timeline = new SessionTimeline(_id, epoch);
+        if (inLayers && _model is null && _state.Package.Length > 0) await BindStoredAsync();
+        if (inLayers) CloseInLayers();
+        await StoreCloseAsync();
+        _timeline = new SessionTimeline(_id, NextEpoch(_timeline.Epoch));
         _turn = null;
         _model = null;
         _drafter = null;
         _layers = [];
+    }
+
+    public async Task<bool> Expire(long unusedSince)
+    {
+        CheckOwner();
+        if (_turn is { Over: false } || _state.Used >= unusedSince) return false;
+        // Layers that are not there hold nothing, and are not brought back for this.
+        bool there = _host.ManySilos || _host.LayerKeys.Any(key => key.StartsWith(_state.Package, StringComparison.Ordinal));
+        await CloseAsync(there);
+        DeactivateOnIdle();
+        return true;
     }
 
     public Task<int[]> Tokens() => Task.FromResult(_timeline.Tokens.ToArray());
@@ -207,7 +220,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     /// <summary>The turn with this id: in memory, or brought back from the record that an earlier activation wrote.</summary>
     private async Task<Turn?> FindAsync(Guid turnId)
     {
-        if (_turn is null && State.Turn is { } record && record.Request.TurnId == turnId)
+        CheckOwner();
+        if (_turn is null && _state.Turn is { } record && record.Request.TurnId == turnId)
         {
             try
             {
@@ -225,16 +239,20 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     {
         long started = _time.GetTimestamp();
         ModelInfo model = await GrainFactory.GetGrain<IModelGrain>(record.Request.Model).Info();
-        if (model.Package != State.Package)
+        if (model.Package != _state.Package)
             throw new TurnRejectedException($"turn {record.Request.TurnId} was made with another package than model {model.Name} is now; send a new turn");
         TextCodec? text = model.HasTokenizer ? await _host.Catalog.TextAsync(model.Package) : null;
         await FindDraftModelAsync(model);
         Bind(model);
-        var turn = new Turn(record with { Finish = FinishReason.None, Error = null }, Stops(record), text, _time, started);
+        var turn = new Turn(record with { Finish = FinishReason.None, Error = null }, kept: true, Stops(record), text, _time, started);
         for (int i = record.PromptTokens; i < _timeline.Length; i++)
             turn.Add(_timeline.Tokens[i], outcome: null, contextFull: i + 1 > model.MaxPositions);
         if (record.Finish != FinishReason.None && !turn.Over) turn.End(record.Finish, record.Error);
+        if (record.Finish != FinishReason.None) turn.ShowAll();
+        else turn.Show(turn.Over ? turn.Chunks.Count - 1 : turn.Chunks.Count);
         Begin(turn);
+        // Its last token was written, and that it was the last was not.
+        if (turn.Over && record.Finish == FinishReason.None) StoreEnd();
     }
 
     /// <summary>Text to tokens on the loader thread.</summary>
@@ -278,7 +296,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         _model = model;
         _timeline.Rotate(
             model.RopeLimit == 0 ? null : new RopeConfig { Scaling = model.RopePerLength ? RopeScaling.Dynamic : RopeScaling.LongRope, OriginalPositions = model.RopeLimit },
-            State.Package == model.Package ? State.Lengths : []);
+            _state.Package == model.Package ? _state.Lengths : []);
         _layers = [.. Enumerable.Range(0, model.Layers).Select(k => GrainFactory.GetGrain<ILayerGrain>(new LayerKey(model.Package, k).ToString()))];
     }
 
@@ -286,8 +304,8 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     {
         try
         {
-            ModelInfo model = await GrainFactory.GetGrain<IModelGrain>(State.Turn!.Request.Model).Info();
-            if (model.Package == State.Package) Bind(model);
+            ModelInfo model = await GrainFactory.GetGrain<IModelGrain>(_state.Turn!.Request.Model).Info();
+            if (model.Package == _state.Package) Bind(model);
         }
         catch (ModelNotFoundException)
         {
@@ -301,67 +319,4 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         foreach (ILayerGrain layer in _layers) Ignore(chain is null ? layer.ReleaseSession(_id) : layer.CloseSession(_id, chain));
         CloseDrafts();
     }
-
-    private async Task WriteAsync(string package, int[] tokens, int[] lengths, TurnRecord record)
-    {
-        await _writes;
-        await StoreAsync(package, tokens, lengths, record);
-    }
-
-    /// <summary>Writes how the turn stands, after the writes before it; a turn never waits for that.</summary>
-    private void Save()
-    {
-        _writes = SaveAfter(_writes, _turn!.Package, _timeline.Tokens.ToArray(), _timeline.Lengths.ToArray(), _turn.Record);
-
-        async Task SaveAfter(Task before, string package, int[] tokens, int[] lengths, TurnRecord record)
-        {
-            await before;
-            try
-            {
-                await StoreAsync(package, tokens, lengths, record);
-            }
-            catch (Exception e)
-            {
-                _logger.LogError(e, "session {Session}: the end of a turn could not be written", _id);
-            }
-        }
-    }
-
-    /// <summary>One write. Storage that changed behind our back is read again: where it lost the record (storage in memory leaves with its silo) or kept an older one,
-    /// ours is the newest and is written; where another activation of this session wrote after us, this one has to go.</summary>
-    private async Task StoreAsync(string package, int[] tokens, int[] lengths, TurnRecord record)
-    {
-        int epoch = _timeline.Epoch;
-        Fill();
-        try
-        {
-            await _state.WriteStateAsync();
-            return;
-        }
-        catch (InconsistentStateException e)
-        {
-            _logger.LogWarning(e, "session {Session}: its record changed in storage and is read again", _id);
-        }
-        await _state.ReadStateAsync();
-        if (_state.RecordExists && State.Epoch > epoch)
-        {
-            DeactivateOnIdle();
-            throw new TurnRejectedException($"session {_id} was continued elsewhere meanwhile; send the turn again");
-        }
-        Fill();
-        await _state.WriteStateAsync();
-
-        void Fill()
-        {
-            State.Epoch = epoch;
-            State.Start = _timeline.Chain[0];
-            State.Package = package;
-            State.Tokens = tokens;
-            State.Lengths = lengths;
-            State.Turn = record;
-        }
-    }
-
-    /// <summary>Newer than the last one known, and than any that a lost record may have held: at least the seconds since 2025.</summary>
-    private int NextEpoch(int last) => Math.Max(last + 1, (int)(_time.GetUtcNow() - new DateTimeOffset(2025, 1, 1, 0, 0, 0, TimeSpan.Zero)).TotalSeconds);
 }

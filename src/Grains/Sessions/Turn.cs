@@ -4,8 +4,8 @@ using FlashOrleans.Models.Text;
 namespace FlashOrleans.Grains;
 
 /// <summary>
-/// One turn in memory: its chunks, numbered from 0, and who reads them. Owned by the session grain's scheduler. Chunks stay until the next turn, so that a
-/// reader can come back at any index. The text of a chunk follows from the generated tokens up to it, so a turn rebuilt from a record shows the same.
+/// One turn in memory: its chunks, numbered from 0, and who reads them. Owned by the session grain's scheduler. Of a turn that is kept readers see what is written (<see cref="Show"/>), of
+/// another one everything at once. Chunks stay until the next turn, so that a reader can come back at any index. The text of a chunk follows from the generated tokens up to it, so a turn rebuilt from a record shows the same.
 /// </summary>
 internal sealed class Turn
 {
@@ -20,10 +20,12 @@ internal sealed class Turn
     private TimeSpan _first;
     private long _activity;
     private int _taken;
+    private bool _gone;
 
-    public Turn(TurnRecord record, IEnumerable<int> stops, TextCodec? text, TimeProvider time, long started)
+    public Turn(TurnRecord record, bool kept, IEnumerable<int> stops, TextCodec? text, TimeProvider time, long started)
     {
         Record = record;
+        Kept = kept;
         _stops = [.. stops];
         _decoder = text is null ? null : new StreamingDecoder(text);
         if (text is not null && record.Request.StopStrings is { Length: > 0 } strings) _stopStrings = new StopStrings(strings);
@@ -44,6 +46,14 @@ internal sealed class Turn
     public Guid Id => Request.TurnId;
     public IReadOnlyList<TokenChunk> Chunks => _chunks;
     public bool Over => Record.Finish != FinishReason.None;
+    /// <summary>Its tokens are stored before they are shown.</summary>
+    public bool Kept { get; }
+    /// <summary>Chunks that readers may see.</summary>
+    public int Shown { get; private set; }
+    /// <summary>Nothing more will be shown here: over, or gone elsewhere.</summary>
+    public bool Ended => _gone || (Over && Shown == _chunks.Count);
+    /// <summary>It ended with <see cref="Fail"/>.</summary>
+    public bool Failed { get; private set; }
     public int Generated { get; private set; }
     /// <summary>Guesses that were verified, and those that became tokens.</summary>
     public int Drafted { get; set; }
@@ -73,6 +83,32 @@ internal sealed class Turn
 
     /// <summary>How much of the input was computed already.</summary>
     public void Cached(int tokens) => Record = Record with { CachedTokens = Math.Min(tokens, Record.PromptTokens - 1) };
+    /// <summary>The turn is over because chunks could not be stored: who reads never sees them.</summary>
+    public void Fail(string error)
+    {
+        Failed = true;
+        _chunks.RemoveRange(Shown, _chunks.Count - Shown);
+        Generated = _chunks.Count;
+        _taken = Math.Min(_taken, _chunks.Count);
+        Push(-1, "", null, FinishReason.Failed, error);
+    }
+
+    /// <summary>Readers may see so many chunks.</summary>
+    public void Show(int count)
+    {
+        if (count <= Shown) return;
+        Shown = Math.Min(count, _chunks.Count);
+        Changed();
+    }
+
+    public void ShowAll() => Show(_chunks.Count);
+
+    /// <summary>It goes on elsewhere: readers are sent away.</summary>
+    public void Lose()
+    {
+        _gone = true;
+        Changed();
+    }
 
     /// <summary>Likelihoods of a scored chunk whose last position is before <paramref name="end"/>.</summary>
     public void Score(int end, float[] nll)
@@ -133,7 +169,8 @@ internal sealed class Turn
         bool last = finish != FinishReason.None;
         if (last)
         {
-            text += _stopStrings is null ? _decoder?.Flush() : _stopStrings.End(_decoder!.Flush());
+            // Text that was held back may be that of tokens which are gone.
+            if (!Failed) text += _stopStrings is null ? _decoder?.Flush() : _stopStrings.End(_decoder!.Flush());
             if (finish == FinishReason.Length && _stopStrings?.Found is not null) finish = FinishReason.Stop;
             Record = Record with { Finish = finish, Error = error };
         }
@@ -161,6 +198,11 @@ internal sealed class Turn
                 AcceptedTokens = Accepted,
             },
         });
+        if (!Kept) ShowAll();
+    }
+
+    private void Changed()
+    {
         TaskCompletionSource changed = _changed;
         _changed = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         changed.SetResult();

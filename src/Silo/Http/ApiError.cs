@@ -32,7 +32,8 @@ internal sealed record ApiError(int Status, string Message, string Type = ApiErr
         BadHttpRequestException { StatusCode: StatusCodes.Status413PayloadTooLarge } => new(StatusCodes.Status413PayloadTooLarge, "the body is too large", Invalid, Code: "request_too_large"),
         BadHttpRequestException { StatusCode: StatusCodes.Status408RequestTimeout } => TooSlow,
         BadHttpRequestException e => new(e.StatusCode, Flat(e.Message)),
-        FlashConnectionException or LayerUnavailableException or OrleansMessageRejectionException or TimeoutException =>
+        SessionStoreException => new(StatusCodes.Status503ServiceUnavailable, Flat(error.Message), Server, Code: "store_failed") { RetryAfter = 5 },
+        Orleans.Storage.InconsistentStateException or FlashConnectionException or LayerUnavailableException or OrleansMessageRejectionException or TimeoutException =>
             new(StatusCodes.Status503ServiceUnavailable, Flat(error.Message), Server, Code: "unavailable") { RetryAfter = 5 },
         _ => null,
     };

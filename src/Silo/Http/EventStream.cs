@@ -48,10 +48,21 @@ internal sealed class EventStream(HttpResponse response, TimeProvider time, Time
         }
     }
 
+    /// <summary>The next event gets this id; SSE's own way of saying how far a client has come.</summary>
+    public int? NextId { get; set; }
+
     /// <summary>One event; it leaves with the next <see cref="FlushAsync"/>.</summary>
     public void Write<T>(T value, JsonTypeInfo<T> type)
     {
         Begin();
+        if (NextId is { } id)
+        {
+            response.BodyWriter.Write("id: "u8);
+            System.Buffers.Text.Utf8Formatter.TryFormat(id, response.BodyWriter.GetSpan(16), out int written);
+            response.BodyWriter.Advance(written);
+            response.BodyWriter.Write("\n"u8);
+            NextId = null;
+        }
         response.BodyWriter.Write("data: "u8);
         if (_json is null) _json = new Utf8JsonWriter(response.BodyWriter, s_json);
         else _json.Reset(response.BodyWriter);
@@ -68,6 +79,8 @@ internal sealed class EventStream(HttpResponse response, TimeProvider time, Time
 
     public async ValueTask FlushAsync()
     {
+        // A chunk may have nothing to tell, and flushing nothing would send a head without a type.
+        if (!Begun) return;
         await response.BodyWriter.FlushAsync(response.HttpContext.RequestAborted);
         _written = time.GetTimestamp();
     }

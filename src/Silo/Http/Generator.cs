@@ -132,11 +132,13 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
         if (session is null)
         {
             session = own = client.OpenSession(_spare.TryTake(out Guid spare) ? spare : null);
+            turn = turn with { Keep = false };
         }
         try
         {
             long last = arrived;
-            await foreach (TokenChunk chunk in session.SendAsync(turn, cancellationToken))
+            // The last chunk that the client has comes again, unsaid: it may be the last of all.
+            await foreach (TokenChunk chunk in session.ResumeAsync(turn, Math.Max(0, plan.From - 1), cancellationToken))
             {
                 if (chunk.TokenId >= 0)
                 {
@@ -172,7 +174,7 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
         catch (OperationCanceledException)
         {
             // It may have started all the same.
-            await QuietlyAsync(session.CancelAsync(turn.TurnId));
+            if (turn.CancelOnDisconnect) await QuietlyAsync(session.CancelAsync(turn.TurnId));
             throw;
         }
     }

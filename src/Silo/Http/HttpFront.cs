@@ -33,6 +33,8 @@ internal sealed class HttpFront : IAsyncDisposable
     private readonly PackageStore _store;
     private readonly HttpInstruments _instruments;
     private readonly Generator _generator;
+    private readonly FlashClient _client;
+    private readonly SessionStore _sessions;
     private readonly ILogger _logger;
     private readonly WebApplication _app;
     private readonly byte[]? _key;
@@ -43,6 +45,8 @@ internal sealed class HttpFront : IAsyncDisposable
         _key = options.ApiKey is { Length: > 0 } key ? Hash(key) : null;
         _store = PackageStore.InFolder(silo.ModelsDirectory);
         var host = services.GetRequiredService<LayerHost>();
+        _client = client;
+        _sessions = services.GetRequiredService<SessionStore>();
         Admission = new Admission(options.MaxRunning ?? silo.Engine.Budget?.Sessions ?? 64, options.MaxWaiting, options.MaxWait, options.Time);
         _instruments = new HttpInstruments(host, Admission, services.GetRequiredService<ILocalSiloDetails>().SiloAddress.Endpoint.ToString());
 
@@ -115,6 +119,7 @@ internal sealed class HttpFront : IAsyncDisposable
             var job = new Job(await RequestReader.TextAsync(context, _options, Admission.Limit));
             await AnswerAsync(context, job, new TextReplies(job, _options.Time.GetUtcNow()));
         });
+        SessionRoutes.Map(_app, _client, _sessions);
         _app.MapGet("/v1/models", (HttpContext context) =>
             WireJson.WriteAsync(context.Response, new ModelList("list", [.. _store.List().Where(static p => p.Manifest is not null).Select(Model)]), WireJson.Shared.ModelList));
         _app.MapGet("/v1/models/{id}", (HttpContext context) =>
@@ -138,6 +143,7 @@ internal sealed class HttpFront : IAsyncDisposable
     private async Task AnswerAsync(HttpContext context, Job job, Reply reply)
     {
         if (job.Plan is { Session: { } session, AnySession: false }) context.Response.Headers[RequestReader.SessionHeader] = session.ToString();
+        if (job.Plan.TurnId is { } turn) context.Response.Headers[RequestReader.TurnHeader] = turn.ToString();
         if (!job.Plan.Stream)
         {
             await foreach (Piece piece in _generator.RunAsync(job, context.RequestAborted)) reply.Keep(piece);

@@ -37,10 +37,16 @@ internal sealed record Plan
 
     /// <summary>Whose it is: what it begins with may have been computed for others of the same scope.</summary>
     public required string Scope { get; init; }
+    /// <summary>Made by the client: the same one again attaches to its turn, which outlives the connection.</summary>
+    public Guid? TurnId { get; init; }
+    /// <summary>Chunks before this one the client has.</summary>
+    public int From { get; init; }
 
     /// <summary>The turn of one of the choices.</summary>
     public TurnRequest Turn(ModelInfo model, int choice) => new()
     {
+        TurnId = TurnId ?? Guid.NewGuid(),
+        CancelOnDisconnect = TurnId is null,
         Model = Model,
         Messages = Messages,
         Text = Text,

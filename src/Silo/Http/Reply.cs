@@ -17,7 +17,7 @@ internal abstract class Reply
     {
         _job = job;
         _answers = [.. Enumerable.Range(0, job.Plan.Choices).Select(static i => new Answer(i))];
-        Id = prefix + Guid.NewGuid().ToString("N");
+        Id = prefix + (job.Plan.TurnId ?? Guid.NewGuid()).ToString("N");
         Created = now.ToUnixTimeSeconds();
     }
 
@@ -44,11 +44,20 @@ internal abstract class Reply
     public void Write(EventStream events, Piece piece)
     {
         Answer answer = _answers[piece.Choice];
-        if (!answer.Begun) WriteBegin(events, answer);
+        bool had = piece.Chunk.Index < _job.Plan.From;
+        if (!answer.Begun && !had && piece.Chunk.Index == 0) WriteBegin(events, answer);
         answer.Begun = true;
         (string text, IReadOnlyList<TokenLog> logs) = Step(answer, piece.Chunk);
-        if (text.Length > 0 || logs.Count > 0) WriteText(events, answer, text, logs);
-        if (answer.Finish is not null) WriteFinish(events, answer);
+        // Whoever has the text of a chunk never gets it again; that it was the last is said as often as it is asked.
+        int? id = _job.Plan.TurnId is null ? null : piece.Chunk.Index;
+        if (!had && (text.Length > 0 || logs.Count > 0))
+        {
+            events.NextId = id;
+            WriteText(events, answer, text, logs);
+        }
+        if (answer.Finish is null) return;
+        events.NextId = id;
+        WriteFinish(events, answer);
     }
 
     /// <summary>After the last piece.</summary>

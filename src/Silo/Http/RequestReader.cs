@@ -16,7 +16,7 @@ namespace FlashOrleans.Silo.Http;
 internal static class RequestReader
 {
     public const int MaxChoices = 8, MaxStops = 4, MaxTopLogs = 20;
-    public const string SessionHeader = "x-session-id";
+    public const string SessionHeader = "x-session-id", TurnHeader = "x-turn-id", LastEventHeader = "Last-Event-ID";
 
     // Fields whose presence asks for something else than text, or for text that is made in another way.
     private static readonly string[] s_refused =
@@ -137,7 +137,26 @@ internal static class RequestReader
             AnySession = any,
             // Who names nobody is alone with that request, where others may ask too.
             Scope = user is not null ? $"user:{user}" : options.OneUser ? "local" : session is { } id ? $"session:{id}" : $"request:{Guid.NewGuid()}",
+            TurnId = Turn(context.Request, session is not null && !any, choices),
+            From = From(context.Request),
         };
+    }
+
+    private static Guid? Turn(HttpRequest http, bool ownSession, int choices)
+    {
+        string? id = http.Headers[TurnHeader];
+        if (string.IsNullOrEmpty(id)) return null;
+        if (!Guid.TryParse(id, out Guid turn) || turn == Guid.Empty) throw Wrong(TurnHeader, $"{TurnHeader} must be a UUID that the client makes for each answer");
+        if (!ownSession) throw Wrong(TurnHeader, $"{TurnHeader} needs {SessionHeader}: the session that the answer is kept in");
+        return choices == 1 ? turn : throw Wrong("n", $"with {TurnHeader} n must be 1");
+    }
+
+    /// <summary>Only what this server itself sent as an event's id, and only where that means something.</summary>
+    private static int From(HttpRequest http)
+    {
+        string? last = http.Headers[LastEventHeader];
+        if (string.IsNullOrEmpty(last) || string.IsNullOrEmpty(http.Headers[TurnHeader])) return 0;
+        return int.TryParse(last, NumberStyles.None, CultureInfo.InvariantCulture, out int index) && index < int.MaxValue ? index + 1 : throw Wrong(LastEventHeader, $"{LastEventHeader} must be the id of an event of this answer");
     }
 
     private static (Guid? Session, bool Any) Session(HttpRequest http, CompletionRequest request)

@@ -105,6 +105,15 @@ internal sealed record ModelOut(string Id, string Object, long Created, string O
 
 internal sealed record ModelList(string Object, ModelOut[] Data);
 
+/// <summary>The last turn is over or, in a stored session, goes on when a request with its <c>x-turn-id</c> asks for it.</summary>
+internal sealed record SessionTurnOut(Guid Id, bool Over);
+
+internal sealed record SessionOut(Guid Id, string Object, string Model, int Tokens, long CreatedAt, long LastUsedAt, SessionTurnOut LastTurn);
+
+internal sealed record SessionList(string Object, SessionOut[] Data, bool HasMore);
+
+internal sealed record SessionDeleted(Guid Id, string Object, bool Deleted);
+
 internal sealed record ErrorBody(string Message, string Type, string? Param, string? Code);
 
 internal sealed record ErrorReply(ErrorBody Error);
@@ -115,6 +124,7 @@ internal sealed record HealthReply(string Status, string[] Reasons);
 [JsonSerializable(typeof(ChatRequest)), JsonSerializable(typeof(TextRequest))]
 [JsonSerializable(typeof(ChatChunk)), JsonSerializable(typeof(ChatUsageChunk)), JsonSerializable(typeof(ChatReply))]
 [JsonSerializable(typeof(TextChunk)), JsonSerializable(typeof(TextUsageChunk))]
+[JsonSerializable(typeof(SessionOut)), JsonSerializable(typeof(SessionList)), JsonSerializable(typeof(SessionDeleted))]
 [JsonSerializable(typeof(ModelOut)), JsonSerializable(typeof(ModelList)), JsonSerializable(typeof(ErrorReply)), JsonSerializable(typeof(HealthReply))]
 internal sealed partial class WireJson : JsonSerializerContext
 {
