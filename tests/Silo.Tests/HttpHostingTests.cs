@@ -108,7 +108,7 @@ public sealed class HttpHostingTests(EmberlingFolder models)
         time.Advance(every - TimeSpan.FromSeconds(1));
         Assert.False(events.Begun);
         time.Advance(TimeSpan.FromSeconds(1));
-        Assert.Equal(": ping", Sent());
+        Assert.Equal(": ping\n\n", Sent());
         time.Advance(every);
         Assert.Equal(": ping\n\n: ping\n\n", Sent());
         first.SetResult(true);
@@ -124,7 +124,7 @@ public sealed class HttpHostingTests(EmberlingFolder models)
         time.Advance(TimeSpan.FromSeconds(9));
         Assert.Equal(before, Sent());
         time.Advance(TimeSpan.FromSeconds(1));
-        Assert.Equal(before + ": ping", Sent());
+        Assert.Equal(before + ": ping\n\n", Sent());
         second.SetResult(false);
         Assert.False(await waiting);
     }
@@ -149,7 +149,7 @@ public sealed class HttpHostingTests(EmberlingFolder models)
         using HttpResponseMessage response = await asked;
         running.Dispose();
         string body = await response.Content.ReadAsStringAsync();
-        Assert.StartsWith(": ping", body, StringComparison.Ordinal);
+        Assert.StartsWith(": ping: queued behind 0\n\n", body, StringComparison.Ordinal);
         Assert.EndsWith("data: [DONE]\n\n", body, StringComparison.Ordinal);
     }
 
