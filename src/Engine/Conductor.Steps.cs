@@ -98,9 +98,11 @@ public sealed partial class Conductor
         return NewStep();
     }
 
-    /// <summary>The last layer of a model is gone: no step will be of its shape again.</summary>
+    /// <summary>A layer is gone; with the last one of a model no step will be of its shape again. No lambda: who asks does so after every step.</summary>
     private void DropSteps(Layer layer)
     {
+        foreach (var other in _layers)
+            if (ReferenceEquals(other.Config, layer.Config)) return;
         for (int i = _idleSteps.Count - 1; i >= 0; i--)
         {
             if (!_idleSteps[i].Suits(layer)) continue;

@@ -365,7 +365,7 @@ public sealed partial class Conductor : IDisposable
         layer.Free();
         _shared.Detach(layer);
         _budget?.Leave(layer.Package);
-        if (_layers.TrueForAll(other => !ReferenceEquals(other.Config, layer.Config))) DropSteps(layer);
+        DropSteps(layer);
         layer.Closed.TrySetResult();
     }
 }
