@@ -14,7 +14,7 @@ public sealed class RunTests(FlashHome home)
         Assert.Equal(0, outcome.Code);
         Assert.True(outcome.Out.Trim().Length > 40, outcome.Out);
         string figures = outcome.Error.TrimEnd('\n').Split('\n')[^1];
-        Assert.Matches(new Regex(@"^24 tokens \(limit\) · [\d.]+ tok/s · first token .+ · flash .+B/token( \(buffered\))? · window hits [\d.]+ % · DRAM [\d.]+ [kMG]?B$"), figures);
+        Assert.Matches(new Regex(@"^24 tokens \(limit\) · [\d.]+ tok/s · first token .+ · flash .+B/token( \(buffered\))? · window hits [\d.]+ %( · drafts right \d+ of \d+)? · DRAM [\d.]+ [kMG]?B$"), figures);
     }
 
     [Fact]
