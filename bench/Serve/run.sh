@@ -2,7 +2,7 @@
 # Many clients at once, over HTTP: the same requests for `flash serve` and for llama.cpp's server, each in a memory control group of its own, rows appended to a CSV file.
 #   bench/Serve/run.sh OUT.csv MODEL SHARE SESSIONS... [-- FLAGS of flash serve]
 # MODEL: a package in FLASH_HOME; GGUF: the same model for llama.cpp's server (LLAMA_SERVER; without both only flash runs). SHARE: of the model's bytes, 100 means no limit. SESSIONS: a number each, 0 is left out.
-# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made alone first and compared. VOCABULARY: ids below this (2000). FLASH: a published flash.
+# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made again alone and compared. VOCABULARY: ids below this (2000). FLASH: a published flash.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,6p' "$0" | cut -c3-; exit 2; }
 csv=$(realpath -m "$1") model=$2 share=$3; shift 3
@@ -14,7 +14,7 @@ prompt=${PROMPT:-64} generate=${GENERATE:-64} long=${LONG:-0} vocabulary=${VOCAB
 flash=${FLASH:-$root/artifacts/bin/Cli/release/flash}
 [ -x "$flash" ] || { echo "build first: dotnet build -c Release src/Cli" >&2; exit 1; }
 dotnet build -c Release "$root/bench/Serve" --nologo -v q >&2
-load=$root/artifacts/bin/Serve.Bench/release/Serve.Bench
+load=$root/artifacts/bin/Serve.Bench/release/FlashOrleans.Serve.Bench
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
 machine="$(nproc) x $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
 work=$(mktemp -d)
@@ -60,7 +60,7 @@ over() { stop; rmdir "/sys/fs/cgroup/memory/flash-serve-$$" 2>/dev/null || true;
 for sessions in "${counts[@]}"; do
     context=$((prompt + generate + 8))
     [ "$long" = 0 ] || context=$((long + 8 > context ? long + 8 : context))
-    budget=()
+    budget=(--window 100%)
     [ "$limit" = 0 ] || budget=(--budget "$limit" --sessions $((sessions + (long > 0))) --context "$context")
     launch "$flash" serve --port 18480 "${budget[@]}" "$@"
     if ready http://127.0.0.1:18480/health/live; then row flash "$sessions" 18480 "flash serve ${budget[*]} $*"; else echo "flash, $sessions sessions: not started" >&2; fi

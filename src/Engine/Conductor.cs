@@ -65,7 +65,7 @@ public sealed partial class Conductor : IDisposable
         _pool = new ComputePool(options.Threads);
         _reader = reader ?? (_ownReader = new FlashReader(options.IoThreads, ledger: Ledger));
         if (!options.Bundled) _reader = new UnbundledReader(_reader);
-        _shared = new SharedWeights(Ledger);
+        _shared = new SharedWeights(Ledger, _reader);
         _head = new HeadScratch(Ledger);
         _onCompleted = (store, request) =>
         {

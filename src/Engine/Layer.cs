@@ -84,13 +84,17 @@ public sealed class Layer
     public PrefetchPolicy Policy { get; } = new();
 
     /// <summary>True: every step needs every unit, a cyclic scan.</summary>
-    internal bool Scans => !Sparse && Experts == null;
+    internal bool Scans => Sweep.Scans(Config, Index, Mode);
 
-    /// <summary>Units that a scan has under way or waiting to be summed, at most: the device's depth in long reads, a quarter of the window if that is less.</summary>
-    internal int ScanUnits { get; private set; }
+    /// <summary>A scan that does not keep all of its units: the others take turns in the slots of <see cref="Sweep"/>.</summary>
+    internal bool Sweeps => Scans && Kept < Units;
+
+    /// <summary>Units of the slice, and how many of them may be in memory for good.</summary>
+    private int Units => BudgetNeeds.Slots(Package.Manifest, Index, Package.DeviceAlignment, Mode).Units;
+    private int Kept => !Options.Reuse ? 0 : Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * Units);
+
     /// <summary>A scan's units are joined into long ones, as long as a layer has at least so many.</summary>
     internal const int ScanLeast = 128;
-    internal const int ScanBytes = 8 << 20;
 
     internal ModelConfig Config { get; }
     internal ExpertConfig? Experts { get; }
@@ -109,6 +113,8 @@ public sealed class Layer
     internal RopeTable? Rope { get; private set; }
     internal KvCache? Kv { get; private set; }
     internal UnitStore? Bundles { get; private set; }
+    /// <summary>Where the units that a scan does not keep pass through; null where it keeps all.</summary>
+    internal Sweep? Sweep { get; private set; }
     internal UnitStore? Embeddings { get; private set; }
     internal BundleLayout Bundle { get; private set; } = null!;
     internal RowOffsets Offsets { get; private set; }
@@ -130,6 +136,8 @@ public sealed class Layer
     {
         bool able = (IsReady && canStart) || LoadError != null;
         Pending.Idle = Running == null;
+        // Another layer may have given back the slot that this one waits for.
+        if (Sweep != null && Running is { Runnable: false, WantsSlot: true } waits) waits.Runnable = Bundles!.HasRoom;
         Pending.Decode = Running is { } step ? step.Runnable && step.IsDecode : able && Decode.Count > 0;
         Pending.Prefill = Running is { } other ? other.Runnable && !other.IsDecode : able && Prefill.Count > 0;
         Pending.Rows = Running is { IsDecode: true } running ? running.Rows : 0;
@@ -197,17 +205,17 @@ public sealed class Layer
         ComputeNanos = Count.Compute,
         PredictNanos = Count.Predict,
         FlashWaitNanos = Count.FlashWait,
-        WindowSlots = Bundles?.Window.Slots ?? 0,
+        WindowSlots = Bundles?.Window.Own ?? 0,
         WindowUsed = Bundles?.Window.Occupied ?? 0,
         WindowBytes = WindowBytes,
         KvBytes = Kv?.Bytes ?? 0,
         ResidentBytes = Weights?.Bytes ?? 0,
     };
 
-    private long WindowBytes => Bundles is { } b ? (long)b.Window.Slots * b.Region.SlotBytes : 0;
+    private long WindowBytes => Bundles is { } b ? (long)b.Window.Own * b.Region.SlotBytes : 0;
 
     /// <summary>Loader thread: opens the slice and reads what is resident.</summary>
-    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, int gapBytes, long kvCachedBytes, KvDisk? kvDisk, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
+    internal void Load(Func<Layer, (EdgeWeights? Edge, RopeTable? Rope, Sweep? Sweep)> shared, IFlashReader reader, MemoryLedger ledger, int embeddingSlots, int gapBytes, long kvCachedBytes, KvDisk? kvDisk, Action<UnitStore, ReadRequest> completed, Stack<ReadRequest> idle)
     {
         ThreadRole.AssertNotGrainTurn("loading a layer");
         Slice = Package.OpenSlice(Index);
@@ -218,19 +226,17 @@ public sealed class Layer
             Activity = new ActivityModel(activity, Index, Neurons);
             if (!Exact) Cut = 0;
         }
-        (Edge, Rope) = shared(this);
+        (Edge, Rope, Sweep) = shared(this);
         Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0, kvCachedBytes);
         if (kvDisk != null) Kv.SaveIn(kvDisk, Package, Index);
         Bundle = Slice.Bundles ?? throw new FlashException($"{Package.Path}: layer {Index} has no bundles");
         if (Scans) Bundle = Bundle.Joined(ScanLeast, Numerics.NeuronBlock);
         Offsets = new RowOffsets(Bundle);
         var region = Slice.BundleUnits(whole: !Exact, Bundle);
-        int slots = Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
-        if (!Options.Reuse) slots = Math.Min(slots, Math.Max(2, (Scans ? 2 * ScanBytes : BudgetNeeds.LeastWindowBytes) / region.SlotBytes));
-        ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / (Options.Reuse ? 4 : 2)));
-        // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
-        if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
+        // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in slots that the layers share.
+        int slots = Scans ? Math.Min(Kept, region.Count) : Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
+        if (!Options.Reuse && !Scans) slots = Math.Min(slots, Math.Max(2, BudgetNeeds.LeastWindowBytes / region.SlotBytes));
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Sweep?.Slots) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)
@@ -248,7 +254,7 @@ public sealed class Layer
     {
         if (Options.Plan is not { } plan) return;
         if (!RopeByLength) Rope?.Ensure(Math.Min(Config.MaxPositions, plan.KvBlocks * KvCache.BlockPositions));
-        bool lastIsHere = plan.WindowSlots[Config.Layers - 1] > 0;
+        bool lastIsHere = plan.Needs.Layers.Any(l => l.Layer == Config.Layers - 1);
         if (IsFirst && !(Config.TiedHead && lastIsHere)) OpenEmbeddings();
     }
 
@@ -257,8 +263,15 @@ public sealed class Layer
     {
         LoadError = error;
         IsReady = error == null;
+        if (IsReady) Sweep?.Add(this);
         if (error == null) _loaded.TrySetResult();
         else _loaded.TrySetException(error);
+    }
+
+    /// <summary>Conductor thread: a scan that has asked for all of its units reads on into the next layer's.</summary>
+    internal void ReadAhead()
+    {
+        if (Options.Prefetch) Sweep?.ReadAhead(this);
     }
 
     /// <summary>Conductor thread: sends what the reader's full queue held back.</summary>
@@ -303,6 +316,7 @@ public sealed class Layer
     internal void Free()
     {
         IsReady = false;
+        Sweep?.Remove(this);
         Weights?.Dispose();
         Kv?.Dispose();
         Bundles?.Dispose();

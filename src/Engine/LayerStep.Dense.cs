@@ -10,7 +10,7 @@ namespace FlashOrleans.Engine;
 internal sealed unsafe partial class LayerStep
 {
     /// <summary>Fewer rows than this take their down rows each on its own: a tile made into floats is not worth it.</summary>
-    internal const int TiledRows = 4;
+    internal const int TiledRows = 6;
     /// <summary>Columns of the down rows that a thread sums at a time: the rows' sums of so many stay in the second cache while blocks pass by.</summary>
     private const int StripColumns = 256;
 

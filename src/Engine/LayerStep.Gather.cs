@@ -27,8 +27,11 @@ internal sealed unsafe partial class LayerStep
     private bool[] _neededCold = new bool[64];
     /// <summary>By slot: the index that waits for its read, or -1.</summary>
     private int[] _awaiting = [];
-    private int _acquired, _opened, _cold, _mostCold;
+    private int _acquired, _opened;
     private bool _noSlot;
+
+    /// <summary>It has stopped for want of a slot.</summary>
+    public bool WantsSlot => _noSlot;
     private readonly List<Segment> _segments = [];
     /// <summary>All segments before it are done.</summary>
     private int _firstLive;
@@ -80,9 +83,8 @@ internal sealed unsafe partial class LayerStep
         _ready.EnsureCapacity(2 * _layer.Blocks + 16);
         _folding.EnsureCapacity(_layer.Blocks);
         _itemFrom.EnsureCapacity(2 * _layer.Blocks + 17);
-        _acquired = _opened = _cold = _firstLive = _nextFold = 0;
+        _acquired = _opened = _firstLive = _nextFold = 0;
         _noSlot = false;
-        _mostCold = _layer.Scans ? _layer.ScanUnits : int.MaxValue;
     }
 
     /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed. Prefill gives way to decode between two tiles.</summary>
@@ -96,6 +98,7 @@ internal sealed unsafe partial class LayerStep
                 return false;
             }
             Acquire();
+            if (_acquired == _neededCount) _layer.ReadAhead();
             Open();
             bool ran = RunReadySegments();
             Fold();
@@ -105,7 +108,7 @@ internal sealed unsafe partial class LayerStep
         }
         Runnable = false;
         _layer.ObserveLookAhead(_rows, _neededCount, (int)(_layer.Bundles!.Cold - _coldBefore));
-        if (_layer.Scans && _layer.Options.Prefetch) _layer.Bundles.ReadOn(_mostCold);
+        _layer.ReadAhead();
         return true;
     }
 
@@ -117,7 +120,6 @@ internal sealed unsafe partial class LayerStep
         while (_acquired < _neededCount)
         {
             int unit = _needed[_acquired];
-            if (_cold >= _mostCold && bundles.Window.Find(unit) < 0) break;
             long before = bundles.Cold;
             int slot = bundles.Acquire(unit, out bool ready);
             if (slot < 0)
@@ -127,7 +129,6 @@ internal sealed unsafe partial class LayerStep
             }
             _neededSlot[_acquired] = slot;
             _neededCold[_acquired] = bundles.Cold != before;
-            if (bundles.Cold != before) _cold++;
             if (!ready) _awaiting[slot] = _acquired;
             _acquired++;
         }
@@ -207,7 +208,7 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>Sums segments whose units are all there, those that free the slots of the scan first. False when there was none.</summary>
+    /// <summary>Sums segments whose units are all there, those that give slots back first. False when there was none.</summary>
     private bool RunReadySegments()
     {
         var segments = CollectionsMarshal.AsSpan(_segments);
@@ -335,7 +336,6 @@ internal sealed unsafe partial class LayerStep
         int slot = _neededSlot[index];
         _layer.Bundles!.Release(slot);
         if (_awaiting[slot] == index) _awaiting[slot] = -1;
-        if (_neededCold[index]) _cold--;
         _neededSlot[index] = -1;
     }
 

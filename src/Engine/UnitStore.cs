@@ -27,16 +27,23 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Whether what a slot holds has been checked against the unit's checksum.</summary>
     private enum Trust : byte { Checked, Unchecked, Wrong }
 
-    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed)
+    /// <param name="region">The units.</param>
+    /// <param name="slots">That its window has.</param>
+    /// <param name="reader">Reads them.</param>
+    /// <param name="ledger">Counts the window.</param>
+    /// <param name="name">Its name there.</param>
+    /// <param name="completed">Told of every request that is done, by an I/O thread.</param>
+    /// <param name="pool">Where there is one, units below <paramref name="slots"/> stay once they are there, and the others pass through it.</param>
+    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, SlotPool? pool = null)
     {
         Region = region;
-        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name);
+        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, pool);
         _reader = reader;
         _completed = completed;
-        _requestOf = new ReadRequest?[slots];
-        _trust = new Trust[slots];
-        IsWoven = new bool[slots];
-        _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
+        _requestOf = new ReadRequest?[Window.Slots];
+        _trust = new Trust[Window.Slots];
+        IsWoven = new bool[Window.Slots];
+        if (slots > 0) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
     }
 
     public UnitRegion Region { get; }
@@ -127,16 +134,16 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return true;
     }
 
-    /// <summary>A cyclic scan goes on where the next one will miss first, with so many units at most.</summary>
-    public void ReadOn(int most)
+    /// <summary>A unit that got no slot would get one now.</summary>
+    public bool HasRoom => Outstanding < MostRequests && Window.HasRoom;
+
+    /// <summary>Reads ahead what a scan will miss, in its order, as far as there are slots; false when there are no more.</summary>
+    public bool ReadAhead()
     {
-        for (int unit = 0; unit < Region.Count && most > 0; unit++)
-        {
-            if (Window.Find(unit) >= 0) continue;
-            if (!Prefetch(unit)) break;
-            most--;
-        }
+        bool room = true;
+        for (int unit = 0; unit < Region.Count && room; unit++) room = Window.Find(unit) >= 0 || Prefetch(unit);
         Flush();
+        return room;
     }
 
     /// <summary>Sends what <see cref="Acquire"/> and <see cref="Prefetch"/> gathered, and what the reader's full queue held back before, demand first.
@@ -218,7 +225,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public void Dispose()
     {
         if (Outstanding != 0) throw new InvalidOperationException("reads are still under way");
-        _reader.Withdraw(Window.Buffer.Pointer);
+        if (Window.Own > 0) _reader.Withdraw(Window.Buffer.Pointer);
         Window.Dispose();
     }
 

@@ -8,6 +8,7 @@ public enum SlotState : byte { Free, Reading, Ready }
 /// Id↔slot maps and slot memory are allocated once; rows are never copied or moved. Eviction takes the unpinned Ready slot
 /// with the lowest <see cref="WindowScore"/>, decayed frequency mixed with recency, from a batch chosen in one pass over the slots, so that one eviction
 /// costs O(log) and not O(slots). A unit's history outlives its stay: one that comes back is not a stranger.
+/// With a <see cref="SlotPool"/> nothing is evicted: units below <see cref="Own"/> have a slot of their own, the others borrow one and give it back with their last pin.
 /// Misuse (a slot in the wrong state, a second slot for a unit) is an exception: it is a bug of the caller, and going on would serve wrong rows.
 /// </summary>
 public sealed unsafe class Window : IDisposable
@@ -17,6 +18,7 @@ public sealed unsafe class Window : IDisposable
     private const byte Prefetched = 1, Used = 2, Expected = 4;
 
     private readonly NativeBuffer _memory;
+    private readonly SlotPool? _pool;
     private readonly int _slotBytes;
     private readonly int[] _slotOf;
     private readonly int[] _unitOf;
@@ -30,19 +32,26 @@ public sealed unsafe class Window : IDisposable
     private EvictableList _evictable;
     private int _freeCount;
     private int _batchTick = -1;
+    /// <summary>Borrowed slots with a pin: their user goes on and gives them back.</summary>
+    private int _borrowedInUse;
 
     /// <param name="units">Units of the layer.</param>
-    /// <param name="slots">Slots to hold in DRAM.</param>
+    /// <param name="own">Slots to hold in DRAM; 0 only with a pool.</param>
     /// <param name="slotBytes"><see cref="UnitRegion.SlotBytes"/> of the region read into it: a multiple of the device's alignment, so every slot is aligned.</param>
     /// <param name="ledger">Counts the memory.</param>
     /// <param name="name">Its name there.</param>
-    public Window(int units, int slots, int slotBytes, MemoryLedger ledger, string name)
+    /// <param name="pool">Lends slots to the units that have none of their own.</param>
+    public Window(int units, int own, int slotBytes, MemoryLedger ledger, string name, SlotPool? pool = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(units);
-        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(slots);
+        ArgumentOutOfRangeException.ThrowIfLessThan(own, pool == null ? 1 : 0);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(slotBytes);
-        _memory = new NativeBuffer((long)slots * slotBytes, ledger, name);
+        if (pool != null) ArgumentOutOfRangeException.ThrowIfGreaterThan(slotBytes, pool.SlotBytes);
+        _memory = new NativeBuffer((long)own * slotBytes, ledger, name);
+        _pool = pool;
         _slotBytes = slotBytes;
+        Own = own;
+        int slots = own + (pool?.Count ?? 0);
         _slotOf = new int[units];
         Array.Fill(_slotOf, -1);
         _unitOf = new int[slots];
@@ -51,22 +60,26 @@ public sealed unsafe class Window : IDisposable
         _pins = new int[slots];
         _flags = new byte[slots];
         _prefetchTick = new int[slots];
-        _free = new int[slots];
-        for (int i = 0; i < slots; i++) _free[i] = slots - 1 - i;
-        _freeCount = slots;
+        _free = new int[own];
+        for (int i = 0; i < own; i++) _free[i] = own - 1 - i;
+        _freeCount = own;
         _score = new WindowScore(units);
         _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 8)));
         _evictable = new EvictableList(slots);
     }
 
-    /// <summary>All slots, which lie one after the other.</summary>
+    /// <summary>Its own slots, which lie one after the other.</summary>
     public NativeBuffer Buffer => _memory;
     public int Units => _slotOf.Length;
+    /// <summary>Slots that its units can be in: its own, and with a pool the pool's behind them.</summary>
     public int Slots => _unitOf.Length;
+    public int Own { get; }
     /// <summary>Slots that could be handed out now: free or evictable.</summary>
     public int Available => _freeCount + _evictable.Count;
-    /// <summary>Slots with a unit in them, or one on its way.</summary>
-    public int Occupied => Slots - _freeCount;
+    /// <summary>Own slots with a unit in them, or one on its way.</summary>
+    public int Occupied => Own - _freeCount;
+    /// <summary>A unit that got no slot would get one now.</summary>
+    public bool HasRoom => _pool == null ? Available > 0 : _pool.Free > 0 || (MayReclaim && _pool.HasUnused);
     /// <summary>Units that left the window to make room.</summary>
     public long Evictions { get; private set; }
     /// <summary>Prefetched units that were evicted before anyone used them.</summary>
@@ -82,15 +95,20 @@ public sealed unsafe class Window : IDisposable
     public SlotState State(int slot) => _state[slot];
     public int UnitOf(int slot) => _unitOf[slot];
     public int Pins(int slot) => _pins[slot];
-    public byte* Memory(int slot) => (uint)slot < (uint)Slots ? _memory.Pointer + (long)slot * _slotBytes : throw Misuse(slot, "does not exist");
+    public byte* Memory(int slot) =>
+        (uint)slot < (uint)Own ? _memory.Pointer + (long)slot * _slotBytes
+        : (uint)slot < (uint)Slots ? _pool!.Memory(slot - Own)
+        : throw Misuse(slot, "does not exist");
     /// <summary>Score of a slot's unit now: lowest is evicted first.</summary>
     public float Score(int slot) => _score.Of(_unitOf[slot]) + (HeldForPrefetch(slot) ? PrefetchScoreLimit : 0);
 
     /// <summary>Takes a slot for a unit that has none (free, else by eviction) and puts it in state Reading with one pin. -1 when all slots are pinned or being read.</summary>
     public int Reserve(int unit)
     {
-        int slot = TakeSlot(unit, float.PositiveInfinity);
-        if (slot >= 0) _pins[slot] = 1;
+        int slot = _pool == null ? TakeSlot(unit, float.PositiveInfinity) : TakeOrBorrow(unit, demand: true);
+        if (slot < 0) return -1;
+        _pins[slot] = 1;
+        if (slot >= Own) _borrowedInUse++;
         return slot;
     }
 
@@ -102,7 +120,7 @@ public sealed unsafe class Window : IDisposable
     /// </summary>
     public int ReservePrefetch(int unit)
     {
-        int slot = TakeSlot(unit, PrefetchScoreLimit);
+        int slot = _pool == null ? TakeSlot(unit, PrefetchScoreLimit) : TakeOrBorrow(unit, demand: false);
         if (slot < 0) return -1;
         _flags[slot] = Prefetched;
         _prefetchTick[slot] = _score.Now;
@@ -146,21 +164,45 @@ public sealed unsafe class Window : IDisposable
     {
         if (_state[slot] != SlotState.Reading) throw Misuse(slot, "is not being read");
         Forget(slot);
-        if (_pins[slot] == 0) _free[_freeCount++] = slot;
+        if (_pins[slot] == 0) GiveBack(slot);
     }
 
     public void Pin(int slot)
     {
         if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to pin");
-        if (_pins[slot]++ == 0 && _state[slot] == SlotState.Ready) _evictable.Remove(slot);
+        if (_pins[slot]++ > 0) return;
+        if (_state[slot] == SlotState.Ready) _evictable.Remove(slot);
+        if (slot >= Own) _borrowedInUse++;
     }
 
     public void Unpin(int slot)
     {
         if (_pins[slot] <= 0) throw Misuse(slot, "is not pinned");
         if (--_pins[slot] > 0) return;
-        if (_state[slot] == SlotState.Ready) _evictable.AddFirst(slot);
-        else if (_state[slot] == SlotState.Free) _free[_freeCount++] = slot;
+        if (slot >= Own) _borrowedInUse--;
+        if (_state[slot] == SlotState.Free) GiveBack(slot);
+        else if (_state[slot] == SlotState.Ready)
+        {
+            if (slot < Own)
+            {
+                _evictable.AddFirst(slot);
+                return;
+            }
+            Forget(slot);
+            GiveBack(slot);
+        }
+    }
+
+    /// <summary>The pool's slot of this number holds a unit of this window that was read ahead and has no user.</summary>
+    internal bool IsUnused(int borrowed) => _state[Own + borrowed] == SlotState.Ready && _pins[Own + borrowed] == 0;
+
+    /// <summary>Gives such a slot back.</summary>
+    internal bool GiveUp(int borrowed)
+    {
+        if (!IsUnused(borrowed)) return false;
+        Evict(Own + borrowed);
+        GiveBack(Own + borrowed);
+        return true;
     }
 
     /// <summary>Counts a use at the current tick.</summary>
@@ -179,7 +221,32 @@ public sealed unsafe class Window : IDisposable
     /// <summary>Time in tokens: ages every score.</summary>
     public void Tick() => _score.Tick();
 
-    public void Dispose() => _memory.Dispose();
+    /// <summary>Nothing may be on its way or pinned any more but what stays.</summary>
+    public void Dispose()
+    {
+        for (int i = Own; i < Slots; i++)
+            if (_unitOf[i] >= 0) _pool!.Give(i - Own);
+        _memory.Dispose();
+    }
+
+    private void GiveBack(int slot)
+    {
+        if (slot < Own) _free[_freeCount++] = slot;
+        else _pool!.Give(slot - Own);
+    }
+
+    /// <summary>A demand may take what somebody read ahead: with nothing in use it has nothing to wait for, and with little the device would be idle.</summary>
+    private bool MayReclaim => _borrowedInUse < (_pool!.Count + 3) / 4;
+
+    /// <summary>With a pool.</summary>
+    private int TakeOrBorrow(int unit, bool demand)
+    {
+        if (unit < Own) return TakeSlot(unit, float.NegativeInfinity);
+        if (_slotOf[unit] >= 0) throw new InvalidOperationException($"unit {unit} already has slot {_slotOf[unit]}");
+        int borrowed = _pool!.Take(this);
+        if (borrowed < 0 && demand && MayReclaim && _pool.TryReclaim()) borrowed = _pool.Take(this);
+        return borrowed < 0 ? -1 : Fill(Own + borrowed, unit);
+    }
 
     private int TakeSlot(int unit, float limit)
     {
@@ -195,6 +262,11 @@ public sealed unsafe class Window : IDisposable
             if (slot < 0) return -1;
             Evict(slot);
         }
+        return Fill(slot, unit);
+    }
+
+    private int Fill(int slot, int unit)
+    {
         _state[slot] = SlotState.Reading;
         _unitOf[slot] = unit;
         _slotOf[unit] = slot;

@@ -142,7 +142,7 @@ public sealed partial class BudgetTests
         ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, prompt, 6, 64, tiny.Package.Config.VocabSize), "under a plan");
         // Everything was there from the start.
         Assert.Equal(loaded, Settled(engine));
-        Assert.Equal(plan.WindowSlots, engine.Layers.Select(static l => l.Bundles!.Window.Slots));
+        Assert.Equal(plan.WindowSlots, engine.Layers.Select(static l => l.Bundles!.Window.Own));
     }
 
     [Fact]

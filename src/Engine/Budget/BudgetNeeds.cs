@@ -42,11 +42,15 @@ internal sealed record BudgetNeeds
     /// <summary>What a step costs beside flash.</summary>
     public required StepShape Shape { get; init; }
 
+    /// <summary>Slots that scans take turns in (<see cref="Engine.Sweep"/>), unless all of their units stay.</summary>
+    public required long Sweep { get; init; }
+
+    public long AllWindows => Layers.Sum(static l => l.Units * l.SlotCost);
     public long LeastWindows => Layers.Sum(static l => l.Least * l.SlotCost);
-    /// <summary>Everything but windows and margin.</summary>
+    /// <summary>Everything but windows, the slots for turns and the margin.</summary>
     public long Fixed => Resident + Edge + Rope + Kv + Buffers + Draft + Process + Heap;
     /// <summary>Everything but the margin, with the smallest windows.</summary>
-    public long Bytes => Fixed + LeastWindows;
+    public long Bytes => Fixed + Math.Min(LeastWindows + Sweep, AllWindows);
 
     public static BudgetNeeds Of(Manifest manifest, int alignment, EngineOptions engine, LayerOptions layer, BudgetOptions options)
     {
@@ -77,6 +81,7 @@ internal sealed record BudgetNeeds
             KvBlocks = (int)Math.Min(blocks, int.MaxValue / KvCache.BlockPositions),
             Context = context,
             Buffers = steps * arena + embedding + logits + NativeBuffer.Footprint(FlashReader.BufferBytes(engine.IoThreads)) + NativeBuffer.Footprint(PackageLayout.LoadScratchBytes(manifest)),
+            Sweep = SweepBytes(manifest, alignment, layer.Mode, units.Count(static u => u.Scan)),
             Steps = steps,
             Rows = rows,
             Process = ProcessBytes(options.Host, engine),
@@ -122,13 +127,21 @@ internal sealed record BudgetNeeds
         ModelConfig c = manifest.Model;
         FeedForwardMode mode = Layer.ModeOf(manifest, c, index, options.Mode);
         ExpertConfig? experts = c.ExpertsOf(index);
-        bool scans = mode == FeedForwardMode.Dense && experts == null;
+        bool scans = Engine.Sweep.Scans(c, index, mode);
         (int units, int slot, int part, int group) = Slots(manifest, index, alignment, mode);
         // Predicted sets are larger than true ones (docs/adr/0012).
         double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? manifest.Predictors?.Layers[index].Taken ?? 1.5);
         var firing = experts != null ? Firing.Experts((double)experts.Active / experts.Count) : Firing.Neurons(density, group, manifest.Activity?.Popularity ?? Firing.Popularity);
-        int least = Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
+        int least = scans ? 0 : Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
         return new LayerUnits(index, units, part, slot + slot / PinnedShare + ManagedPerSlot, Math.Min(least, units), scans, firing);
+    }
+
+    /// <summary>The slots, what lending them costs, and what each layer that scans keeps of every one of them.</summary>
+    private static long SweepBytes(Manifest manifest, int alignment, FeedForwardMode mode, int layers)
+    {
+        if (layers == 0) return 0;
+        (int slots, int slotBytes) = Engine.Sweep.SlotsOf(manifest, alignment, mode);
+        return NativeBuffer.Footprint((long)slots * slotBytes) + slots * (slotBytes / PinnedShare + (long)layers * ManagedPerSlot);
     }
 
     /// <summary>Units of a layer in a mode, bytes of a slot and of a read.</summary>

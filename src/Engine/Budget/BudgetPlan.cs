@@ -10,7 +10,7 @@ public sealed record BudgetLine(string Kind, string Detail, long Bytes);
 /// Where a process's memory goes under a budget, before anything is loaded: what is resident, each layer's window, keys and values for the promised sessions, buffers, the process
 /// itself. A pure function of the package's manifest, of options and of the device's alignment: whoever plans the same gets the same. The sum is at most the budget; a budget
 /// that is too small is a plan that does not fit and says what would (<see cref="Refusal"/>, <see cref="Minimum"/>). Immutable; any thread.
-/// <code>budget = resident + windows + keys and values + buffers (native) + process (code, stacks) + managed heap + margin</code>
+/// <code>budget = resident + windows + sweep + keys and values + buffers (native) + process (code, stacks) + managed heap + margin</code>
 /// </summary>
 public sealed class BudgetPlan
 {
@@ -23,7 +23,9 @@ public sealed class BudgetPlan
         // margin(B) = least + B / 256, so B - margin(B) >= needed asks for B >= (needed + least) * 256 / 255.
         Minimum = (needs.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256;
         Fits = Budget >= Minimum;
-        int[] slots = WindowPlan.Solve(needs.Layers, Fits ? Budget - Margin - needs.Fixed : needs.LeastWindows, options.Sessions);
+        long room = Fits ? Budget - Margin - needs.Fixed : needs.LeastWindows + needs.Sweep;
+        Sweep = room >= needs.AllWindows ? 0 : needs.Sweep;
+        int[] slots = WindowPlan.Solve(needs.Layers, room - Sweep, options.Sessions);
         int[] byLayer = new int[manifest.Model.Layers];
         for (int i = 0; i < slots.Length; i++) byLayer[needs.Layers[i].Layer] = slots[i];
         WindowSlots = byLayer;
@@ -47,12 +49,14 @@ public sealed class BudgetPlan
     public int Context => Needs.Context;
 
     public long Windows { get; }
+    /// <summary>Slots in which the layers that scan take turns with what they do not keep.</summary>
+    public long Sweep { get; }
     /// <summary>Planned managed heap.</summary>
     public long Heap { get; }
     /// <summary>For what grows unseen: page tables, code compiled later, fragments.</summary>
     public long Margin => BudgetNeeds.LeastMargin + Budget / 256;
     /// <summary>Everything a <see cref="MemoryLedger"/> counts, at most.</summary>
-    public long Native => Needs.Resident + Needs.Edge + Needs.Rope + Windows + Needs.Kv + Needs.Buffers + Needs.Draft;
+    public long Native => Needs.Resident + Needs.Edge + Needs.Rope + Windows + Sweep + Needs.Kv + Needs.Buffers + Needs.Draft;
     public long Sum => Native + Needs.Process + Heap + Margin;
     /// <summary>What the collector must stay below: the last fence. Admission keeps away from it.</summary>
     public long HeapLimit => Heap + Margin;
@@ -69,6 +73,7 @@ public sealed class BudgetPlan
         new("head", "output head, final norm, positions", Needs.Edge),
         new("rotary", $"angles of {Math.Min(Manifest.Model.MaxPositions, KvBlocks * KvCache.BlockPositions)} positions", Needs.Rope),
         new("windows", WindowsInWords(), Windows),
+        .. Sweep > 0 ? [new BudgetLine("sweep", "units that layers do not keep, on their way and in use, layer after layer", Sweep)] : Array.Empty<BudgetLine>(),
         new("kv", $"{Options.Sessions} x {Context} tokens, {Needs.KvType.ToString().ToLowerInvariant()}", Needs.Kv),
         new("buffers", $"{Needs.Steps} steps of {Needs.Rows} rows, logits, reads", Needs.Buffers),
         .. Needs.Draft > 0 ? [new BudgetLine("draft", "the model that drafts: all of it, its keys, values and buffers", Needs.Draft)] : Array.Empty<BudgetLine>(),

@@ -29,9 +29,7 @@ public sealed record Expectation
             double missed, unitsPerRead = 1, needed = l.Units;
             if (l.Scan)
             {
-                // A quarter of the window, at most 8 MiB, takes turns and hits nothing (docs/adr/0014).
-                int turning = Math.Clamp(Layer.ScanBytes / (int)(l.SlotCost - BudgetNeeds.ManagedPerSlot), 1, Math.Max(1, slots / 4));
-                missed = slots >= l.Units ? 0 : l.Units - (slots - turning);
+                missed = l.Units - slots;
                 unitsPerRead = Math.Max(1, ReadPlanner.DefaultMaxBytes / l.PartBytes);
             }
             else

@@ -68,7 +68,7 @@ public sealed record StepShape
     {
         ModelConfig c = manifest.Model;
         FeedForwardMode mode = Layer.ModeOf(manifest, c, index, options.Mode);
-        bool scans = mode == FeedForwardMode.Dense && c.ExpertsOf(index) == null;
+        bool scans = Sweep.Scans(c, index, mode);
         Section[] resident = [.. BudgetNeeds.ResidentSections(manifest, index, options with { Prefetch = false })];
         return new LayerShape(
             resident.Sum(static s => (double)s.Bytes),
