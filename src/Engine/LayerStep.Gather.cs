@@ -121,7 +121,7 @@ internal sealed unsafe partial class LayerStep
         {
             int unit = _needed[_acquired];
             long before = bundles.Cold;
-            int slot = bundles.Acquire(unit, out bool ready);
+            int slot = bundles.Acquire(unit, out bool ready, urgent: IsDecode);
             if (slot < 0)
             {
                 _noSlot = true;

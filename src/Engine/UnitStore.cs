@@ -19,7 +19,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public Stack<ReadRequest> Idle { private get; init; } = new(Waiting);
     private readonly Queue<ReadRequest> _unsentDemand = new(Waiting);
     /// <summary>A list, since one in the middle may turn into demand.</summary>
-    private readonly List<ReadRequest> _unsentPrefetch = new(Waiting);
+    private readonly List<ReadRequest> _unsentLater = new(Waiting);
     private readonly ReadRequest?[] _requestOf;
     private readonly Trust[] _trust;
     private ReadRequest? _open;
@@ -78,9 +78,9 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
 
     /// <summary>
     /// Pins a unit for the running step: its slot, or -1 when every slot is pinned or being read, or as many reads are under way as may be: then one of them will end. <paramref name="ready"/> is false while its bytes
-    /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read.
+    /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read. Others' demand goes before reads that are not <paramref name="urgent"/>.
     /// </summary>
-    public int Acquire(int unit, out bool ready)
+    public int Acquire(int unit, out bool ready, bool urgent = true)
     {
         int slot = Window.Find(unit);
         if (slot >= 0)
@@ -98,7 +98,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             else
             {
                 Late++;
-                if (_requestOf[slot] is { } request) Promote(request);
+                if (urgent && _requestOf[slot] is { } request) Promote(request);
             }
             return slot;
         }
@@ -109,7 +109,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         Needed++;
         Cold++;
         Window.Touch(slot);
-        Add(unit, slot, ReadClass.Demand);
+        Add(unit, slot, urgent ? ReadClass.Demand : ReadClass.Sweep);
         return slot;
     }
 
@@ -153,8 +153,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         CloseOpen();
         while (_unsentDemand.TryPeek(out var request) && _reader.TrySubmit(request)) _unsentDemand.Dequeue();
         int sent = 0;
-        while (sent < _unsentPrefetch.Count && _reader.TrySubmit(_unsentPrefetch[sent])) sent++;
-        _unsentPrefetch.RemoveRange(0, sent);
+        while (sent < _unsentLater.Count && _reader.TrySubmit(_unsentLater[sent])) sent++;
+        _unsentLater.RemoveRange(0, sent);
     }
 
     /// <summary>True when the unit in a slot has yet to be checked.</summary>
@@ -195,7 +195,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// </summary>
     public void Settle(ReadRequest request, Action<int, int, ReadFault>? arrived)
     {
-        if (request.Class == ReadClass.Demand)
+        if (request.Class != ReadClass.Prefetch)
         {
             DemandBytes += request.BytesRead;
             DemandReads++;
@@ -250,10 +250,10 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         if (_open is not { } open) return;
         _open = null;
         if (open.Class == ReadClass.Demand) _unsentDemand.Enqueue(open);
-        else _unsentPrefetch.Add(open);
+        else _unsentLater.Add(open);
     }
 
-    /// <summary>A step waits for a unit that is on its way: what was to be read ahead is demand now, wherever it is.</summary>
+    /// <summary>A step waits for a unit that is on its way: what had time is demand now, wherever it is.</summary>
     private void Promote(ReadRequest request)
     {
         if (ReferenceEquals(request, _open))
@@ -261,13 +261,13 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             request.Class = ReadClass.Demand;
             return;
         }
-        int at = _unsentPrefetch.IndexOf(request);
+        int at = _unsentLater.IndexOf(request);
         if (at < 0)
         {
             _reader.Promote(request);
             return;
         }
-        _unsentPrefetch.RemoveAt(at);
+        _unsentLater.RemoveAt(at);
         request.Class = ReadClass.Demand;
         _unsentDemand.Enqueue(request);
     }

@@ -1,7 +1,7 @@
 namespace FlashOrleans.Flash;
 
 /// <summary>
-/// The two bounded queues of a reader: demand is taken before prefetch. Any thread, but always under the lock of the reader that owns it (<see cref="FlashReader"/> for its threads,
+/// The two bounded queues of a reader: demand is taken before prefetch and sweeps, which share one. Any thread, but always under the lock of the reader that owns it (<see cref="FlashReader"/> for its threads,
 /// <see cref="RingReader"/> for its ring). Closed, it takes nothing more.
 /// </summary>
 internal sealed class ReadQueues(int most)
@@ -17,7 +17,7 @@ internal sealed class ReadQueues(int most)
     public bool TryAppend(ReadRequest request)
     {
         if (request.Phase != ReadPhase.Idle) throw new InvalidOperationException("the request is already on its way");
-        bool prefetch = request.Class == ReadClass.Prefetch;
+        bool prefetch = request.Class != ReadClass.Demand;
         if (Closed || (prefetch ? _prefetch.Count : _demand.Count) >= most) return false;
         request.Error = null;
         request.BytesRead = 0;
@@ -27,7 +27,7 @@ internal sealed class ReadQueues(int most)
         return true;
     }
 
-    /// <summary>Somebody waits for a prefetch now; false when it is not queued as such any more.</summary>
+    /// <summary>Somebody waits for a read that had time; false when it is not queued as such any more.</summary>
     public bool Promote(ReadRequest request)
     {
         if (request.Phase != ReadPhase.PrefetchQueue) return false;

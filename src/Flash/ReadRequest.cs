@@ -1,6 +1,7 @@
 namespace FlashOrleans.Flash;
 
-public enum ReadClass { Demand, Prefetch }
+/// <summary>What a read is for: a step that waits (demand), a step that waits but has others go first (sweep: prefill), or one that may come (prefetch). Demand is read first.</summary>
+public enum ReadClass { Demand, Sweep, Prefetch }
 
 /// <summary>Why a unit could not be read. <see cref="None"/> is success.</summary>
 public enum ReadFault { None, Io, Short, Checksum, Cancelled }

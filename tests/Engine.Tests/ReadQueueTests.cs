@@ -116,6 +116,22 @@ public sealed class ReadQueueTests
     }
 
     [Fact]
+    public void What_a_prompt_needs_goes_as_a_sweep_until_somebodys_next_token_needs_it()
+    {
+        using var bench = new Bench(prefetches: 0);
+        bench.Store.Acquire(5, out _, urgent: false);
+        bench.Store.Flush();
+        bench.Store.Acquire(100, out _, urgent: false);
+        Assert.Equal([(5, ReadClass.Sweep)], bench.Reader.Sent);
+        bench.Reader.Promotable = 1;
+        bench.Store.Acquire(5, out _);
+        Assert.Equal(0, bench.Reader.Promotable);
+        bench.Store.Acquire(100, out _);
+        bench.Store.Flush();
+        Assert.Equal([(5, ReadClass.Sweep), (100, ReadClass.Demand)], bench.Reader.Sent);
+    }
+
+    [Fact]
     public void A_unit_that_is_needed_while_its_read_ahead_is_being_put_together_is_sent_as_demand()
     {
         using var bench = new Bench(prefetches: 0);
@@ -204,6 +220,9 @@ public sealed class ReadQueueTests
             return true;
         }
 
-        public void Promote(ReadRequest request) => Assert.Fail("nothing that was sent needs to be promoted");
+        /// <summary>Of those that were sent, so many will be promoted.</summary>
+        public int Promotable { get; set; }
+
+        public void Promote(ReadRequest request) => Assert.True(--Promotable >= 0, "nothing that was sent needs to be promoted");
     }
 }

@@ -50,6 +50,25 @@ public sealed class FlashReaderQueueTests
     }
 
     [Fact]
+    public void Demand_is_read_before_a_sweep_which_counts_as_demand_all_the_same()
+    {
+        var (bench, file) = ReaderBench.Simple();
+        using Device device = new(file);
+        using FlashReader reader = new(threads: 1);
+        reader.TrySubmit(bench.Request(ReadClass.Demand, 0));
+        device.Entered();
+        ReadRequest[] sweep = [.. new[] { 10, 12, 14 }.Select(unit => bench.Request(ReadClass.Sweep, unit))];
+        foreach (ReadRequest request in sweep) reader.TrySubmit(request);
+        reader.TrySubmit(bench.Request(ReadClass.Demand, 1));
+        reader.Promote(sweep[2]);
+        device.Release(5);
+        Assert.Equal([1, 14, 10, 12], Enumerable.Range(0, 4).Select(_ => device.Entered()));
+        bench.Wait(5);
+        Assert.Equal(0, reader.Stats.PrefetchReads);
+        bench.Dispose();
+    }
+
+    [Fact]
     public void A_promoted_prefetch_joins_the_end_of_the_demand_queue()
     {
         var (bench, file) = ReaderBench.Simple();
