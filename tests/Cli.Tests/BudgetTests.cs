@@ -25,6 +25,24 @@ public sealed partial class BudgetTests(FlashHome home)
     }
 
     [Fact]
+    public async Task A_plan_with_a_model_that_drafts_counts_it()
+    {
+        string shape = Path.Combine(home.Folder, "drafts.json");
+        await File.WriteAllTextAsync(shape, """
+            {"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":512,"hidden_size":256,"intermediate_size":1024,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":4,"max_position_embeddings":256,"rms_norm_eps":1e-5}
+            """, TestContext.Current.CancellationToken);
+        foreach (string name in (string[])["plan-target", "plan-drafter"])
+            Assert.Equal(0, (await Flash.RunAsync(home, "synth", "--shape", shape, "--name", name, "--seed", name == "plan-target" ? "1" : "2")).Code);
+        string[] ask = ["plan", "plan-target", "--budget", "300MiB", .. s_rates, "--json"];
+        var alone = Lines((await Flash.RunAsync(home, ask)).Json);
+        var drafted = Lines((await Flash.RunAsync(home, [.. ask, "--draft", "plan-drafter"])).Json);
+        Assert.DoesNotContain("draft", alone.Keys);
+        Assert.True(drafted["draft"] > 1_000_000, $"{drafted["draft"]} bytes");
+
+        static Dictionary<string, long> Lines(JsonElement plan) => plan.GetProperty("lines").EnumerateArray().ToDictionary(static l => l.GetProperty("kind").GetString()!, static l => l.GetProperty("bytes").GetInt64());
+    }
+
+    [Fact]
     public async Task What_does_not_fit_is_refused_with_a_minimum_that_does()
     {
         var refused = await Flash.RunAsync(home, "plan", "emberling", "--budget", "90%", "--path", "engine");

@@ -28,12 +28,14 @@ internal static class PlanVerb
         var model = new ModelFlags(verb);
         var budget = new BudgetFlags(verb, promises: true, required: true);
         var engine = new EngineFlags(verb, window: false, budget: false);
+        var speculation = new SpeculationFlags(verb, speculate: false);
         verb.SetAction(parse =>
         {
             using var package = model.Open(app, parse);
             var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) switch { "engine" => BudgetHost.Engine, "http" => BudgetHost.Http, _ => BudgetHost.Grains }) };
             // What flash serve does unless it is told otherwise.
             if (options.Budget is { Host: BudgetHost.Http }) options = options with { KvDisk = ServeVerb.Saves(app, ServeVerb.DefaultDisk) };
+            options = speculation.Over(app, parse, options, package.Path);
             var plan = BudgetPlan.Of(package, options, engine.Layer(parse));
             DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
             Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];
