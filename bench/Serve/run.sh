@@ -2,7 +2,7 @@
 # Many clients at once, over HTTP: the same requests for `flash serve` and for llama.cpp's server, each in a memory control group of its own, rows appended to a CSV file.
 #   bench/Serve/run.sh OUT.csv MODEL SHARE SESSIONS... [-- FLAGS of flash serve]
 # MODEL: a package in FLASH_HOME; GGUF: the same model for llama.cpp's server (LLAMA_SERVER; without both only flash runs). SHARE: of the model's bytes, 100 means no limit. SESSIONS: a number each, 0 is left out.
-# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made again alone and compared. VOCABULARY: ids below this (2000). FLASH: a published flash.
+# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made again alone and compared. SERVED: sessions that the server promises, where that is not the row's number (overload). VOCABULARY: ids below this (2000). FLASH: a published flash.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,6p' "$0" | cut -c3-; exit 2; }
 csv=$(realpath -m "$1") model=$2 share=$3; shift 3
@@ -53,20 +53,20 @@ launch() { # COMMAND...
 }
 ready() { # URL
     for _ in $(seq 600); do curl -sf "$1" >/dev/null && return; kill -0 "$server" 2>/dev/null || break; sleep 0.5; done
-    cat "$work/log" >&2; return 1
+    tail -n 3 "$work/log" >&2; return 1
 }
 over() { stop; rmdir "/sys/fs/cgroup/memory/flash-serve-$$" 2>/dev/null || true; }
 
 for sessions in "${counts[@]}"; do
     context=$((prompt + generate + 8))
     [ "$long" = 0 ] || context=$((long + 8 > context ? long + 8 : context))
+    slots=${SERVED:-$((sessions + (long > 0)))}
     budget=(--window 100%)
-    [ "$limit" = 0 ] || budget=(--budget "$limit" --sessions $((sessions + (long > 0))) --context "$context")
+    [ "$limit" = 0 ] || budget=(--budget "${limit}B" --sessions "$slots" --context "$context")
     launch "$flash" serve --port 18480 "${budget[@]}" "$@"
     if ready http://127.0.0.1:18480/health/live; then row flash "$sessions" 18480 "flash serve ${budget[*]} $*"; else echo "flash, $sessions sessions: not started" >&2; fi
     over
     [ -n "${GGUF:-}" ] && [ -n "${LLAMA_SERVER:-}" ] || continue
-    slots=$((sessions + (long > 0)))
     launch "$LLAMA_SERVER" -m "$GGUF" --port 18481 -np "$slots" -c $((context * slots)) -t "$(nproc)" --no-webui -ctk q8_0 -ctv q8_0 -fa on
     if ready http://127.0.0.1:18481/health; then row llama.cpp "$sessions" 18481 "llama-server -np $slots -c $((context * slots)) -ctk q8_0 -ctv q8_0 -fa on"; else echo "llama.cpp, $sessions sessions: not started" >&2; fi
     over
