@@ -45,6 +45,7 @@ internal sealed unsafe partial class LayerStep
         _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
+        _shared = (float*)(p + at.Shared); _sharedQ = p + at.SharedQuantised;
         _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
         _partialRows = (long)at.PartialBuffers * at.Capacity;
         _scoresStride = at.ScoresStride;

@@ -14,7 +14,7 @@ internal sealed unsafe partial class LayerStep
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
             float* weights = _g + (long)r * experts.Count;
-            Activations.ChooseExperts(experts, weights);
+            Activations.ChooseExperts(experts, weights, w.ChoiceBias);
             for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
             _layer.Count.Active += (long)experts.Active * experts.Size;
         }

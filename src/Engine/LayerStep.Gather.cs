@@ -96,6 +96,7 @@ internal sealed unsafe partial class LayerStep
                 return false;
             }
             Acquire();
+            AddSharedExpert();
             Open();
             bool ran = RunReadySegments();
             Fold();

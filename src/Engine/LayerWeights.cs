@@ -9,6 +9,15 @@ internal unsafe struct Norm
     public float* Bias;
 }
 
+/// <summary>The expert that every token uses, as matrices; no up: there is none.</summary>
+internal unsafe struct SharedExpert
+{
+    public byte* Gate, Up, Down;
+    public WeightFormat GateFormat, UpFormat, DownFormat;
+    /// <summary>One row: the sigmoid of its product with the input is the share that is added. Null: all of it.</summary>
+    public float* Mix;
+}
+
 /// <summary>A predictor of whatever kind (<see cref="PredictorConfig"/>): a sketch, or fc1 and fc2; neither: there is none.</summary>
 internal unsafe struct PredictorWeights
 {
@@ -72,6 +81,9 @@ internal sealed unsafe class LayerWeights : IDisposable
     public byte* Router { get; private set; }
     public WeightFormat RouterFormat { get; private set; }
     public float* RouterBias { get; private set; }
+    /// <summary>Added to an expert's score when experts are chosen.</summary>
+    public float* ChoiceBias { get; private set; }
+    public SharedExpert Shared { get; private set; }
     public float* UpBias { get; private set; }
     public float* GateBias { get; private set; }
     /// <summary>One row; with experts one row each.</summary>
@@ -125,6 +137,17 @@ internal sealed unsafe class LayerWeights : IDisposable
             weights.Router = Bytes("ffn.router");
             weights.RouterFormat = FormatOf("ffn.router");
             weights.RouterBias = Floats("ffn.router.bias");
+            weights.ChoiceBias = Floats("ffn.router.choice");
+            weights.Shared = new()
+            {
+                Gate = Bytes("ffn.shared.gate"),
+                Up = Bytes("ffn.shared.up"),
+                Down = Bytes("ffn.shared.down"),
+                GateFormat = FormatOf("ffn.shared.gate"),
+                UpFormat = FormatOf("ffn.shared.up"),
+                DownFormat = FormatOf("ffn.shared.down"),
+                Mix = Floats("ffn.shared.mix"),
+            };
             weights.SelectorFormat = FormatOf("ffn.selector");
             PredictorWeights LowRank(string name, LowRank p) => new()
             {

@@ -29,6 +29,9 @@ internal readonly record struct StepLayout
     public long Activations { get; private init; }
     /// <summary>Sixteen neurons while they are rearranged, or a panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
     public long Woven { get; private init; }
+    /// <summary>The shared expert's activations, and twice as many numbers where it is gated; then their quantised form.</summary>
+    public long Shared { get; private init; }
+    public long SharedQuantised { get; private init; }
     public long WovenBytes { get; private init; }
     public long Products { get; private init; }
     public long Embedding { get; private init; }
@@ -51,6 +54,7 @@ internal readonly record struct StepLayout
         // One arena serves every layer of the model, whichever of them it was made for.
         int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
         int selected = Math.Max(c.IsSparse ? c.FfnSize : 0, c.Experts?.Count ?? 0);
+        int shared = c.Experts?.SharedSize ?? 0;
         int partials = (int)Math.Clamp(partialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
         long offset = 0;
         long Take(long bytes)
@@ -84,6 +88,8 @@ internal readonly record struct StepLayout
             Angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0),
             Low = Take((long)capacity * predictorRank * 4),
             LowQuantised = Take((long)capacity * Kernels.QuantizedBytes(predictorRank)),
+            Shared = Take((long)capacity * shared * (c.Gated ? 2 : 1) * 4),
+            SharedQuantised = Take((long)capacity * Kernels.QuantizedBytes(shared)),
             Scores = Take((long)threads * (c.MaxPositions + 1) * 4),
             Bytes = offset,
         };

@@ -64,20 +64,6 @@ public enum LayerTraits
     Dense = 4,
 }
 
-/// <summary>A feed-forward of experts: a router chooses a few for each token. Neuron j of expert e is neuron e · <see cref="Size"/> + j of the layer.</summary>
-public sealed record ExpertConfig
-{
-    public required int Count { get; init; }
-    /// <summary>Experts that a token uses.</summary>
-    public required int Active { get; init; }
-    /// <summary>Neurons of one expert.</summary>
-    public required int Size { get; init; }
-    /// <summary>The weights of the chosen experts are scaled to sum 1; else they are their probabilities among all.</summary>
-    public required bool Normalised { get; init; }
-    /// <summary>The router has a bias.</summary>
-    public bool RouterBias { get; init; }
-}
-
 /// <summary>
 /// The hyper-parameters of a decoder-only transformer as a package records them. Plain data: the flash layer uses it to
 /// size rows and files, the engine to run the layers. A family is described here, not in code: adding one adds values. Rows of queries and

@@ -26,6 +26,9 @@ public static class PackageLayout
     public const string Lookahead = "lookahead";
     public const string HashesSuffix = ".hashes";
 
+    /// <summary>The matrices of an expert that all tokens use.</summary>
+    public static readonly IReadOnlyList<string> SharedMatrices = ["ffn.shared.gate", "ffn.shared.up", "ffn.shared.down"];
+
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
@@ -124,6 +127,10 @@ public static class PackageLayout
             Range("experts", e.Count, 1, 1 << 12);
             Range("active experts", e.Active, 1, e.Count);
             Range("neurons of an expert", e.Size, 1, 1 << 20);
+            Range("neurons of the shared expert", e.SharedSize, 0, 1 << 22);
+            Demand(Enum.IsDefined(e.Score), "the scores of the router are none this version knows");
+            Demand(!e.SharedGate || e.SharedSize > 0, "there is no shared expert to gate");
+            foreach (float number in (ReadOnlySpan<float>)[e.SumEps, e.SumFloor, e.Scale ?? 1]) Demand(float.IsFinite(number) && number >= 0, $"{number} among the numbers of the router is of no use");
             Range("neurons of all experts", (int)Math.Min(int.MaxValue, (long)e.Count * e.Size), 1, 1 << 24);
         }
         foreach (RopeConfig? rope in (ReadOnlySpan<RopeConfig?>)[config.Rope, config.SlidingRope]) Validate(rope, config.HeadDim);
@@ -243,6 +250,8 @@ public static class PackageLayout
             // Which experts are chosen hangs on small differences: the router is never quantised.
             Panels(sections, "ffn.router", RouterFormat(formats), experts.Count, d);
             if (experts.RouterBias) Plain(sections, "ffn.router.bias", 1, experts.Count);
+            if (experts.ChoiceBias) Plain(sections, "ffn.router.choice", 1, experts.Count);
+            if (experts.SharedSize > 0) SharedExpert(sections, formats, layer, config, experts);
         }
         if (config.FfnBias)
         {
@@ -274,6 +283,20 @@ public static class PackageLayout
         });
         return sections;
     }
+
+    /// <summary>The expert that all tokens use: matrices that stay in memory, so that a row of down is one of the stream's numbers.</summary>
+    private static void SharedExpert(List<SectionEntry> to, WeightFormats formats, int layer, ModelConfig config, ExpertConfig experts)
+    {
+        int d = config.HiddenSize, n = experts.SharedSize;
+        if (config.Gated) Panels(to, "ffn.shared.gate", Fitting(formats.Of(layer, "ffn.shared.gate"), d), n, d);
+        Panels(to, "ffn.shared.up", Fitting(formats.Of(layer, "ffn.shared.up"), d), n, d);
+        Panels(to, "ffn.shared.down", Fitting(formats.Of(layer, "ffn.shared.down"), n), d, n);
+        if (experts.SharedGate) Plain(to, "ffn.shared.mix", 1, d);
+    }
+
+    /// <summary>The format itself, or the nearest one that takes rows of so many numbers: of form K's rows often form A's blocks, else bf16.</summary>
+    public static WeightFormat Fitting(WeightFormat format, int cols) =>
+        cols % WeightLayout.Multiple(format) == 0 ? format : format == WeightFormat.Q4K && cols % WeightLayout.Block == 0 ? WeightFormat.Q4 : WeightFormat.BF16;
 
     /// <summary>The values' matrix is a section of its own.</summary>
     public static bool ValuesApart(WeightFormats formats, int layer) => formats.Exceptions.Count > 0 && formats.Of(layer, "attn.v") != formats.Of(layer, "attn.qkv");

@@ -10,7 +10,7 @@ namespace FlashOrleans.Models;
 internal static class ImportFormats
 {
     private static readonly string[] s_edge = ["embed", "project_in", "project_out", "head"];
-    private static readonly string[] s_layer = ["attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate"];
+    private static readonly string[] s_layer = ["attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate", "ffn.shared.up", "ffn.shared.down", "ffn.shared.gate"];
 
     public static WeightFormats Choose(Checkpoint checkpoint, string quant, List<string> notes)
     {

@@ -72,6 +72,8 @@ internal static class ImportSample
             if (values > 0) yield return new Matrix("attn.v", qkv, c.QkvRows - values, values, c.HiddenSize, formats.Of(i, "attn.v"));
             yield return Whole("attn.o", prefix + "attn.o", formats.Of(i, "attn.o"));
             if (checkpoint.Has(prefix + "ffn.router")) yield return Whole("ffn.router", prefix + "ffn.router", PackageLayout.RouterFormat(formats));
+            foreach (string matrix in PackageLayout.SharedMatrices)
+                if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, PackageLayout.Fitting(formats.Of(i, matrix), checkpoint.Shape(prefix + matrix).Cols));
             foreach (string matrix in (string[])["ffn.up", "ffn.down", "ffn.gate"])
                 if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, formats.Of(i, matrix));
         }

@@ -195,7 +195,7 @@ public sealed class Importer
         using var held = new BackgroundWork<bool>(stop => _checkpoint.Hold(prefix + "ffn.down", stop), _cancel);
         WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
             "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
-            "ffn.router.bias", "ffn.down.bias");
+            "ffn.router.bias", "ffn.router.choice", "ffn.shared.mix", "ffn.down.bias");
         int[]? order = _study?.OrderOf(layer);
         foreach (string section in (ReadOnlySpan<string>)["ffn.up.bias", "ffn.gate.bias"])
         {
@@ -221,6 +221,8 @@ public sealed class Importer
         }
         WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
         if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
+        foreach (string matrix in PackageLayout.SharedMatrices)
+            if (_checkpoint.Has(prefix + matrix)) WriteMatrix(prefix, matrix, PackageLayout.Fitting(_formats.Of(layer, matrix), _checkpoint.Shape(prefix + matrix).Cols));
         foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix, matrix.IsByNeuron ? order : null);
         if (_study?.CoreOf(layer) is { } core) WriteNumbers(PackageLayout.Core, core);
         if (order != null) WriteNumbers(PackageLayout.Permutation, order);

@@ -79,6 +79,8 @@ public sealed partial class ReferenceModel
 
     private static float Exp(float x) => (float)Math.Exp(x);
 
+    private static float Sigmoid(float x) => 1 / (1 + Exp(-x));
+
     /// <summary>The error function by its series (small x) or continued fraction (large x), in double.</summary>
     private static float Erf(float x)
     {

@@ -9,7 +9,7 @@ namespace FlashOrleans.Engine;
 /// <para>
 /// Tensors come by name: <c>embed</c>, <c>positions</c>, <c>project_in</c>, <c>project_out</c>, <c>final_norm.*</c>, <c>head</c>, <c>head.bias</c>, and for layer N
 /// <c>layers.N.</c> + <c>attn_norm.*</c>, <c>attn.qkv</c>, <c>attn.q_norm.*</c>, <c>attn.k_norm.*</c>, <c>attn.sinks</c>, <c>attn.o</c>, <c>attn_out_norm.*</c>, <c>ffn_norm.*</c>,
-/// <c>ffn.router</c>, <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c>, <c>ffn_out_norm.*</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
+/// <c>ffn.router</c>, <c>ffn.router.choice</c>, <c>ffn.shared.gate</c>, <c>ffn.shared.up</c>, <c>ffn.shared.down</c>, <c>ffn.shared.mix</c>, <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c>, <c>ffn_out_norm.*</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
 /// neuron-major as on flash: row i is what neuron i adds to the stream.
 /// </para>
 /// </summary>
@@ -37,11 +37,18 @@ public sealed partial class ReferenceModel
         NormWeights? AttnOutNorm,               // (d)
         NormWeights? FfnNorm,                   // (d)
         float[]? Router, float[]? RouterBias,   // (experts, d)
+        float[]? ChoiceBias,                    // (experts)
+        SharedExpert? Shared,
         float[]? Gate, float[]? GateBias,       // (n_ff, d)
         float[] Up, float[]? UpBias,            // (n_ff, d)
         float[] Down, float[]? DownBias,        // (n_ff, d); bias (d), of experts (experts, d)
         NormWeights? FfnOutNorm,                // (d)
         Predictor? Predictor);                  // mode predicted: the other neurons are left out
+
+    private sealed record SharedExpert(
+        float[]? Gate, float[] Up,              // (n, d)
+        float[] Down,                           // (d, n)
+        float[]? Mix);                          // (d)
 
     private sealed record Predictor(
         float[]? Sketch,                        // (n_ff, d), or
@@ -92,6 +99,8 @@ public sealed partial class ReferenceModel
                 Norm(c.HasOutputNorms, p + "attn_out_norm", d),
                 Norm(c.HasFfnNorm, p + "ffn_norm", d),
                 GetIf(x != null, p + "ffn.router", x?.Count ?? 0, d), GetIf(x is { RouterBias: true }, p + "ffn.router.bias", 1, x?.Count ?? 0),
+                GetIf(x is { ChoiceBias: true }, p + "ffn.router.choice", 1, x?.Count ?? 0),
+                x is { SharedSize: > 0 and var size } ? new SharedExpert(GetIf(c.Gated, p + "ffn.shared.gate", size, d), Get(p + "ffn.shared.up", size, d), Get(p + "ffn.shared.down", d, size), GetIf(x.SharedGate, p + "ffn.shared.mix", 1, d)) : null,
                 GetIf(c.Gated, p + "ffn.gate", n, d), GetIf(c.Gated && c.FfnBias, p + "ffn.gate.bias", 1, n),
                 Get(p + "ffn.up", n, d), GetIf(c.FfnBias, p + "ffn.up.bias", 1, n),
                 Get(p + "ffn.down", n, d), GetIf(c.FfnBias, p + "ffn.down.bias", x?.Count ?? 1, d),
@@ -277,18 +286,19 @@ public sealed partial class ReferenceModel
         return y;
     }
 
-    /// <summary>The router's favourites, each a feed-forward of its own, weighted by its share.</summary>
+    /// <summary>The router's favourites, each a feed-forward of its own, weighted by its score; and beside them the one that all tokens use.</summary>
     private float[] Experts(LayerWeights w, float[] x, ExpertConfig e)
     {
-        float[] share = MatVec(w.Router!, w.RouterBias, x, e.Count);
-        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => share[i]).ThenBy(i => i).Take(e.Active)];
-        Softmax(share);
-        float total = e.Normalised ? chosen.Sum(i => share[i]) : 1;
+        float[] score = MatVec(w.Router!, w.RouterBias, x, e.Count);
+        if (e.Score == RouterScore.Softmax) Softmax(score);
+        else for (int i = 0; i < e.Count; i++) score[i] = Sigmoid(score[i]);
+        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => score[i] + (w.ChoiceBias?[i] ?? 0)).ThenBy(i => i).Take(e.Active)];
+        float total = e.Normalised ? MathF.Max(chosen.Sum(i => score[i]) + e.SumEps, e.SumFloor) : 1;
         int d = x.Length;
-        float[] y = new float[d];
+        float[] y = w.Shared != null ? Shared(w.Shared, x) : new float[d];
         foreach (int expert in chosen)
         {
-            float weight = share[expert] / total;
+            float weight = score[expert] / total * (e.Scale ?? 1);
             for (int i = expert * e.Size; i < (expert + 1) * e.Size; i++)
             {
                 float up = Dot(w.Up, i, x) + (w.UpBias?[i] ?? 0);
@@ -297,6 +307,15 @@ public sealed partial class ReferenceModel
             }
             for (int j = 0; j < d && w.DownBias != null; j++) y[j] += weight * w.DownBias[expert * d + j];
         }
+        return y;
+    }
+
+    private float[] Shared(SharedExpert w, float[] x)
+    {
+        int n = w.Up.Length / x.Length;
+        float[] up = MatVec(w.Up, null, x, n), pre = w.Gate != null ? MatVec(w.Gate, null, x, n) : up;
+        float[] y = MatVec(w.Down, null, [.. pre.Zip(up, Activate)], x.Length);
+        if (w.Mix != null) Scale(y, Sigmoid(Dot(w.Mix, 0, x)));
         return y;
     }
 

@@ -67,9 +67,10 @@ internal static class ConfigKeys
         string? other = types.FirstOrDefault(t => t is not ("full_attention" or "sliding_attention"));
         json.Refuse(other != null, $"layer type \"{other}\"", "full_attention, sliding_attention");
         if (types.Count > 0 && types.Count != c.Layers) throw json.Wrong($"layer_types has {types.Count} entries for {c.Layers} layers");
-        int? window = json.Has("sliding_window") ? json.Size("sliding_window", int.MaxValue) : null;
         bool uses = json.Flag("use_sliding_window", slidesByDefault) || types.Contains("sliding_attention");
-        if (window is not { } w || !uses) return c;
+        // Where it is not used it may say anything.
+        if (!uses || !json.Has("sliding_window")) return c;
+        int w = json.Size("sliding_window", int.MaxValue);
         // Qwen: layers slide from max_window_layers on.
         int first = json.Has("max_window_layers") && json.Whole("max_window_layers") is { } n ? n : firstByDefault;
         LayerTraits[] traits = [.. Enumerable.Range(0, c.Layers).Select(i =>

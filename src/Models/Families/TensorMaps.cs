@@ -187,6 +187,14 @@ internal sealed class TensorMaps
         int d = _c.HiddenSize;
         Rows(o + "ffn.router", s + _n.Router + ".weight", e.Count, d);
         if (e.RouterBias) Vector(o + "ffn.router.bias", s + _n.Router + ".bias", e.Count);
+        if (e.ChoiceBias) Vector(o + "ffn.router.choice", s + _n.ChoiceBias, e.Count, row: _n.ChoiceBiasIsRow);
+        if (e.SharedSize > 0)
+        {
+            if (_c.Gated) Rows(o + "ffn.shared.gate", s + _n.SharedGate + ".weight", e.SharedSize, d);
+            Rows(o + "ffn.shared.up", s + _n.SharedUp + ".weight", e.SharedSize, d);
+            Rows(o + "ffn.shared.down", s + _n.SharedDown + ".weight", d, e.SharedSize);
+            if (e.SharedGate) Vector(o + "ffn.shared.mix", s + _n.SharedMix + ".weight", d, row: _n.SharedMixIsRow);
+        }
         if (_n.FusedExperts is { } fused)
         {
             string both = s + fused + "gate_up_proj", down = s + fused + "down_proj";
@@ -219,6 +227,16 @@ internal sealed class TensorMaps
             }
             return;
         }
+        if (_n.PairedExperts is { } paired)
+        {
+            string both = s + paired + ".weight", down = s + _n.ExpertDown + ".weight";
+            Shape(both, [e.Count, 2 * e.Size, d]);
+            Shape(down, [e.Count, d, e.Size]);
+            foreach ((string name, int first) in new[] { ("ffn.gate", 0), ("ffn.up", e.Size) })
+                _maps.Add(new TensorMap(o + name, e.Count * e.Size, d, [.. Enumerable.Range(0, e.Count).Select(x => new Run(both, 2 * x * e.Size + first, e.Size))]));
+            _maps.Add(new TensorMap(o + "ffn.down", e.Count * e.Size, d, [.. Enumerable.Range(0, e.Count).Select(x => new Run(down, 0, e.Size, Transposed: true, Base: x * d))]));
+            return;
+        }
         foreach ((string name, string part, bool transposed) in new[] { ("ffn.gate", _n.ExpertGate, false), ("ffn.up", _n.ExpertUp, false), ("ffn.down", _n.ExpertDown, true) })
         {
             string[] sources = [.. Enumerable.Range(0, e.Count).Select(x => s + string.Format(CultureInfo.InvariantCulture, _n.Experts!, x) + part + ".weight")];
@@ -233,9 +251,14 @@ internal sealed class TensorMaps
         if (_c.HasNormBias) Vector(name + ".bias", source + ".bias", _c.HiddenSize);
     }
 
-    private void Vector(string name, string? source, int length, float offset = 0)
+    /// <param name="name">Ours.</param>
+    /// <param name="source">Theirs.</param>
+    /// <param name="length">Numbers.</param>
+    /// <param name="offset">Added to each.</param>
+    /// <param name="row">There it is a matrix of one row.</param>
+    private void Vector(string name, string? source, int length, float offset = 0, bool row = false)
     {
-        Shape(source!, [length]);
+        Shape(source!, row ? [1, length] : [length]);
         _maps.Add(new TensorMap(name, 1, length, [new Run(source!, 0, length)]) { IsVector = true, Offset = offset });
     }
 
