@@ -112,12 +112,14 @@ internal static class ExpertFamilies
             Score = RouterScore.Sigmoid,
             ChoiceBias = true,
             SumEps = 1e-20f,
-            Scale = (float)json.Number("routed_scaling_factor", 1),
+            Scale = Scale(json),
             SharedSize = Shared(json, "n_shared_experts", size, absent: 1),
         };
         int dense = json.Whole("first_k_dense_replace") ?? 1;
         return DenseWhere(c with { Experts = experts }, i => i < dense);
     }
+
+    private static float? Scale(ConfigJson json) => json.Number("routed_scaling_factor", 1) is var scale && scale != 1 ? (float)scale : null;
 
     /// <summary>Shared experts are one of their widths together.</summary>
     private static int Shared(ConfigJson json, string key, int size, int absent)
