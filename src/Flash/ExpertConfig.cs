@@ -28,6 +28,9 @@ public sealed record ExpertConfig
     public required bool Normalised { get; init; }
     /// <summary>The router has a bias.</summary>
     public bool RouterBias { get; init; }
+    /// <summary>The router reads what enters the layer, before attention and without a norm: which experts come is known before they are needed.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public bool Early { get; init; }
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public RouterScore Score { get; init; }
     /// <summary>A learned number for each expert is added to its score when experts are chosen, not when they are weighed.</summary>
@@ -47,4 +50,7 @@ public sealed record ExpertConfig
     /// <summary>What the shared expert gives is multiplied by the sigmoid of a product with its input.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public bool SharedGate { get; init; }
+
+    /// <summary>The section of the router's matrix; one that reads something else has another name, so that a build which does not know of it refuses the package.</summary>
+    [JsonIgnore] public string RouterSection => Early ? "ffn.router.early" : "ffn.router";
 }

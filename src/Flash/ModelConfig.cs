@@ -80,6 +80,11 @@ public sealed record ModelConfig
     public required int Heads { get; init; }
     public required int KvHeads { get; init; }
     public required int HeadDim { get; init; }
+    /// <summary>Numbers of a head's value where they are not as many as a key's. 0: as many.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public int ValueDim { get; init; }
+    /// <summary>Keys and values come from a latent; null: from the layer's input.</summary>
+    public LatentConfig? Latent { get; init; }
     /// <summary>Neurons per feed-forward layer.</summary>
     public required int FfnSize { get; init; }
     public required int MaxPositions { get; init; }
@@ -143,8 +148,14 @@ public sealed record ModelConfig
     /// <summary>Ids that end a generation.</summary>
     public IReadOnlyList<int> EosTokens { get; init; } = [];
 
-    /// <summary>Rows of the fused query, key, value matrix: Heads + 2 KvHeads times HeadDim, in that order.</summary>
-    [JsonIgnore] public int QkvRows => (Heads + 2 * KvHeads) * HeadDim;
+    /// <summary>Numbers of a position's queries, keys and values, in that order.</summary>
+    [JsonIgnore] public int QkvRows => (Heads + KvHeads) * HeadDim + ValueRows;
+    [JsonIgnore] public int ValueHeadDim => ValueDim == 0 ? HeadDim : ValueDim;
+    [JsonIgnore] public int ValueRows => KvHeads * ValueHeadDim;
+    /// <summary>Rows of what the layer's input is multiplied by: those numbers, or what they are made of (queries or their latent, the latent of keys and values, the rotated key).</summary>
+    [JsonIgnore] public int ProjectedRows => Latent is { } l ? (l.QueryRank == 0 ? Heads * HeadDim : l.QueryRank) + l.KvRank + l.RopeDim : QkvRows;
+    /// <summary>What all heads together give to the output projection.</summary>
+    [JsonIgnore] public int AttendedSize => Heads * ValueHeadDim;
     /// <summary>Rows of one neuron's bundle: up, down and, when gated, gate.</summary>
     [JsonIgnore] public int RowsPerNeuron => Gated ? 3 : 2;
     /// <summary>The activation gives exact zeros: `exact` can skip neurons.</summary>

@@ -114,6 +114,29 @@ public sealed class FamilyTests
         Assert.Equal(fresh.Run(Sampling.Greedy, topLogits: 384).Top, session.Run(Sampling.Greedy, topLogits: 384).Top);
     }
 
+    /// <summary>Values of another width than keys, in every form of the cache.</summary>
+    [Fact]
+    public void Values_narrower_than_keys_are_kept_in_sixteen_and_in_eight_bits_too()
+    {
+        using var imported = Import("deepseek-v2", "f32");
+        int[] ids = Prompts("deepseek-v2")[^1].Ids;
+        (int Id, float Logit)[] Top(KvType kv, string kernels, int chunk)
+        {
+            using var engine = new LocalEngine(imported.Package, new() { Kernels = kernels, Threads = 2 }, new() { Window = 0.3, Kv = kv });
+            using var session = engine.OpenSession();
+            session.Timeline.Append(ids);
+            return session.Run(Sampling.Greedy, SlotFlags.Sample, imported.Package.Config.VocabSize, chunk).Top!;
+        }
+        Dictionary<int, float> whole = Top(KvType.F32, "auto", 64).ToDictionary(t => t.Id, t => t.Logit);
+        double size = Math.Sqrt(whole.Values.Sum(static l => (double)l * l));
+        foreach ((KvType kv, double most) in new[] { (KvType.F16, 0.01), (KvType.Q8, 0.1) })
+        {
+            var plain = Top(kv, "scalar", 64);
+            Assert.InRange(Math.Sqrt(plain.Sum(t => Math.Pow(t.Logit - whole[t.Id], 2))) / size, 1e-9, most);
+            foreach (string kernels in Kernels.Available) Assert.Equal(plain, Top(kv, kernels, 7));
+        }
+    }
+
     [Fact]
     public void With_experts_only_those_that_the_router_chose_are_read()
     {

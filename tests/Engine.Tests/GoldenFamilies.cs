@@ -4,7 +4,7 @@ namespace FlashOrleans.Engine.Tests;
 internal static class GoldenFamilies
 {
     /// <summary>Those whose feed-forward has experts.</summary>
-    public static readonly string[] Experts = ["mixtral", "qwen3-moe", "olmoe", "gpt-oss", "qwen2-moe", "granite-moe", "glm4-moe", "dots1", "ernie4_5-moe"];
+    public static readonly string[] Experts = ["mixtral", "qwen3-moe", "olmoe", "gpt-oss", "qwen2-moe", "granite-moe", "glm4-moe", "dots1", "ernie4_5-moe", "deepseek-v2"];
 
     public static readonly string[] All =
     [

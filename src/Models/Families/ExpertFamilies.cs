@@ -28,6 +28,11 @@ internal static class ExpertFamilies
         {
             ChoiceBias = "mlp.moe_statics.e_score_correction_bias", ChoiceBiasIsRow = true, Rotation = RotationOrder.Neighbours,
         }),
+        new("DeepseekV2ForCausalLM", "deepseek_v2", DeepSeek2, static c => WithShared(c) with { Rotation = RotationOrder.Neighbours }) { KnownCode = true },
+        new("SmallThinkerForCausalLM", "smallthinker", SmallThinker, static _ => TensorNames.Llama with
+        {
+            Router = "block_sparse_moe.primary_router", Experts = "block_sparse_moe.experts.{0}.", ExpertGate = "gate", ExpertUp = "up", ExpertDown = "down",
+        }) { KnownCode = true },
         new("GptOssForCausalLM", "gpt_oss", GptOss, static _ => TensorNames.Llama with { Router = "mlp.router", Sinks = "self_attn.sinks", FusedExperts = "mlp.experts." }),
     ];
 
@@ -117,6 +122,77 @@ internal static class ExpertFamilies
         };
         int dense = json.Whole("first_k_dense_replace") ?? 1;
         return DenseWhere(c with { Experts = experts }, i => i < dense);
+    }
+
+    /// <summary>
+    /// SmallThinker (arXiv 2507.20984): the router reads what enters the layer, so that experts can be fetched while attention computes; gates are ReLU; some layers see a window and rotate, others see
+    /// everything and do not.
+    /// </summary>
+    private static ModelConfig SmallThinker(ConfigJson json)
+    {
+        json.Refuse(json.Flag("use_qk_norm", false), "use_qk_norm", "false");
+        json.Refuse(json.Flag("moe_enable_secondary_experts", false), "moe_enable_secondary_experts", "false");
+        json.Refuse(json.Whole("moe_shared_primary_experts") is > 0, "moe_shared_primary_experts", "0");
+        json.Refuse(json.Numbers("moe_layer_layout").Contains(0), "moe_layer_layout with dense layers", "experts in every layer");
+        int size = json.Size("moe_ffn_hidden_size", 1 << 22, absent: 768);
+        (int hidden, int heads) = json.Widths();
+        RopeConfig rope = json.Rope(json.HeadDim(hidden, heads), thetaByDefault: 1e6);
+        ModelConfig c = json.Common("smallthinker", "relu", tied: true, rope, ffn: size);
+        json.Refuse(c.Activation != Activation.Relu, "hidden_act", "relu");
+        IReadOnlyList<double> rotates = json.Numbers("rope_layout"), slides = json.Numbers("sliding_window_layout");
+        foreach ((string key, int count) in new[] { ("rope_layout", rotates.Count), ("sliding_window_layout", slides.Count) })
+            if (count > 0 && count != c.Layers) throw json.Wrong($"{key} has {count} entries for {c.Layers} layers");
+        int window = json.Size("sliding_window_size", int.MaxValue, absent: 4096);
+        // A window that no sequence outgrows is none.
+        bool bounded = slides.Any(static s => s != 0) && window < c.MaxPositions;
+        LayerTraits[] traits = [.. Enumerable.Range(0, c.Layers).Select(i =>
+            (rotates.Count > 0 && rotates[i] == 0 ? LayerTraits.NoRope : LayerTraits.None) | (bounded && slides[i] != 0 ? LayerTraits.Sliding : LayerTraits.None))];
+        ExpertConfig experts = Experts(json, json.Size("moe_num_primary_experts", 1 << 12, absent: 32), size, normalised: true, active: 4, key: "moe_num_active_primary_experts") with
+        {
+            Score = json.Flag("moe_primary_router_apply_softmax", false) ? RouterScore.Softmax : RouterScore.Sigmoid,
+            Early = json.Flag("moe_enable_early_router", true),
+        };
+        return c with { Experts = experts, SlidingWindow = bounded ? window : 0, LayerTraits = traits.All(static t => t == LayerTraits.None) ? [] : traits };
+    }
+
+    /// <summary>Attention by latents, greedy choice by softmax.</summary>
+    private static ModelConfig DeepSeek2(ConfigJson json)
+    {
+        json.Refuse((json.Text("topk_method") ?? "greedy") != "greedy", "topk_method", "greedy");
+        json.Refuse((json.Text("scoring_func") ?? "softmax") != "softmax", "scoring_func", "softmax");
+        json.Refuse(json.Size("moe_layer_freq", 1 << 12, absent: 1) != 1, "moe_layer_freq", "1");
+        json.Refuse(json.Flag("attention_bias", false), "attention_bias", "false");
+        int turned = json.Size("qk_rope_head_dim", 1 << 12, absent: 64), own = json.Size("qk_nope_head_dim", 1 << 12, absent: 128), size = json.Size("moe_intermediate_size", 1 << 22, absent: 1407);
+        (RopeConfig rope, double attention) = LatentRope(json, turned);
+        ModelConfig c = json.Common("deepseek-v2", rope: rope) with
+        {
+            HeadDim = own + turned,
+            ValueDim = json.Size("v_head_dim", 1 << 12, absent: 128),
+            Rope = rope with { Dims = turned },
+            AttentionScale = attention == 1 ? 0 : (float)(attention * attention / Math.Sqrt(own + turned)),
+            Latent = new LatentConfig { KvRank = json.Size("kv_lora_rank", 1 << 16, absent: 512), RopeDim = turned, QueryRank = json.IsNull("q_lora_rank") ? 0 : json.Size("q_lora_rank", 1 << 16, absent: 1536) },
+        };
+        json.Refuse(c.KvHeads != c.Heads, "num_key_value_heads", "as many as num_attention_heads");
+        ExpertConfig experts = Experts(json, json.Size("n_routed_experts", 1 << 12, absent: 64), size, normalised: false) with
+        {
+            Scale = Scale(json),
+            SharedSize = Shared(json, "n_shared_experts", size, absent: 2),
+        };
+        // The families' code never divides by the sum, whatever the configuration says.
+        json.Refuse(json.Flag("norm_topk_prob", false), "norm_topk_prob", "false");
+        int dense = json.Whole("first_k_dense_replace") ?? 0;
+        return DenseWhere(c with { Experts = experts }, i => i < dense);
+    }
+
+    /// <summary>Yarn of DeepSeek stretches the scores by a factor of its own: that of cosines and sines is the quotient of two, the scores' the square of the second.</summary>
+    private static (RopeConfig Rope, double Attention) LatentRope(ConfigJson json, int turned)
+    {
+        ConfigJson? scaling = json.Object("rope_parameters") ?? json.Object("rope_scaling");
+        if (scaling is not { } s || (s.Text("rope_type") ?? s.Text("type")) != "yarn") return (json.Rope(turned), 1);
+        double factor = s.Number("factor", 1), all = s.Number("mscale_all_dim", 0);
+        double Stretch(double mscale) => factor <= 1 ? 1 : 0.1 * mscale * Math.Log(factor) + 1;
+        RopeConfig rope = json.Rope(turned, mscale: true);
+        return (rope with { AttentionFactor = Stretch(s.Number("mscale", 1)) / Stretch(all) }, Stretch(all));
     }
 
     private static float? Scale(ConfigJson json) => json.Number("routed_scaling_factor", 1) is var scale && scale != 1 ? (float)scale : null;

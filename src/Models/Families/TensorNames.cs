@@ -51,6 +51,15 @@ internal sealed record TensorNames
     public string KNorm { get; init; } = "self_attn.k_norm";
     public string? Sinks { get; init; }
     public string O { get; init; } = "self_attn.o_proj";
+    /// <summary>The latent of the queries, its norm, and queries from it.</summary>
+    public string QLatent { get; init; } = "self_attn.q_a_proj";
+    public string QLatentNorm { get; init; } = "self_attn.q_a_layernorm";
+    public string QFromLatent { get; init; } = "self_attn.q_b_proj";
+    /// <summary>The latent of keys and values, and behind it the rotated part of every key; its norm.</summary>
+    public string KvLatent { get; init; } = "self_attn.kv_a_proj_with_mqa";
+    public string KvLatentNorm { get; init; } = "self_attn.kv_a_layernorm";
+    /// <summary>For each head the key's own part and the value.</summary>
+    public string KvFromLatent { get; init; } = "self_attn.kv_b_proj";
 
     public string Gate { get; init; } = "mlp.gate_proj";
     public string Up { get; init; } = "mlp.up_proj";
