@@ -14,7 +14,7 @@ internal enum Admission { Accepted, Old, Miss, Full }
 /// With a budget the blocks are one buffer of planned size, there from the start: who needs more than it has left drops others, and is refused when
 /// they are all in use. Blocks and all that grows with a session are native, so that a step which opens a block makes nothing for the collector. This file: sessions and memory;
 /// <c>KvCache.Sharing.cs</c>: sealing, and what a session finds that others computed; <c>KvCache.Disk.cs</c>: blocks to disk and back.
-/// <code>block: [K | V][kv head][64 positions][head dim] of f32, f16 or int8 | int8: [K | V][kv head][64 positions] scales f32 | 64 chained token hashes u64</code>
+/// <code>block: [K | V][kv head][64 positions][key's or value's numbers] of f32, f16 or int8 | int8: [K | V][kv head][64 positions] scales f32 | 64 chained token hashes u64</code>
 /// </summary>
 internal sealed unsafe partial class KvCache : IDisposable
 {
@@ -22,6 +22,7 @@ internal sealed unsafe partial class KvCache : IDisposable
     private readonly Dictionary<Guid, KvSequence> _sequences = [];
     private readonly MemoryLedger _ledger;
     private readonly string _name;
+    private readonly int _valueOffset;
     private readonly int _scaleOffset;
     private readonly int _hashOffset;
     private readonly int _blockBytes;
@@ -43,11 +44,13 @@ internal sealed unsafe partial class KvCache : IDisposable
     {
         Type = type;
         HeadDim = config.HeadDim;
+        ValueDim = config.ValueHeadDim;
         KvHeads = config.KvHeads;
         ElementBytes = BytesOf(type);
         _ledger = ledger;
         _name = name;
-        _scaleOffset = 2 * KvHeads * BlockPositions * HeadDim * ElementBytes;
+        _valueOffset = KvHeads * BlockPositions * HeadDim * ElementBytes;
+        _scaleOffset = _valueOffset + KvHeads * BlockPositions * ValueDim * ElementBytes;
         _hashOffset = _scaleOffset + (type == KvType.Q8 ? 2 * KvHeads * BlockPositions * sizeof(float) : 0);
         _blockBytes = (int)BlockBytes(config, type);
         _cachedBytes = blocks == 0 ? cachedBytes : long.MaxValue;
@@ -66,7 +69,7 @@ internal sealed unsafe partial class KvCache : IDisposable
     public static KvType TypeOf(KvType type, WeightFormat weights) => type != KvType.Auto ? type : weights == WeightFormat.F32 ? KvType.F32 : KvType.F16;
 
     public static long BlockBytes(ModelConfig config, KvType type) =>
-        2L * config.KvHeads * BlockPositions * (config.HeadDim * BytesOf(type) + (type == KvType.Q8 ? sizeof(float) : 0)) + BlockPositions * sizeof(ulong);
+        (long)config.KvHeads * BlockPositions * ((config.HeadDim + config.ValueHeadDim) * BytesOf(type) + (type == KvType.Q8 ? 2 * sizeof(float) : 0)) + BlockPositions * sizeof(ulong);
 
     private static int BytesOf(KvType type) => type switch { KvType.F32 => 4, KvType.F16 => 2, KvType.Q8 => 1, _ => throw new ArgumentOutOfRangeException(nameof(type)) };
 
@@ -75,6 +78,7 @@ internal sealed unsafe partial class KvCache : IDisposable
 
     public KvType Type { get; }
     public int HeadDim { get; }
+    public int ValueDim { get; }
     public int KvHeads { get; }
     public int ElementBytes { get; }
     public long Bytes => _slab?.Length ?? UsedBytes;
@@ -106,7 +110,7 @@ internal sealed unsafe partial class KvCache : IDisposable
         sequence.Block(position / BlockPositions) + ((long)kvHead * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
 
     public byte* Value(KvSequence sequence, int kvHead, int position) =>
-        sequence.Block(position / BlockPositions) + ((long)(KvHeads + kvHead) * BlockPositions + position % BlockPositions) * HeadDim * ElementBytes;
+        sequence.Block(position / BlockPositions) + _valueOffset + ((long)kvHead * BlockPositions + position % BlockPositions) * ValueDim * ElementBytes;
 
     /// <summary>8 bits: scales of a head's keys, from this position on to the end of its block.</summary>
     public float* KeyScale(KvSequence sequence, int kvHead, int position) =>

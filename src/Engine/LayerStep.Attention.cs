@@ -45,6 +45,8 @@ internal sealed unsafe partial class LayerStep
         _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
+        _projected = (float*)(p + at.Projected); _latent = (float*)(p + at.Latent); _latentQ = p + at.LatentQuantised; _keyParts = (float*)(p + at.KeyParts);
+        _shared = (float*)(p + at.Shared); _sharedQ = p + at.SharedQuantised;
         _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
         _partialRows = (long)at.PartialBuffers * at.Capacity;
         _scoresStride = at.ScoresStride;
@@ -63,15 +65,16 @@ internal sealed unsafe partial class LayerStep
             Normalise(_x, w.AttentionNorm, _n, _rows);
             input = _n;
         }
-        Multiply(w.QkvFormat, w.Qkv, w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv, null, c.QkvRows);
+        if (c.Latent is { } latent) Expand(latent, input);
+        else Multiply(w.QkvFormat, w.Qkv, w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv, null, c.QkvRows);
         if (w.Values != null) Multiply(w.ValuesFormat, w.Values, c.QkvRows - w.QkvRows, c.HiddenSize, input, _q, _rows, _qkv + w.QkvRows, null, c.QkvRows);
         // The next layer's reads should begin while this one computes, and what it asks for comes through a grain.
         Poll?.Invoke();
         for (int r = 0; r < _rows; r++) StoreKeyValue(r);
         long work = 0;
         for (int r = 0; r < _rows; r++) work += Math.Min(PositionOf(r) + 1, _layer.Window);
-        pool.Run(_attentionJob ??= AttentionItem, _rows * c.Heads, work * c.Heads * c.HeadDim * 2 > ParallelWork);
-        Multiply(w.OutputFormat, w.Output, c.HiddenSize, c.Heads * c.HeadDim, _a, _aq, _rows, _h, w.OutputBias);
+        pool.Run(_attentionJob ??= AttentionItem, _rows * c.Heads, work * c.Heads * (c.HeadDim + c.ValueHeadDim) > ParallelWork);
+        Multiply(w.OutputFormat, w.Output, c.HiddenSize, c.AttendedSize, _a, _aq, _rows, _h, w.OutputBias);
         AddBranch(_h, _x, w.AttentionOutNorm, c.NormPlacement == NormPlacement.Post ? w.AttentionNorm : default, _h);
     }
 
@@ -118,6 +121,7 @@ internal sealed unsafe partial class LayerStep
                 kernels.Rope(q, c.Heads + c.KvHeads, c.HeadDim, rope.Cos(position), rope.Sin(position));
             }
         }
+        int vd = c.ValueHeadDim;
         for (int head = 0; head < c.KvHeads; head++)
         {
             byte* key = kv.Key(sequence, head, position);
@@ -125,17 +129,17 @@ internal sealed unsafe partial class LayerStep
             if (kv.Type == KvType.Q8)
             {
                 *kv.KeyScale(sequence, head, position) = Kernels.ToInt8(k + head * c.HeadDim, c.HeadDim, (sbyte*)key);
-                *kv.ValueScale(sequence, head, position) = Kernels.ToInt8(v + head * c.HeadDim, c.HeadDim, (sbyte*)value);
+                *kv.ValueScale(sequence, head, position) = Kernels.ToInt8(v + head * vd, vd, (sbyte*)value);
             }
             else if (kv.Type == KvType.F16)
             {
                 kernels.ToHalf(k + head * c.HeadDim, c.HeadDim, (ushort*)key);
-                kernels.ToHalf(v + head * c.HeadDim, c.HeadDim, (ushort*)value);
+                kernels.ToHalf(v + head * vd, vd, (ushort*)value);
             }
             else
             {
                 Buffer.MemoryCopy(k + head * c.HeadDim, key, c.HeadDim * 4, c.HeadDim * 4);
-                Buffer.MemoryCopy(v + head * c.HeadDim, value, c.HeadDim * 4, c.HeadDim * 4);
+                Buffer.MemoryCopy(v + head * vd, value, vd * 4, vd * 4);
             }
         }
     }
@@ -151,8 +155,9 @@ internal sealed unsafe partial class LayerStep
         int end = PositionOf(row) + 1, first = end - Math.Min(end, _layer.Window), length = end - first;
         float* q = _qkv + (long)row * c.QkvRows + head * c.HeadDim;
         float* scores = _scores + (long)worker * _scoresStride;
-        float* output = _a + ((long)row * c.Heads + head) * c.HeadDim;
-        nint stride = c.HeadDim * kv.ElementBytes;
+        int vd = c.ValueHeadDim;
+        float* output = _a + ((long)row * c.Heads + head) * vd;
+        nint stride = c.HeadDim * kv.ElementBytes, valueStride = vd * kv.ElementBytes;
         float scale = c.AttentionScale == 0 ? 1 / MathF.Sqrt(c.HeadDim) : c.AttentionScale;
         for (int p = first, n; p < end; p += n)
         {
@@ -165,14 +170,14 @@ internal sealed unsafe partial class LayerStep
         // A sink is one more score whose value adds nothing.
         if (sinks != null) scores[length] = sinks[head];
         float sum = kernels.ExpSum(scores, sinks != null ? length + 1 : length);
-        new Span<float>(output, c.HeadDim).Clear();
+        new Span<float>(output, vd).Clear();
         for (int p = first, n; p < end; p += n)
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            if (kv.Type == KvType.Q8) kernels.WeightedSumInt8(scores + p - first, kv.Value(sequence, kvHead, p), kv.ValueScale(sequence, kvHead, p), stride, n, c.HeadDim, output);
-            else kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, output);
+            if (kv.Type == KvType.Q8) kernels.WeightedSumInt8(scores + p - first, kv.Value(sequence, kvHead, p), kv.ValueScale(sequence, kvHead, p), valueStride, n, vd, output);
+            else kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), valueStride, kv.Type == KvType.F16, n, vd, output);
         }
-        kernels.Scale(output, 1 / sum, c.HeadDim);
+        kernels.Scale(output, 1 / sum, vd);
     }
 
     private void Normalise(float* x, Norm norm, float* y, int rows) => Normalise(x, norm, y, rows, _layer.Config.HiddenSize);

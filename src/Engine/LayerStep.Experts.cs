@@ -5,20 +5,39 @@ namespace FlashOrleans.Engine;
 /// <summary>What a feed-forward of experts does differently: the router chooses units, and each row weighs those it uses.</summary>
 internal sealed unsafe partial class LayerStep
 {
-    /// <summary>The router says which experts each row uses, and with what weight: in g, 0 for the others.</summary>
+    /// <summary>The router says which experts each row uses; one that reads the layer's own input has said it before attention.</summary>
     private void SelectExperts(ExpertConfig experts, LayerWeights w)
     {
-        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, _input, _q, _rows, _g, w.RouterBias);
-        Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
+        if (!experts.Early) Route(experts, w, _input);
+        TakeMarked();
+    }
+
+    /// <summary>Weights of the experts of each row, in g, 0 for those it does not use; marks those that any row uses.</summary>
+    private void Route(ExpertConfig experts, LayerWeights w, float* input)
+    {
+        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, input, _q, _rows, _g, w.RouterBias);
+        if (_marks.Length < experts.Count) _marks = new bool[experts.Count];
+        Array.Clear(_marks, 0, experts.Count);
         for (int r = 0; r < _rows; r++)
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
             float* weights = _g + (long)r * experts.Count;
-            Activations.ChooseExperts(experts, weights);
+            Activations.ChooseExperts(experts, weights, w.ChoiceBias);
             for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
             _layer.Count.Active += (long)experts.Active * experts.Size;
         }
-        TakeMarked();
+    }
+
+    /// <summary>Before attention: a router that reads the layer's input knows already which experts will be needed, so their reads run meanwhile. What it says is no guess.</summary>
+    private void RouteEarly()
+    {
+        if (_layer.Experts is not { Early: true } experts) return;
+        Route(experts, _layer.Weights!, _x);
+        if (!_layer.Options.Prefetch) return;
+        var bundles = _layer.Bundles!;
+        for (int e = 0; e < experts.Count; e++)
+            if (_marks[e] && !bundles.Prefetch(e)) break;
+        bundles.Flush();
     }
 
     /// <summary>With experts a row needs a unit only if the router chose it.</summary>

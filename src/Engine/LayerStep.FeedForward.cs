@@ -32,6 +32,7 @@ internal sealed unsafe partial class LayerStep
         if (WeightLayout.IsQuantized(layout.Up) || WeightLayout.IsQuantized(layout.Gate)) Operand(WeightFormat.Q8, _input, _q, _rows, c.HiddenSize, out _);
         if (predicted && w.Predictor.GuessesActivation) Score(w.Predictor, _input, _rows, _layer.Neurons, DecidingBias(c, w), out _);
         new Span<float>(_y, _rows * c.HiddenSize).Clear();
+        _sharedDue = w.Shared.Up != null;
         int units = _layer.Bundles!.Region.Count;
         if (_needed.Length < units) _needed = new int[units];
         if (_marks.Length < units) _marks = new bool[units];

@@ -99,6 +99,7 @@ internal sealed unsafe partial class LayerStep
             }
             Acquire();
             if (_acquired == _neededCount) _layer.ReadAhead();
+            AddSharedExpert();
             Open();
             bool ran = RunReadySegments();
             Fold();

@@ -215,6 +215,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         if (_layer.IsFirst) EnterStream();
         LookAhead();
         long start = time.GetTimestamp();
+        RouteEarly();
         Attention();
         Mark(TraceKind.Attention, start);
         Poll?.Invoke();

@@ -9,6 +9,23 @@ internal unsafe struct Norm
     public float* Bias;
 }
 
+/// <summary>What makes queries (where they have a latent), the keys' own parts and values of normalised latents.</summary>
+internal unsafe struct LatentWeights
+{
+    public float* QueryNorm, Norm;
+    public byte* Queries, Keys, Values;
+    public WeightFormat QueriesFormat, KeysFormat, ValuesFormat;
+}
+
+/// <summary>The expert that every token uses, as matrices; no up: there is none.</summary>
+internal unsafe struct SharedExpert
+{
+    public byte* Gate, Up, Down;
+    public WeightFormat GateFormat, UpFormat, DownFormat;
+    /// <summary>One row: the sigmoid of its product with the input is the share that is added. Null: all of it.</summary>
+    public float* Mix;
+}
+
 /// <summary>A predictor of whatever kind (<see cref="PredictorConfig"/>): a sketch, or fc1 and fc2; neither: there is none.</summary>
 internal unsafe struct PredictorWeights
 {
@@ -51,6 +68,7 @@ internal sealed unsafe class LayerWeights : IDisposable
     public int QkvRows { get; private set; }
     public byte* Values { get; private set; }
     public WeightFormat ValuesFormat { get; private set; }
+    public LatentWeights Latent { get; private set; }
     public float* QkvBias { get; private set; }
     public byte* Output { get; private set; }
     public WeightFormat OutputFormat { get; }
@@ -72,6 +90,9 @@ internal sealed unsafe class LayerWeights : IDisposable
     public byte* Router { get; private set; }
     public WeightFormat RouterFormat { get; private set; }
     public float* RouterBias { get; private set; }
+    /// <summary>Added to an expert's score when experts are chosen.</summary>
+    public float* ChoiceBias { get; private set; }
+    public SharedExpert Shared { get; private set; }
     public float* UpBias { get; private set; }
     public float* GateBias { get; private set; }
     /// <summary>One row; with experts one row each.</summary>
@@ -115,6 +136,17 @@ internal sealed unsafe class LayerWeights : IDisposable
             weights.QkvRows = slice.Section("attn.qkv").Rows;
             weights.Values = Bytes("attn.v");
             weights.ValuesFormat = FormatOf("attn.v");
+            weights.Latent = new()
+            {
+                QueryNorm = Floats("attn.q_latent_norm"),
+                Norm = Floats("attn.kv_latent_norm"),
+                Queries = Bytes("attn.q_b"),
+                Keys = Bytes("attn.k_b"),
+                Values = Bytes("attn.v_b"),
+                QueriesFormat = FormatOf("attn.q_b"),
+                KeysFormat = FormatOf("attn.k_b"),
+                ValuesFormat = FormatOf("attn.v_b"),
+            };
             weights.QkvBias = Floats("attn.qkv.bias");
             weights.Sinks = Floats("attn.sinks");
             weights.Output = Bytes("attn.o");
@@ -122,9 +154,21 @@ internal sealed unsafe class LayerWeights : IDisposable
             weights.UpBias = Floats("ffn.up.bias");
             weights.GateBias = Floats("ffn.gate.bias");
             weights.DownBias = Floats("ffn.down.bias");
-            weights.Router = Bytes("ffn.router");
-            weights.RouterFormat = FormatOf("ffn.router");
+            string router = config.Experts?.RouterSection ?? "";
+            weights.Router = Bytes(router);
+            weights.RouterFormat = FormatOf(router);
             weights.RouterBias = Floats("ffn.router.bias");
+            weights.ChoiceBias = Floats("ffn.router.choice");
+            weights.Shared = new()
+            {
+                Gate = Bytes("ffn.shared.gate"),
+                Up = Bytes("ffn.shared.up"),
+                Down = Bytes("ffn.shared.down"),
+                GateFormat = FormatOf("ffn.shared.gate"),
+                UpFormat = FormatOf("ffn.shared.up"),
+                DownFormat = FormatOf("ffn.shared.down"),
+                Mix = Floats("ffn.shared.mix"),
+            };
             weights.SelectorFormat = FormatOf("ffn.selector");
             PredictorWeights LowRank(string name, LowRank p) => new()
             {

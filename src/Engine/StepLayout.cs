@@ -29,6 +29,14 @@ internal readonly record struct StepLayout
     public long Activations { get; private init; }
     /// <summary>Sixteen neurons while they are rearranged, or a panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
     public long Woven { get; private init; }
+    /// <summary>What the input is multiplied to where there is a latent; a latent, normalised, and its quantised form; the keys' parts that are made of it.</summary>
+    public long Projected { get; private init; }
+    public long Latent { get; private init; }
+    public long LatentQuantised { get; private init; }
+    public long KeyParts { get; private init; }
+    /// <summary>The shared expert's activations, and twice as many numbers where it is gated; then their quantised form.</summary>
+    public long Shared { get; private init; }
+    public long SharedQuantised { get; private init; }
     public long WovenBytes { get; private init; }
     public long Products { get; private init; }
     public long Embedding { get; private init; }
@@ -47,10 +55,11 @@ internal readonly record struct StepLayout
         int predictorRank = manifest.Predictors?.MaxRank ?? 0;
         bool dense = Enumerable.Range(0, c.Layers).Any(i => c.ExpertsOf(i) == null);
         long woven = dense ? c.RowsPerNeuron * manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L) : 0;
-        int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.Heads * c.HeadDim;
+        int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.AttendedSize;
         // One arena serves every layer of the model, whichever of them it was made for.
         int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
         int selected = Math.Max(c.IsSparse ? c.FfnSize : 0, c.Experts?.Count ?? 0);
+        int latent = Math.Max(c.Latent?.KvRank ?? 0, c.Latent?.QueryRank ?? 0), shared = c.Experts?.SharedSize ?? 0;
         int partials = (int)Math.Clamp(partialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
         long offset = 0;
         long Take(long bytes)
@@ -84,6 +93,12 @@ internal readonly record struct StepLayout
             Angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0),
             Low = Take((long)capacity * predictorRank * 4),
             LowQuantised = Take((long)capacity * Kernels.QuantizedBytes(predictorRank)),
+            Projected = Take(c.Latent != null ? (long)capacity * c.ProjectedRows * 4 : 0),
+            Latent = Take((long)capacity * latent * 4),
+            LatentQuantised = Take((long)capacity * Kernels.QuantizedBytes(latent)),
+            KeyParts = Take(c.Latent is { } l ? (long)capacity * c.Heads * (c.HeadDim - l.RopeDim) * 4 : 0),
+            Shared = Take((long)capacity * shared * (c.Gated ? 2 : 1) * 4),
+            SharedQuantised = Take((long)capacity * Kernels.QuantizedBytes(shared)),
             Scores = Take((long)threads * (c.MaxPositions + 1) * 4),
             Bytes = offset,
         };

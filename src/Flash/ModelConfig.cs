@@ -64,20 +64,6 @@ public enum LayerTraits
     Dense = 4,
 }
 
-/// <summary>A feed-forward of experts: a router chooses a few for each token. Neuron j of expert e is neuron e · <see cref="Size"/> + j of the layer.</summary>
-public sealed record ExpertConfig
-{
-    public required int Count { get; init; }
-    /// <summary>Experts that a token uses.</summary>
-    public required int Active { get; init; }
-    /// <summary>Neurons of one expert.</summary>
-    public required int Size { get; init; }
-    /// <summary>The weights of the chosen experts are scaled to sum 1; else they are their probabilities among all.</summary>
-    public required bool Normalised { get; init; }
-    /// <summary>The router has a bias.</summary>
-    public bool RouterBias { get; init; }
-}
-
 /// <summary>
 /// The hyper-parameters of a decoder-only transformer as a package records them. Plain data: the flash layer uses it to
 /// size rows and files, the engine to run the layers. A family is described here, not in code: adding one adds values. Rows of queries and
@@ -94,6 +80,11 @@ public sealed record ModelConfig
     public required int Heads { get; init; }
     public required int KvHeads { get; init; }
     public required int HeadDim { get; init; }
+    /// <summary>Numbers of a head's value where they are not as many as a key's. 0: as many.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public int ValueDim { get; init; }
+    /// <summary>Keys and values come from a latent; null: from the layer's input.</summary>
+    public LatentConfig? Latent { get; init; }
     /// <summary>Neurons per feed-forward layer.</summary>
     public required int FfnSize { get; init; }
     public required int MaxPositions { get; init; }
@@ -157,8 +148,14 @@ public sealed record ModelConfig
     /// <summary>Ids that end a generation.</summary>
     public IReadOnlyList<int> EosTokens { get; init; } = [];
 
-    /// <summary>Rows of the fused query, key, value matrix: Heads + 2 KvHeads times HeadDim, in that order.</summary>
-    [JsonIgnore] public int QkvRows => (Heads + 2 * KvHeads) * HeadDim;
+    /// <summary>Numbers of a position's queries, keys and values, in that order.</summary>
+    [JsonIgnore] public int QkvRows => (Heads + KvHeads) * HeadDim + ValueRows;
+    [JsonIgnore] public int ValueHeadDim => ValueDim == 0 ? HeadDim : ValueDim;
+    [JsonIgnore] public int ValueRows => KvHeads * ValueHeadDim;
+    /// <summary>Rows of what the layer's input is multiplied by: those numbers, or what they are made of (queries or their latent, the latent of keys and values, the rotated key).</summary>
+    [JsonIgnore] public int ProjectedRows => Latent is { } l ? (l.QueryRank == 0 ? Heads * HeadDim : l.QueryRank) + l.KvRank + l.RopeDim : QkvRows;
+    /// <summary>What all heads together give to the output projection.</summary>
+    [JsonIgnore] public int AttendedSize => Heads * ValueHeadDim;
     /// <summary>Rows of one neuron's bundle: up, down and, when gated, gate.</summary>
     [JsonIgnore] public int RowsPerNeuron => Gated ? 3 : 2;
     /// <summary>The activation gives exact zeros: `exact` can skip neurons.</summary>

@@ -26,6 +26,9 @@ public static class PackageLayout
     public const string Lookahead = "lookahead";
     public const string HashesSuffix = ".hashes";
 
+    /// <summary>Resident matrices that not every model has: those of an expert that all tokens use, those that make queries, keys and values of latents. Their format is what <see cref="Fitting"/> makes of what is asked for.</summary>
+    public static readonly IReadOnlyList<string> FittedMatrices = ["attn.q_b", "attn.k_b", "attn.v_b", "ffn.shared.gate", "ffn.shared.up", "ffn.shared.down"];
+
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
@@ -101,6 +104,7 @@ public static class PackageLayout
         Range(nameof(config.Heads), config.Heads, 1, 1 << 12);
         Range(nameof(config.KvHeads), config.KvHeads, 1, config.Heads);
         Range(nameof(config.HeadDim), config.HeadDim, 1, 1 << 12);
+        Range(nameof(config.ValueDim), config.ValueDim, 0, 1 << 12);
         Range(nameof(config.FfnSize), config.FfnSize, 1, 1 << 22);
         Range(nameof(config.MaxPositions), config.MaxPositions, 1, 1 << 24);
         Range(nameof(config.PositionOffset), config.PositionOffset, 0, 1 << 16);
@@ -124,7 +128,21 @@ public static class PackageLayout
             Range("experts", e.Count, 1, 1 << 12);
             Range("active experts", e.Active, 1, e.Count);
             Range("neurons of an expert", e.Size, 1, 1 << 20);
+            Range("neurons of the shared expert", e.SharedSize, 0, 1 << 22);
+            Demand(Enum.IsDefined(e.Score), "the scores of the router are none this version knows");
+            Demand(!e.SharedGate || e.SharedSize > 0, "there is no shared expert to gate");
+            foreach (float number in (ReadOnlySpan<float>)[e.SumEps, e.SumFloor, e.Scale ?? 1]) Demand(float.IsFinite(number) && number >= 0, $"{number} among the numbers of the router is of no use");
             Range("neurons of all experts", (int)Math.Min(int.MaxValue, (long)e.Count * e.Size), 1, 1 << 24);
+        }
+        if (config.Latent is { } latent)
+        {
+            Range("numbers of the latent", latent.KvRank, 1, 1 << 16);
+            Range("numbers of the queries' latent", latent.QueryRank, 0, 1 << 16);
+            Range("rotated numbers of a key", latent.RopeDim, 2, config.HeadDim);
+            Demand(latent.RopeDim % 2 == 0 && config.Positions == PositionKind.Rope, "the rotated numbers of a key do not make pairs");
+            Demand(config.KvHeads == config.Heads, $"of a latent {config.Heads} heads need as many keys, not {config.KvHeads}");
+            Demand(!config.AttentionBias && config.QkNorm == QkNorm.None, "queries and keys of a latent have neither biases nor norms here");
+            Demand(float.IsFinite(latent.NormEps) && latent.NormEps >= 0, $"norm epsilon {latent.NormEps} is not a number of use");
         }
         foreach (RopeConfig? rope in (ReadOnlySpan<RopeConfig?>)[config.Rope, config.SlidingRope]) Validate(rope, config.HeadDim);
         Demand(config.Architecture.Length is > 0 and <= 64, "the architecture's name must have 1 to 64 characters");
@@ -142,7 +160,7 @@ public static class PackageLayout
         for (int i = 0; i < layers; i++)
         {
             foreach (string matrix in (ReadOnlySpan<string>)["attn.qkv", "attn.v", "ffn.up", "ffn.down", "ffn.gate"]) Divides(matrix, formats.Of(i, matrix), config.HiddenSize, "hidden size");
-            Divides("attn.o", formats.Of(i, "attn.o"), config.Heads * config.HeadDim, "heads times head size");
+            Divides("attn.o", formats.Of(i, "attn.o"), config.AttendedSize, "heads times head size");
         }
         for (int i = 0; i < config.Layers; i++)
         {
@@ -221,9 +239,10 @@ public static class PackageLayout
         int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
         if (config.HasInputNorms) Norm(sections, "attn_norm", config);
         // Values apart where their format differs from that of queries and keys.
-        bool apart = ValuesApart(formats, layer);
-        Panels(sections, "attn.qkv", formats.Of(layer, "attn.qkv"), apart ? config.QkvRows - config.KvHeads * hd : config.QkvRows, d);
-        if (apart) Panels(sections, "attn.v", formats.Of(layer, "attn.v"), config.KvHeads * hd, d);
+        bool apart = ValuesApart(config, formats, layer);
+        Panels(sections, "attn.qkv", formats.Of(layer, "attn.qkv"), apart ? config.QkvRows - config.ValueRows : config.ProjectedRows, d);
+        if (apart) Panels(sections, "attn.v", formats.Of(layer, "attn.v"), config.ValueRows, d);
+        if (config.Latent is { } latent) OfLatent(sections, formats, layer, config, latent);
         if (config.AttentionBias) Plain(sections, "attn.qkv.bias", 1, config.QkvRows);
         if (config.QkNorm != QkNorm.None)
         {
@@ -232,7 +251,7 @@ public static class PackageLayout
             Norm(sections, "attn.k_norm", config, each ? hd : config.KvHeads * hd);
         }
         if (config.Sinks) Plain(sections, "attn.sinks", 1, config.Heads);
-        Panels(sections, "attn.o", formats.Of(layer, "attn.o"), d, config.Heads * hd);
+        Panels(sections, "attn.o", formats.Of(layer, "attn.o"), d, config.AttendedSize);
         if (config.HasOutputBias) Plain(sections, "attn.o.bias", 1, d);
         if (config.HasOutputNorms) Norm(sections, "attn_out_norm", config);
         if (config.HasFfnNorm) Norm(sections, "ffn_norm", config);
@@ -241,8 +260,10 @@ public static class PackageLayout
         if (config.ExpertsOf(layer) is { } experts)
         {
             // Which experts are chosen hangs on small differences: the router is never quantised.
-            Panels(sections, "ffn.router", RouterFormat(formats), experts.Count, d);
+            Panels(sections, experts.RouterSection, RouterFormat(formats), experts.Count, d);
             if (experts.RouterBias) Plain(sections, "ffn.router.bias", 1, experts.Count);
+            if (experts.ChoiceBias) Plain(sections, "ffn.router.choice", 1, experts.Count);
+            if (experts.SharedSize > 0) SharedExpert(sections, formats, layer, config, experts);
         }
         if (config.FfnBias)
         {
@@ -275,8 +296,36 @@ public static class PackageLayout
         return sections;
     }
 
+    /// <summary>What makes queries, keys and values of latents.</summary>
+    private static void OfLatent(List<SectionEntry> to, WeightFormats formats, int layer, ModelConfig config, LatentConfig latent)
+    {
+        void Matrix(string name, int rows, int cols) => Panels(to, name, Fitting(formats.Of(layer, name), cols), rows, cols);
+        if (latent.QueryRank > 0)
+        {
+            Plain(to, "attn.q_latent_norm", 1, latent.QueryRank);
+            Matrix("attn.q_b", config.Heads * config.HeadDim, latent.QueryRank);
+        }
+        Plain(to, "attn.kv_latent_norm", 1, latent.KvRank);
+        Matrix("attn.k_b", config.Heads * (config.HeadDim - latent.RopeDim), latent.KvRank);
+        Matrix("attn.v_b", config.ValueRows, latent.KvRank);
+    }
+
+    /// <summary>The expert that all tokens use: matrices that stay in memory, so that a row of down is one of the stream's numbers.</summary>
+    private static void SharedExpert(List<SectionEntry> to, WeightFormats formats, int layer, ModelConfig config, ExpertConfig experts)
+    {
+        int d = config.HiddenSize, n = experts.SharedSize;
+        if (config.Gated) Panels(to, "ffn.shared.gate", Fitting(formats.Of(layer, "ffn.shared.gate"), d), n, d);
+        Panels(to, "ffn.shared.up", Fitting(formats.Of(layer, "ffn.shared.up"), d), n, d);
+        Panels(to, "ffn.shared.down", Fitting(formats.Of(layer, "ffn.shared.down"), n), d, n);
+        if (experts.SharedGate) Plain(to, "ffn.shared.mix", 1, d);
+    }
+
+    /// <summary>The format itself, or the nearest one that takes rows of so many numbers: of form K's rows often form A's blocks, else bf16.</summary>
+    public static WeightFormat Fitting(WeightFormat format, int cols) =>
+        cols % WeightLayout.Multiple(format) == 0 ? format : format == WeightFormat.Q4K && cols % WeightLayout.Block == 0 ? WeightFormat.Q4 : WeightFormat.BF16;
+
     /// <summary>The values' matrix is a section of its own.</summary>
-    public static bool ValuesApart(WeightFormats formats, int layer) => formats.Exceptions.Count > 0 && formats.Of(layer, "attn.v") != formats.Of(layer, "attn.qkv");
+    public static bool ValuesApart(ModelConfig config, WeightFormats formats, int layer) => config.Latent == null && formats.Exceptions.Count > 0 && formats.Of(layer, "attn.v") != formats.Of(layer, "attn.qkv");
 
     /// <summary>Routers of 16-bit checkpoints are stored without loss.</summary>
     public static WeightFormat RouterFormat(WeightFormats formats) => formats.Most == WeightFormat.F32 ? WeightFormat.F32 : formats.Of("ffn.router") == WeightFormat.F32 ? WeightFormat.F32 : WeightFormat.BF16;

@@ -76,7 +76,7 @@ public static class ConfigReader
     private static void Validate(ConfigJson json, ModelConfig c)
     {
         if (c.Heads % c.KvHeads != 0) throw json.Wrong($"{c.Heads} attention heads do not divide among {c.KvHeads} key/value heads");
-        if ((long)c.Heads * c.HeadDim > 1 << 20) throw json.Wrong($"{c.Heads} heads of {c.HeadDim} are more than this version supports");
+        if ((long)c.Heads * Math.Max(c.HeadDim, c.ValueHeadDim) > 1 << 20) throw json.Wrong($"{c.Heads} heads of {c.HeadDim} are more than this version supports");
         if (c.Positions == PositionKind.Rope && c.HeadDim % 2 != 0) throw json.Wrong($"rotary positions need an even head size, not {c.HeadDim}");
         if ((long)c.FfnSize * c.HiddenSize > int.MaxValue || (long)c.VocabSize * c.HiddenSize > 1L << 36)
             throw json.Wrong($"matrices of {c.FfnSize} x {c.HiddenSize} and {c.VocabSize} x {c.HiddenSize} are more than this version supports");

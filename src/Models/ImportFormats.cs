@@ -10,7 +10,7 @@ namespace FlashOrleans.Models;
 internal static class ImportFormats
 {
     private static readonly string[] s_edge = ["embed", "project_in", "project_out", "head"];
-    private static readonly string[] s_layer = ["attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate"];
+    private static readonly string[] s_layer = ["attn.qkv", "attn.v", "attn.o", "ffn.up", "ffn.down", "ffn.gate", .. PackageLayout.FittedMatrices];
 
     public static WeightFormats Choose(Checkpoint checkpoint, string quant, List<string> notes)
     {
@@ -19,9 +19,9 @@ internal static class ImportFormats
         if (quant == "keep" || (quant == "auto" && checkpoint.IsGguf)) formats = Each(checkpoint, static (matrix, nearest) => matrix == "ffn.down" ? Turned(nearest) : nearest);
         else if (quant == "auto")
         {
-            bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.Heads * c.HeadDim % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
+            bool blocks = c.HiddenSize % WeightLayout.Block == 0 && c.AttendedSize % WeightLayout.Block == 0 && c.EmbeddingWidth % WeightLayout.Block == 0;
             formats = blocks ? WeightFormat.Q8 : WeightFormat.F32;
-            if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.Heads * c.HeadDim} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
+            if (!blocks) notes.Add($"stored as f32: rows of {c.HiddenSize} and {c.AttendedSize} numbers do not divide into the blocks of {WeightLayout.Block} that q8 needs");
         }
         else if (quant == "q4")
         {
@@ -46,7 +46,7 @@ internal static class ImportFormats
     private static WeightFormats FourBits(ModelConfig c)
     {
         WeightFormat most = Of(c.HiddenSize);
-        return new WeightFormats(most, new[] { ("attn.o", c.Heads * c.HeadDim), ("embed", c.EmbeddingWidth), ("head", c.EmbeddingWidth), ("project_in", c.EmbeddingWidth) }
+        return new WeightFormats(most, new[] { ("attn.o", c.AttendedSize), ("embed", c.EmbeddingWidth), ("head", c.EmbeddingWidth), ("project_in", c.EmbeddingWidth) }
             .Where(m => Of(m.Item2) != most).Select(m => KeyValuePair.Create(m.Item1, Of(m.Item2))));
 
         static WeightFormat Of(int cols) => cols % WeightLayout.SuperBlock == 0 ? WeightFormat.Q4K : WeightFormat.Q4;
@@ -64,14 +64,14 @@ internal static class ImportFormats
             if (checkpoint.Has(matrix)) Add(matrix, matrix, matrix, 0, int.MaxValue);
         for (int i = 0; i < c.Layers; i++)
         {
-            int values = c.KvHeads * c.HeadDim;
+            int values = c.Latent == null ? c.ValueRows : 0;
             foreach (string matrix in s_layer)
             {
                 string tensor = $"layers.{i}.{(matrix == "attn.v" ? "attn.qkv" : matrix)}";
-                if (!checkpoint.Has(tensor)) continue;
+                if (!checkpoint.Has(tensor) || (matrix == "attn.v" && values == 0)) continue;
                 (int first, int count) = matrix switch
                 {
-                    "attn.qkv" => (0, c.QkvRows - values),
+                    "attn.qkv" => (0, c.ProjectedRows - values),
                     "attn.v" => (c.QkvRows - values, values),
                     _ => (0, int.MaxValue),
                 };

@@ -67,11 +67,13 @@ internal static class ImportSample
         for (int i = 0; i < c.Layers; i++)
         {
             string prefix = $"layers.{i}.", qkv = prefix + "attn.qkv";
-            int values = PackageLayout.ValuesApart(formats, i) ? c.KvHeads * c.HeadDim : 0;
-            yield return new Matrix("attn.qkv", qkv, 0, c.QkvRows - values, c.HiddenSize, formats.Of(i, "attn.qkv"));
+            int values = PackageLayout.ValuesApart(c, formats, i) ? c.ValueRows : 0;
+            yield return new Matrix("attn.qkv", qkv, 0, c.ProjectedRows - values, c.HiddenSize, formats.Of(i, "attn.qkv"));
             if (values > 0) yield return new Matrix("attn.v", qkv, c.QkvRows - values, values, c.HiddenSize, formats.Of(i, "attn.v"));
             yield return Whole("attn.o", prefix + "attn.o", formats.Of(i, "attn.o"));
-            if (checkpoint.Has(prefix + "ffn.router")) yield return Whole("ffn.router", prefix + "ffn.router", PackageLayout.RouterFormat(formats));
+            if (c.ExpertsOf(i) is { } e) yield return Whole(e.RouterSection, prefix + e.RouterSection, PackageLayout.RouterFormat(formats));
+            foreach (string matrix in PackageLayout.FittedMatrices)
+                if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, PackageLayout.Fitting(formats.Of(i, matrix), checkpoint.Shape(prefix + matrix).Cols));
             foreach (string matrix in (string[])["ffn.up", "ffn.down", "ffn.gate"])
                 if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, formats.Of(i, matrix));
         }

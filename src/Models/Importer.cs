@@ -195,7 +195,7 @@ public sealed class Importer
         using var held = new BackgroundWork<bool>(stop => _checkpoint.Hold(prefix + "ffn.down", stop), _cancel);
         WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
             "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
-            "ffn.router.bias", "ffn.down.bias");
+            "ffn.router.bias", "ffn.router.choice", "ffn.shared.mix", "attn.q_latent_norm", "attn.kv_latent_norm", "ffn.down.bias");
         int[]? order = _study?.OrderOf(layer);
         foreach (string section in (ReadOnlySpan<string>)["ffn.up.bias", "ffn.gate.bias"])
         {
@@ -209,8 +209,8 @@ public sealed class Importer
             using SectionWriter to = _writer.BeginSection(section, WeightFormat.F32, 1, bias.Length);
             to.Write(MemoryMarshal.AsBytes<float>(Array.ConvertAll(order, i => bias[i])));
         }
-        int values = _config.KvHeads * _config.HeadDim;
-        if (PackageLayout.ValuesApart(_formats, layer))
+        int values = _config.ValueRows;
+        if (PackageLayout.ValuesApart(_config, _formats, layer))
         {
             WriteMatrix(prefix, "attn.qkv", _formats.Of(layer, "attn.qkv"), "attn.qkv", 0, _config.QkvRows - values);
             WriteMatrix(prefix, "attn.v", _formats.Of(layer, "attn.v"), "attn.qkv", _config.QkvRows - values, values);
@@ -220,7 +220,9 @@ public sealed class Importer
             WriteMatrix(prefix, "attn.qkv", _formats.Of(layer, "attn.qkv"));
         }
         WriteMatrix(prefix, "attn.o", _formats.Of(layer, "attn.o"));
-        if (_checkpoint.Has(prefix + "ffn.router")) WriteMatrix(prefix, "ffn.router", PackageLayout.RouterFormat(_formats));
+        if (_config.ExpertsOf(layer) is { } experts) WriteMatrix(prefix, experts.RouterSection, PackageLayout.RouterFormat(_formats));
+        foreach (string matrix in PackageLayout.FittedMatrices)
+            if (_checkpoint.Has(prefix + matrix)) WriteMatrix(prefix, matrix, PackageLayout.Fitting(_formats.Of(layer, matrix), _checkpoint.Shape(prefix + matrix).Cols));
         foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix, matrix.IsByNeuron ? order : null);
         if (_study?.CoreOf(layer) is { } core) WriteNumbers(PackageLayout.Core, core);
         if (order != null) WriteNumbers(PackageLayout.Permutation, order);

@@ -39,6 +39,27 @@ public sealed class GgufArchitectureTests : IDisposable
         }
     }
 
+    /// <summary>The format has no word for its windows: the numbers are the same, and all else that the configuration says.</summary>
+    [Fact]
+    public void Dots1_as_a_GGUF_file_has_the_numbers_of_its_checkpoint()
+    {
+        using Checkpoint gguf = Checkpoint.Open(File("dots1", "dots1")), safetensors = Checkpoint.Open(TestData.Golden("dots1"));
+        Assert.Equal(safetensors.Config.Experts, gguf.Config.Experts);
+        Assert.Equal(safetensors.Config.LayerTraits.Select(static t => t & LayerTraits.Dense), gguf.Config.LayerTraits);
+        Assert.Equal(safetensors.Tensors.Order(StringComparer.Ordinal), gguf.Tensors.Order(StringComparer.Ordinal));
+        foreach (string name in safetensors.Tensors) Assert.Equal(safetensors.Read(name), gguf.Read(name));
+    }
+
+    [Fact]
+    public void Layers_that_foretell_further_tokens_are_left_out()
+    {
+        string file = Path.Combine(_folder, "nextn.gguf");
+        System.IO.File.WriteAllBytes(file, GgufTwin.Write("glm4-moe", "glm4moe", foretelling: 1));
+        using Checkpoint more = Checkpoint.Open(file), plain = Checkpoint.Open(TestData.Golden("glm4-moe"));
+        Assert.Equal(plain.Config.Layers, more.Config.Layers);
+        foreach (string name in plain.Tensors) Assert.Equal(plain.Read(name), more.Read(name));
+    }
+
     /// <summary>As gpt-oss is published: the file's four bits are the numbers, whatever the package makes of them.</summary>
     [Fact]
     public void Experts_in_MXFP4_compute_what_their_numbers_compute_in_floats()

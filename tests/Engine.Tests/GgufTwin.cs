@@ -18,6 +18,7 @@ internal sealed class GgufTwin
         ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("qwen3-moe", "qwen3moe"), ("gemma", "gemma"), ("gemma2", "gemma2"), ("gemma3-text", "gemma3"), ("phi", "phi2"),
         ("phi3", "phi3"), ("phi3-longrope", "phi3"), ("falcon", "falcon"), ("falcon-7b-like", "falcon"), ("gpt2", "gpt2"), ("starcoder2", "starcoder2"),
         ("stablelm", "stablelm"), ("olmo2", "olmo2"), ("olmoe", "olmoe"), ("cohere", "command-r"), ("granite", "granite"), ("smollm3", "smollm3"), ("gpt-oss", "gpt-oss"),
+        ("qwen2-moe", "qwen2moe"), ("granite-moe", "granitemoe"), ("glm4-moe", "glm4moe"), ("ernie4_5-moe", "ernie4_5-moe"),
     ];
 
     private static readonly (string Theirs, string Gguf)[] s_names =
@@ -31,7 +32,10 @@ internal sealed class GgufTwin
         ("post_attention_layernorm", "ffn_norm"), ("ln_2", "ffn_norm"), ("pre_feedforward_layernorm", "ffn_norm"), ("post_feedforward_layernorm", "post_ffw_norm"),
         ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"), ("mlp.gate_up_proj", "ffn_up"), ("mlp.fc1", "ffn_up"), ("mlp.fc2", "ffn_down"),
         ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down"), ("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down"),
-        ("block_sparse_moe.gate", "ffn_gate_inp"), ("mlp.gate", "ffn_gate_inp"), ("mlp.router", "ffn_gate_inp"),
+        ("block_sparse_moe.gate", "ffn_gate_inp"), ("mlp.gate", "ffn_gate_inp"), ("mlp.router", "ffn_gate_inp"), ("block_sparse_moe.router.layer", "ffn_gate_inp"),
+        ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"), ("mlp.moe_statics.e_score_correction_bias", "exp_probs_b.bias"), ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+        ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"), ("mlp.shared_expert.up_proj", "ffn_up_shexp"), ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+        ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"), ("mlp.shared_experts.up_proj", "ffn_up_shexp"), ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
     ];
 
     private readonly string _architecture;
@@ -40,6 +44,7 @@ internal sealed class GgufTwin
     /// <summary>By name, shape with the longest step first.</summary>
     private readonly Dictionary<string, (int[] Shape, float[] Data)> _tensors = new(StringComparer.Ordinal);
     private readonly GgufBuilder _file = new();
+    private int _foretelling;
 
     private GgufTwin(string golden, string architecture)
     {
@@ -58,10 +63,11 @@ internal sealed class GgufTwin
     }
 
     /// <summary>The file's bytes; experts may be stored in four bits, or as the numbers that four bits can say.</summary>
-    public static byte[] Write(string golden, string architecture, bool mxfp4 = false, bool rounded = false)
+    public static byte[] Write(string golden, string architecture, bool mxfp4 = false, bool rounded = false, int foretelling = 0)
     {
-        var twin = new GgufTwin(golden, architecture);
+        var twin = new GgufTwin(golden, architecture) { _foretelling = foretelling };
         twin.Arrange();
+        for (int i = 0; i < foretelling; i++) twin._tensors[$"blk.{twin._layers + i}.nextn.eh_proj.weight"] = ([twin._hidden, 2 * twin._hidden], new float[2 * twin._hidden * twin._hidden]);
         twin.Keys();
         foreach ((string name, (int[] shape, float[] data)) in twin._tensors)
         {
@@ -80,7 +86,7 @@ internal sealed class GgufTwin
             foreach (string name in Named(".attn_qkv.weight", ".attn_output.weight", ".ffn_up.weight", ".ffn_down.weight")) Change(name, (shape, data) => ([shape[1], shape[0]], Transposed(data, shape[0], shape[1])));
         if (_architecture == "falcon")
             foreach (string name in Named(".attn_qkv.weight")) Change(name, (shape, data) => (shape, Grouped(data)));
-        if (_architecture is "llama" or "granite" or "smollm3")
+        if (_architecture is "llama" or "granite" or "granitemoe" or "smollm3")
             foreach (string name in Named(".attn_q.weight", ".attn_k.weight")) Change(name, (shape, data) => (shape, Permuted(data, shape[1])));
         if (_architecture.StartsWith("gemma", StringComparison.Ordinal))
             foreach (string name in _tensors.Keys.Where(n => n.EndsWith("norm.weight", StringComparison.Ordinal)).ToList()) Change(name, (shape, data) => (shape, [.. data.Select(x => x + 1)]));
@@ -91,7 +97,9 @@ internal sealed class GgufTwin
             foreach (string name in Named(".attn_q.weight")) Change(name, (shape, data) => (shape, [.. data.Select(x => x * scale)]));
         }
         if (_architecture == "gpt-oss") SplitExperts();
+        else if (_architecture == "granitemoe") UnpairExperts();
         else if (Experts > 0) StackExperts();
+        foreach (string name in Named(".exp_probs_b.bias", ".ffn_gate_inp_shexp.weight")) Change(name, (_, data) => ([data.Length], data));
         // Layers that add nothing bring the others to where the architecture slides, or does not rotate.
         if (_architecture == "gemma3") Place(0, 1, -1, -1, -1, 2);
         if (_architecture == "smollm3") Place(0, -1, -1, 1, 2);
@@ -113,19 +121,28 @@ internal sealed class GgufTwin
         if (Has("head_dim")) Key("attention.key_length", (uint)_headDim).Key("attention.value_length", (uint)_headDim);
         // The converters of these write no base: it is 10000.
         if (Has("rope_theta") && _architecture is not ("gemma" or "gemma2" or "phi2" or "falcon" or "stablelm")) Key("rope.freq_base", Float("rope_theta"));
-        if (_architecture is "llama" or "granite" or "smollm3" or "phi3") Key("rope.dimension_count", (uint)_headDim);
+        if (_architecture is "llama" or "granite" or "granitemoe" or "smollm3" or "phi3") Key("rope.dimension_count", (uint)_headDim);
         if (Has("partial_rotary_factor")) Key("rope.dimension_count", (uint)(Float("partial_rotary_factor") * _headDim));
-        if (Has("sliding_window") && !(_config.TryGetProperty("use_sliding_window", out JsonElement uses) && !uses.GetBoolean())) Key("attention.sliding_window", (uint)Int("sliding_window"));
+        if (Has("sliding_window") && _architecture != "dots1" && !(_config.TryGetProperty("use_sliding_window", out JsonElement uses) && !uses.GetBoolean())) Key("attention.sliding_window", (uint)Int("sliding_window"));
         if (Experts > 0)
         {
-            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok"));
-            if (_architecture is "qwen3moe" or "gpt-oss") Key("expert_feed_forward_length", (uint)_tensors["blk.0.ffn_gate_exps.weight"].Shape[1]);
+            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok", Int("moe_k")));
+            if (_architecture is not ("llama" or "olmoe" or "granitemoe")) Key("expert_feed_forward_length", (uint)_tensors[$"blk.{Leading}.ffn_gate_exps.weight"].Shape[1]);
+            if (_architecture == "qwen2moe") Key("expert_shared_feed_forward_length", (uint)Int("shared_expert_intermediate_size"));
+            if (Leading > 0)
+            {
+                Key("leading_dense_block_count", (uint)Leading);
+                Key("expert_shared_count", (uint)Int("n_shared_experts", Int("moe_num_shared_experts")));
+            }
+            if (_architecture == "ernie4_5-moe") Key("interleave_moe_layer_step", (uint)Int("moe_layer_interval"));
+            if (Has("routed_scaling_factor")) Key("expert_weights_scale", Float("routed_scaling_factor")).Key("expert_weights_norm", _config.GetProperty("norm_topk_prob").GetBoolean()).Key("expert_gating_func", 2u);
+            if (Has("num_nextn_predict_layers")) Key("nextn_predict_layers", (uint)(Int("num_nextn_predict_layers") + _foretelling));
         }
         if (_architecture == "gemma2") Key("attn_logit_softcapping", Float("attn_logit_softcapping")).Key("final_logit_softcapping", Float("final_logit_softcapping"));
         if (_architecture == "command-r") Key("logit_scale", Float("logit_scale")).Key("rope.scaling.type", "none");
         if (_architecture == "stablelm") Key("use_parallel_residual", false);
         if (_architecture == "falcon") Key("tensor_data_layout", "jploski");
-        if (_architecture == "granite")
+        if (_architecture is "granite" or "granitemoe")
             Key("attention.scale", Float("attention_multiplier")).Key("embedding_scale", Float("embedding_multiplier"))
                 .Key("residual_scale", Float("residual_multiplier")).Key("logit_scale", Float("logits_scaling"));
         if (_config.TryGetProperty("rope_scaling", out JsonElement scaling) && scaling.ValueKind == JsonValueKind.Object) Scaling(scaling);
@@ -174,8 +191,10 @@ internal sealed class GgufTwin
     {
         string inner = _architecture == "llama" ? "block_sparse_moe.experts" : "mlp.experts";
         int size = Int("moe_intermediate_size", Int("intermediate_size"));
-        if (_tensors.Keys.Any(n => n.EndsWith(".ffn_gate.weight", StringComparison.Ordinal))) size = Int("intermediate_size");
-        for (int i = 0; i < _layers; i++)
+        if (Leading == 0 && _tensors.Keys.Any(n => n.EndsWith(".ffn_gate.weight", StringComparison.Ordinal))) size = Int("intermediate_size");
+        // Equal experts get equal shares: of all of them where the chosen ones are not scaled to sum 1.
+        float share = _architecture == "qwen2moe" ? Experts / (float)Int("num_experts_per_tok") : 1;
+        for (int i = Leading; i < _layers; i++)
         {
             bool dense = _tensors.ContainsKey($"blk.{i}.ffn_gate.weight");
             foreach ((string kind, string theirs) in _architecture == "llama" ? new[] { ("gate", "w1"), ("up", "w3"), ("down", "w2") } : [("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")])
@@ -185,13 +204,36 @@ internal sealed class GgufTwin
                 {
                     string name = dense ? $"blk.{i}.ffn_{kind}.weight" : $"blk.{i}.{inner}.{e}.{theirs}.weight";
                     (int[] shape, float[] data) = _tensors[name];
+                    if (dense && kind == "down") data = [.. data.Select(x => x * share)];
                     all.AddRange(kind == "down" ? Padded(data, shape[0], shape[1], shape[0], size) : Padded(data, shape[0], shape[1], size, shape[1]));
                     if (!dense) _tensors.Remove(name);
                 }
                 _tensors.Remove($"blk.{i}.ffn_{kind}.weight");
                 _tensors[$"blk.{i}.ffn_{kind}_exps.weight"] = (kind == "down" ? [Experts, _hidden, size] : [Experts, size, _hidden], [.. all]);
             }
-            if (dense) _tensors[$"blk.{i}.ffn_gate_inp.weight"] = ([Experts, _hidden], new float[Experts * _hidden]);
+            if (!dense) continue;
+            _tensors[$"blk.{i}.ffn_gate_inp.weight"] = ([Experts, _hidden], new float[Experts * _hidden]);
+            if (_architecture != "qwen2moe") continue;
+            int shared = Int("shared_expert_intermediate_size");
+            foreach (string kind in new[] { "gate", "up", "down" })
+                _tensors[$"blk.{i}.ffn_{kind}_shexp.weight"] = (kind == "down" ? [_hidden, shared] : [shared, _hidden], new float[shared * _hidden]);
+            _tensors[$"blk.{i}.ffn_gate_inp_shexp.weight"] = ([_hidden], new float[_hidden]);
+        }
+    }
+
+    /// <summary>Gate and up lie behind each other for each expert.</summary>
+    private void UnpairExperts()
+    {
+        int one = Int("intermediate_size") * _hidden;
+        for (int i = 0; i < _layers; i++)
+        {
+            string s = $"blk.{i}.block_sparse_moe.";
+            float[] both = _tensors[s + "input_linear.weight"].Data;
+            foreach ((string kind, int turn) in new[] { ("gate", 0), ("up", 1) })
+                _tensors[$"blk.{i}.ffn_{kind}_exps.weight"] = ([Experts, one / _hidden, _hidden], [.. Enumerable.Range(0, Experts).SelectMany(e => both.AsSpan((2 * e + turn) * one, one).ToArray())]);
+            _tensors[$"blk.{i}.ffn_down_exps.weight"] = _tensors[s + "output_linear.weight"];
+            _tensors.Remove(s + "input_linear.weight");
+            _tensors.Remove(s + "output_linear.weight");
         }
     }
 
@@ -286,7 +328,7 @@ internal sealed class GgufTwin
         foreach ((string theirs, string gguf) in s_names)
         {
             if (name != theirs && name != theirs + ".weight" && name != theirs + ".bias") continue;
-            bool after = theirs == "post_attention_layernorm" && _architecture is ("gemma2" or "gemma3" or "olmo2" or "gpt-oss");
+            bool after = theirs == "post_attention_layernorm" && _architecture is ("gemma2" or "gemma3" or "olmo2" or "gpt-oss" or "glm4moe");
             return layer + (after ? "post_attention_norm" : gguf) + name[theirs.Length..];
         }
         return layer + name;
@@ -302,7 +344,9 @@ internal sealed class GgufTwin
         return this;
     }
 
-    private int Experts => Int("num_local_experts", Int("num_experts"));
+    private int Experts => Int("num_local_experts", Int("num_experts", Int("n_routed_experts", Int("moe_num_experts"))));
+    /// <summary>Dense layers before the first one of experts.</summary>
+    private int Leading => Int("first_k_dense_replace", Int("moe_layer_start_index"));
     private bool Has(string key) => _config.TryGetProperty(key, out JsonElement value) && value.ValueKind != JsonValueKind.Null;
     private int Int(string key, int absent = 0) => Has(key) ? _config.GetProperty(key).GetInt32() : absent;
     private float Float(string key) => _config.GetProperty(key).GetSingle();

@@ -39,7 +39,7 @@ public sealed record StepShape
             HeadBytes = edge.Sum(static s => (double)s.Bytes),
             HeadWeights = edge.Sum(static s => (double)s.Rows * s.Cols),
             PositionBytes = KvCache.BlockBytes(c, KvCache.TypeOf(options.Kv, manifest.Weights.Most)) / (double)KvCache.BlockPositions,
-            PositionWeights = 2.0 * c.Heads * c.HeadDim,
+            PositionWeights = (double)c.Heads * (c.HeadDim + c.ValueHeadDim),
         };
     }
 

@@ -75,28 +75,45 @@ internal static unsafe class Activations
         return x < 0 ? -y : y;
     }
 
+    /// <summary>1 / (1 + e^-x).</summary>
+    public static float Sigmoid(float x) => 1f / (1f + FloatMath.Exp(-x));
+
     /// <summary>
-    /// The router's choice: of <paramref name="e"/>.Count logits the Active largest (the lower id among equals) become weights, the others 0. Weights are the softmax over
-    /// all experts, scaled to sum 1 where <paramref name="e"/>.Normalised.
+    /// The router's choice: of <paramref name="e"/>.Count logits become scores, of those the Active largest (the lower id among equals; <paramref name="choiceBias"/>, where there is one, added for
+    /// the choice alone) weights, the others 0 (<see cref="ExpertConfig"/>).
     /// </summary>
-    public static void ChooseExperts(ExpertConfig e, float* logits)
+    public static void ChooseExperts(ExpertConfig e, float* logits, float* choiceBias)
     {
         Span<float> all = new(logits, e.Count);
-        float max = float.NegativeInfinity;
-        foreach (float l in all) max = l > max ? l : max;
-        float sum = 0, chosen = 0;
-        for (int i = 0; i < e.Count; i++) sum += all[i] = FloatMath.Exp(all[i] - max);
+        // What scores are yet to be divided by.
+        float sum = e.Score == RouterScore.Softmax ? Exponentials(all) : 1;
+        for (int i = 0; i < e.Count && e.Score == RouterScore.Sigmoid; i++) all[i] = Sigmoid(all[i]);
         Span<bool> isChosen = e.Count <= 1024 ? stackalloc bool[e.Count] : new bool[e.Count];
         for (int k = 0; k < e.Active; k++)
         {
             int best = -1;
+            float most = 0;
             for (int i = 0; i < e.Count; i++)
-                if (!isChosen[i] && (best < 0 || all[i] > all[best])) best = i;
+            {
+                if (isChosen[i]) continue;
+                float value = choiceBias == null ? all[i] : all[i] / sum + choiceBias[i];
+                if (best < 0 || value > most) (best, most) = (i, value);
+            }
             isChosen[best] = true;
         }
+        float chosen = 0, scale = e.Scale ?? 1;
         // Summed in ascending order of ids, whatever the order of choice.
         for (int i = 0; i < e.Count; i++) chosen += isChosen[i] ? all[i] : 0;
-        float total = e.Normalised ? chosen : sum;
-        for (int i = 0; i < e.Count; i++) all[i] = isChosen[i] ? all[i] / total : 0;
+        float total = e.Normalised ? MathF.Max(chosen + e.SumEps * sum, e.SumFloor * sum) : sum;
+        for (int i = 0; i < e.Count; i++) all[i] = isChosen[i] ? all[i] / total * scale : 0;
+    }
+
+    /// <summary>e^(x - the largest), and their sum.</summary>
+    private static float Exponentials(Span<float> x)
+    {
+        float max = float.NegativeInfinity, sum = 0;
+        foreach (float l in x) max = l > max ? l : max;
+        for (int i = 0; i < x.Length; i++) sum += x[i] = FloatMath.Exp(x[i] - max);
+        return sum;
     }
 }

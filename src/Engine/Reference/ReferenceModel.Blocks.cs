@@ -26,7 +26,9 @@ public sealed partial class ReferenceModel
         for (int j = 0; j < y.Length; j++) y[j] += a * down[i * y.Length + j];
     }
 
-    private float[] Norm(float[] x, NormWeights w)
+    private float[] Norm(float[] x, NormWeights w) => Norm(x, w, Config.NormEps);
+
+    private float[] Norm(float[] x, NormWeights w, float eps)
     {
         int d = x.Length;
         float mean = 0, square = 0;
@@ -36,7 +38,7 @@ public sealed partial class ReferenceModel
             mean /= d;
         }
         for (int j = 0; j < d; j++) square += (x[j] - mean) * (x[j] - mean);
-        float inverse = 1f / MathF.Sqrt(square / d + Config.NormEps);
+        float inverse = 1f / MathF.Sqrt(square / d + eps);
         float[] y = new float[d];
         for (int j = 0; j < d; j++) y[j] = (x[j] - mean) * inverse * w.Weight[j] + (w.Bias != null ? w.Bias[j] : 0);
         return y;
@@ -78,6 +80,8 @@ public sealed partial class ReferenceModel
     }
 
     private static float Exp(float x) => (float)Math.Exp(x);
+
+    private static float Sigmoid(float x) => 1 / (1 + Exp(-x));
 
     /// <summary>The error function by its series (small x) or continued fraction (large x), in double.</summary>
     private static float Erf(float x)

@@ -8,8 +8,8 @@ namespace FlashOrleans.Engine;
 /// code with the engine but the weights and the rotary frequencies. Immutable after construction; <see cref="Cache"/> and <see cref="Trace"/> belong to one caller.
 /// <para>
 /// Tensors come by name: <c>embed</c>, <c>positions</c>, <c>project_in</c>, <c>project_out</c>, <c>final_norm.*</c>, <c>head</c>, <c>head.bias</c>, and for layer N
-/// <c>layers.N.</c> + <c>attn_norm.*</c>, <c>attn.qkv</c>, <c>attn.q_norm.*</c>, <c>attn.k_norm.*</c>, <c>attn.sinks</c>, <c>attn.o</c>, <c>attn_out_norm.*</c>, <c>ffn_norm.*</c>,
-/// <c>ffn.router</c>, <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c>, <c>ffn_out_norm.*</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
+/// <c>layers.N.</c> + <c>attn_norm.*</c>, <c>attn.qkv</c>, <c>attn.q_latent_norm</c>, <c>attn.q_b</c>, <c>attn.kv_latent_norm</c>, <c>attn.k_b</c>, <c>attn.v_b</c>, <c>attn.q_norm.*</c>, <c>attn.k_norm.*</c>, <c>attn.sinks</c>, <c>attn.o</c>, <c>attn_out_norm.*</c>, <c>ffn_norm.*</c>,
+/// <c>ffn.router</c> or <c>ffn.router.early</c>, <c>ffn.router.choice</c>, <c>ffn.shared.gate</c>, <c>ffn.shared.up</c>, <c>ffn.shared.down</c>, <c>ffn.shared.mix</c>, <c>ffn.gate</c>, <c>ffn.up</c>, <c>ffn.down</c>, <c>ffn_out_norm.*</c> and their biases. Matrices are row-major, one output per row, except <c>ffn.down</c>, which is
 /// neuron-major as on flash: row i is what neuron i adds to the stream.
 /// </para>
 /// </summary>
@@ -30,18 +30,33 @@ public sealed partial class ReferenceModel
 
     private sealed record LayerWeights(
         NormWeights? AttnNorm,                  // (d)
-        float[] Qkv, float[]? QkvBias,          // ((heads + 2 kvHeads) headDim, d): query rows, key rows, value rows
+        float[] Qkv, float[]? QkvBias,          // (heads headDim + kvHeads headDim + kvHeads valueDim, d): query rows, key rows, value rows; or what makes latents
+        Latent? Latent,
         NormWeights? QNorm, NormWeights? KNorm, // (headDim), or (heads headDim) and (kvHeads headDim)
         float[]? Sinks,                         // (heads)
-        float[] Out, float[]? OutBias,          // (d, heads headDim)
+        float[] Out, float[]? OutBias,          // (d, heads valueDim)
         NormWeights? AttnOutNorm,               // (d)
         NormWeights? FfnNorm,                   // (d)
         float[]? Router, float[]? RouterBias,   // (experts, d)
+        float[]? ChoiceBias,                    // (experts)
+        SharedExpert? Shared,
         float[]? Gate, float[]? GateBias,       // (n_ff, d)
         float[] Up, float[]? UpBias,            // (n_ff, d)
         float[] Down, float[]? DownBias,        // (n_ff, d); bias (d), of experts (experts, d)
         NormWeights? FfnOutNorm,                // (d)
         Predictor? Predictor);                  // mode predicted: the other neurons are left out
+
+    private sealed record Latent(
+        float[]? QueryNorm,                     // (query rank)
+        float[]? Queries,                       // (heads headDim, query rank)
+        float[] Norm,                           // (rank)
+        float[] Keys,                           // (heads (headDim - ropeDim), rank)
+        float[] Values);                        // (heads valueDim, rank)
+
+    private sealed record SharedExpert(
+        float[]? Gate, float[] Up,              // (n, d)
+        float[] Down,                           // (d, n)
+        float[]? Mix);                          // (d)
 
     private sealed record Predictor(
         float[]? Sketch,                        // (n_ff, d), or
@@ -60,7 +75,7 @@ public sealed partial class ReferenceModel
         ArgumentNullException.ThrowIfNull(tensor);
         Config = config;
         ModelConfig c = config;
-        int d = c.HiddenSize, e = c.EmbeddingWidth, wide = c.Heads * c.HeadDim;
+        int d = c.HiddenSize, e = c.EmbeddingWidth, queries = c.Heads * c.HeadDim;
         float[] Get(string name, int rows, int cols)
         {
             float[] t = tensor(name);
@@ -85,13 +100,18 @@ public sealed partial class ReferenceModel
             bool each = c.QkNorm == QkNorm.Head;
             _layers[i] = new LayerWeights(
                 Norm(c.HasInputNorms, p + "attn_norm", d),
-                Get(p + "attn.qkv", c.QkvRows, d), GetIf(c.AttentionBias, p + "attn.qkv.bias", 1, c.QkvRows),
-                Norm(c.QkNorm != QkNorm.None, p + "attn.q_norm", each ? c.HeadDim : wide), Norm(c.QkNorm != QkNorm.None, p + "attn.k_norm", each ? c.HeadDim : c.KvHeads * c.HeadDim),
+                Get(p + "attn.qkv", c.ProjectedRows, d), GetIf(c.AttentionBias, p + "attn.qkv.bias", 1, c.QkvRows),
+                c.Latent is { } l ? new Latent(
+                    GetIf(l.QueryRank > 0, p + "attn.q_latent_norm", 1, l.QueryRank), GetIf(l.QueryRank > 0, p + "attn.q_b", queries, l.QueryRank),
+                    Get(p + "attn.kv_latent_norm", 1, l.KvRank), Get(p + "attn.k_b", c.Heads * (c.HeadDim - l.RopeDim), l.KvRank), Get(p + "attn.v_b", c.ValueRows, l.KvRank)) : null,
+                Norm(c.QkNorm != QkNorm.None, p + "attn.q_norm", each ? c.HeadDim : queries), Norm(c.QkNorm != QkNorm.None, p + "attn.k_norm", each ? c.HeadDim : c.KvHeads * c.HeadDim),
                 GetIf(c.Sinks, p + "attn.sinks", 1, c.Heads),
-                Get(p + "attn.o", d, wide), GetIf(c.HasOutputBias, p + "attn.o.bias", 1, d),
+                Get(p + "attn.o", d, c.AttendedSize), GetIf(c.HasOutputBias, p + "attn.o.bias", 1, d),
                 Norm(c.HasOutputNorms, p + "attn_out_norm", d),
                 Norm(c.HasFfnNorm, p + "ffn_norm", d),
-                GetIf(x != null, p + "ffn.router", x?.Count ?? 0, d), GetIf(x is { RouterBias: true }, p + "ffn.router.bias", 1, x?.Count ?? 0),
+                GetIf(x != null, p + x?.RouterSection, x?.Count ?? 0, d), GetIf(x is { RouterBias: true }, p + "ffn.router.bias", 1, x?.Count ?? 0),
+                GetIf(x is { ChoiceBias: true }, p + "ffn.router.choice", 1, x?.Count ?? 0),
+                x is { SharedSize: > 0 and var size } ? new SharedExpert(GetIf(c.Gated, p + "ffn.shared.gate", size, d), Get(p + "ffn.shared.up", size, d), Get(p + "ffn.shared.down", d, size), GetIf(x.SharedGate, p + "ffn.shared.mix", 1, d)) : null,
                 GetIf(c.Gated, p + "ffn.gate", n, d), GetIf(c.Gated && c.FfnBias, p + "ffn.gate.bias", 1, n),
                 Get(p + "ffn.up", n, d), GetIf(c.FfnBias, p + "ffn.up.bias", 1, n),
                 Get(p + "ffn.down", n, d), GetIf(c.FfnBias, p + "ffn.down.bias", x?.Count ?? 1, d),
@@ -194,7 +214,7 @@ public sealed partial class ReferenceModel
         float[] stream = c.Parallel ? x : h, input = stream;
         if (before) input = c.SharedNorm ? normed : Norm(input, w.FfnNorm!);
         bool[]? chosen = w.Predictor != null ? Choose(w.Predictor, w.Predictor.GuessesActivation ? input : stream, c.Gated ? w.GateBias : w.UpBias, c.NeuronsOf(i)) : null;
-        float[] added = w.Router != null ? Experts(w, input, c.Experts!) : FeedForward(w, input, chosen, i, trace);
+        float[] added = w.Router != null ? Experts(w, input, c.Experts!, c.Experts!.Early ? x : input) : FeedForward(w, input, chosen, i, trace);
         if (w.FfnOutNorm != null) added = Norm(added, w.FfnOutNorm);
         Scale(added, c.ResidualScale);
         AddTo(h, added);
@@ -205,10 +225,12 @@ public sealed partial class ReferenceModel
     {
         ModelConfig c = Config;
         int hd = c.HeadDim, group = c.Heads / c.KvHeads;
-        float[] qkv = MatVec(w.Qkv, w.QkvBias, x, c.QkvRows);
+        int vd = c.ValueHeadDim;
+        float[] qkv = MatVec(w.Qkv, w.QkvBias, x, c.ProjectedRows);
+        if (c.Latent is { } latent) qkv = Expand(w.Latent!, latent, qkv);
         float[] q = qkv[..(c.Heads * hd)];                                           // (heads, headDim)
         float[] k = qkv[(c.Heads * hd)..((c.Heads + c.KvHeads) * hd)];               // (kvHeads, headDim)
-        float[] v = qkv[((c.Heads + c.KvHeads) * hd)..];                             // (kvHeads, headDim)
+        float[] v = qkv[((c.Heads + c.KvHeads) * hd)..];                             // (kvHeads, valueDim)
         if (w.QNorm != null) q = NormRuns(q, w.QNorm);
         if (w.KNorm != null) k = NormRuns(k, w.KNorm);
         if (c.RopeOf(layer) is { } rope)
@@ -222,11 +244,11 @@ public sealed partial class ReferenceModel
 
         float scale = c.AttentionScale == 0 ? 1f / MathF.Sqrt(hd) : c.AttentionScale;
         int first = Math.Max(0, pos - Math.Min(pos, c.WindowOf(layer) - 1));         // the oldest position this one sees
-        float[] mixed = new float[c.Heads * hd];                                     // (heads, headDim)
+        float[] mixed = new float[c.AttendedSize];                                   // (heads, valueDim)
         float[] p = new float[pos + 1 - first];                                      // attention over positions first..pos
         for (int h = 0; h < c.Heads; h++)
         {
-            int kv = h / group * hd;                                                 // grouped-query: several heads share one key/value head
+            int kv = h / group * hd, value = h / group * vd;                         // grouped-query: several heads share one key/value head
             for (int t = first; t <= pos; t++)
             {
                 float s = 0;
@@ -236,9 +258,27 @@ public sealed partial class ReferenceModel
             Cap(p, c.AttentionSoftcap);
             Softmax(p, w.Sinks?[h]);
             for (int t = first; t <= pos; t++)
-                for (int j = 0; j < hd; j++) mixed[h * hd + j] += p[t - first] * values[t][kv + j];
+                for (int j = 0; j < vd; j++) mixed[h * vd + j] += p[t - first] * values[t][value + j];
         }
         return MatVec(w.Out, w.OutBias, mixed, c.HiddenSize);
+    }
+
+    /// <summary>Queries, keys and values of what was projected: the queries or their latent, the latent of keys and values, the rotated part of every key.</summary>
+    private float[] Expand(Latent w, LatentConfig latent, float[] projected)
+    {
+        int hd = Config.HeadDim, own = hd - latent.RopeDim, end = projected.Length - latent.RopeDim, kv = end - latent.KvRank;
+        float[] q = projected[..kv], compressed = Norm(projected[kv..end], new NormWeights(w.Norm, null), latent.NormEps), rotated = projected[end..];
+        if (w.Queries != null) q = MatVec(w.Queries, null, Norm(q, new NormWeights(w.QueryNorm!, null), latent.NormEps), Config.Heads * hd);
+        float[] parts = MatVec(w.Keys, null, compressed, Config.Heads * own), k = new float[Config.Heads * hd];
+        for (int h = 0; h < Config.Heads; h++)
+            for (int j = 0; j < hd / 2; j++)
+            {
+                // The pairs that are rotated come first in both halves.
+                int turned = latent.RopeDim / 2, rest = h * own + j - turned;
+                k[h * hd + j] = j < turned ? rotated[j] : parts[rest];
+                k[h * hd + hd / 2 + j] = j < turned ? rotated[turned + j] : parts[rest + own / 2];
+            }
+        return [.. q, .. k, .. MatVec(w.Values, null, compressed, Config.ValueRows)];
     }
 
     /// <summary>Neurons whose score reaches the threshold: fc2 · relu(fc1 · x), or a guess of the pre-activation; and those that always are.</summary>
@@ -277,18 +317,19 @@ public sealed partial class ReferenceModel
         return y;
     }
 
-    /// <summary>The router's favourites, each a feed-forward of its own, weighted by its share.</summary>
-    private float[] Experts(LayerWeights w, float[] x, ExpertConfig e)
+    /// <summary>The router's favourites, each a feed-forward of its own, weighted by its score; and beside them the one that all tokens use.</summary>
+    private float[] Experts(LayerWeights w, float[] x, ExpertConfig e, float[] routed)
     {
-        float[] share = MatVec(w.Router!, w.RouterBias, x, e.Count);
-        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => share[i]).ThenBy(i => i).Take(e.Active)];
-        Softmax(share);
-        float total = e.Normalised ? chosen.Sum(i => share[i]) : 1;
+        float[] score = MatVec(w.Router!, w.RouterBias, routed, e.Count);
+        if (e.Score == RouterScore.Softmax) Softmax(score);
+        else for (int i = 0; i < e.Count; i++) score[i] = Sigmoid(score[i]);
+        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => score[i] + (w.ChoiceBias?[i] ?? 0)).ThenBy(i => i).Take(e.Active)];
+        float total = e.Normalised ? MathF.Max(chosen.Sum(i => score[i]) + e.SumEps, e.SumFloor) : 1;
         int d = x.Length;
-        float[] y = new float[d];
+        float[] y = w.Shared != null ? Shared(w.Shared, x) : new float[d];
         foreach (int expert in chosen)
         {
-            float weight = share[expert] / total;
+            float weight = score[expert] / total * (e.Scale ?? 1);
             for (int i = expert * e.Size; i < (expert + 1) * e.Size; i++)
             {
                 float up = Dot(w.Up, i, x) + (w.UpBias?[i] ?? 0);
@@ -297,6 +338,15 @@ public sealed partial class ReferenceModel
             }
             for (int j = 0; j < d && w.DownBias != null; j++) y[j] += weight * w.DownBias[expert * d + j];
         }
+        return y;
+    }
+
+    private float[] Shared(SharedExpert w, float[] x)
+    {
+        int n = w.Up.Length / x.Length;
+        float[] up = MatVec(w.Up, null, x, n), pre = w.Gate != null ? MatVec(w.Gate, null, x, n) : up;
+        float[] y = MatVec(w.Down, null, [.. pre.Zip(up, Activate)], x.Length);
+        if (w.Mix != null) Scale(y, Sigmoid(Dot(w.Mix, 0, x)));
         return y;
     }
 

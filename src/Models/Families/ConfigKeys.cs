@@ -12,7 +12,7 @@ internal static class ConfigKeys
     }
 
     /// <summary>The keys that nearly every configuration spells alike; families change what is different. RMSNorm, rotary positions, gated.</summary>
-    public static ModelConfig Common(this ConfigJson json, string architecture, string defaultActivation = "silu", bool tied = false, RopeConfig? rope = null)
+    public static ModelConfig Common(this ConfigJson json, string architecture, string defaultActivation = "silu", bool tied = false, RopeConfig? rope = null, int? ffn = null)
     {
         (int hidden, int heads) = json.Widths();
         int layers = json.Size("num_hidden_layers", 1 << 14);
@@ -27,7 +27,7 @@ internal static class ConfigKeys
             Heads = heads,
             KvHeads = json.Size("num_key_value_heads", 1 << 16, absent: heads),
             HeadDim = json.HeadDim(hidden, heads),
-            FfnSize = json.Size("intermediate_size", 1 << 24),
+            FfnSize = ffn ?? json.Size("intermediate_size", 1 << 24),
             MaxPositions = json.Positions(rope),
             Norm = NormKind.Rms,
             NormEps = (float)json.Number("rms_norm_eps", 1e-6),
@@ -67,9 +67,10 @@ internal static class ConfigKeys
         string? other = types.FirstOrDefault(t => t is not ("full_attention" or "sliding_attention"));
         json.Refuse(other != null, $"layer type \"{other}\"", "full_attention, sliding_attention");
         if (types.Count > 0 && types.Count != c.Layers) throw json.Wrong($"layer_types has {types.Count} entries for {c.Layers} layers");
-        int? window = json.Has("sliding_window") ? json.Size("sliding_window", int.MaxValue) : null;
         bool uses = json.Flag("use_sliding_window", slidesByDefault) || types.Contains("sliding_attention");
-        if (window is not { } w || !uses) return c;
+        // Where it is not used it may say anything.
+        if (!uses || !json.Has("sliding_window")) return c;
+        int w = json.Size("sliding_window", int.MaxValue);
         // Qwen: layers slide from max_window_layers on.
         int first = json.Has("max_window_layers") && json.Whole("max_window_layers") is { } n ? n : firstByDefault;
         LayerTraits[] traits = [.. Enumerable.Range(0, c.Layers).Select(i =>
@@ -97,11 +98,11 @@ internal static class ConfigKeys
     /// <summary>
     /// Version 5 keeps everything about rotation in one object, earlier ones in two keys; version 5 also reads the old keys.
     /// </summary>
-    public static RopeConfig Rope(this ConfigJson json, int headDim, ConfigJson? of = null, double partialByDefault = 1)
+    public static RopeConfig Rope(this ConfigJson json, int headDim, ConfigJson? of = null, double partialByDefault = 1, bool mscale = false, double thetaByDefault = 10000)
     {
         ConfigJson? r = of ?? json.Object("rope_parameters") ?? json.Object("rope_scaling");
         string kind = r?.Text("rope_type") ?? r?.Text("type") ?? "default";
-        double theta = r is { } own && own.Has("rope_theta") ? own.Number("rope_theta", 10000) : json.Number("rope_theta", 10000);
+        double theta = r is { } own && own.Has("rope_theta") ? own.Number("rope_theta", thetaByDefault) : json.Number("rope_theta", thetaByDefault);
         double partial = r is { } p && p.Has("partial_rotary_factor") ? p.Number("partial_rotary_factor", 1) : json.Number("partial_rotary_factor", partialByDefault);
         int dims = (int)(headDim * partial);
         if (partial > 1 || dims < 2 || dims % 2 != 0) throw json.Wrong($"partial_rotary_factor {partial} of a head of {headDim} leaves {dims} numbers to rotate; an even part of the head is expected");
@@ -120,7 +121,7 @@ internal static class ConfigKeys
             case "dynamic":
                 return rope with { Scaling = RopeScaling.Dynamic, OriginalPositions = positions };
             case "yarn":
-                json.Refuse(s.Has("mscale") || s.Has("mscale_all_dim"), "rope scaling yarn with mscale", "yarn without it");
+                json.Refuse(!mscale && (s.Has("mscale") || s.Has("mscale_all_dim")), "rope scaling yarn with mscale", "yarn without it");
                 return rope with
                 {
                     Scaling = RopeScaling.Yarn,

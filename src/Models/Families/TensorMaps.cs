@@ -75,14 +75,15 @@ internal sealed class TensorMaps
         if (_c.HasOutputNorms) Norm(o + "attn_out_norm", s + _n.AttnOutNorm);
         if (_c.HasFfnNorm) Norm(o + "ffn_norm", s + _n.FfnNorm);
         if (_c.HasOutputNorms) Norm(o + "ffn_out_norm", s + _n.FfnOutNorm);
-        Attention(i, o, s);
+        if (_c.Latent is { } latent) LatentAttention(latent, i, o, s);
+        else Attention(i, o, s);
         if (_c.ExpertsOf(i) is { } experts) Experts(experts, o, s);
         else FeedForward(o, s);
     }
 
     private void Attention(int layer, string o, string s)
     {
-        int d = _c.HiddenSize, hd = _c.HeadDim, wide = _c.Heads * hd, kv = _c.KvHeads * hd;
+        int d = _c.HiddenSize, hd = _c.HeadDim, queries = _c.Heads * hd, kv = _c.KvHeads * hd;
         int[] order = HeadOrder(layer);
         var weight = new List<Run>();
         var bias = new List<Run>();
@@ -99,7 +100,7 @@ internal sealed class TensorMaps
             int group = _c.Heads / _c.KvHeads;
             // First row of query head h, key head h and value head h.
             (Func<int, int> q, Func<int, int> k, Func<int, int> v) = _n.QkvOrder == QkvOrder.Stacked
-                ? ((Func<int, int>)(h => h * hd), (Func<int, int>)(h => wide + h * hd), (Func<int, int>)(h => wide + kv + h * hd))
+                ? ((Func<int, int>)(h => h * hd), (Func<int, int>)(h => queries + h * hd), (Func<int, int>)(h => queries + kv + h * hd))
                 : (h => (h / group * (group + 2) + h % group) * hd, h => (h * (group + 2) + group) * hd, h => (h * (group + 2) + group + 1) * hd);
             for (int h = 0; h < _c.Heads; h++) Add(s + fused, q(h), rotated: true);
             for (int h = 0; h < _c.KvHeads; h++) Add(s + fused, k(h), rotated: true);
@@ -124,21 +125,54 @@ internal sealed class TensorMaps
             QkNormOf(o + "attn.k_norm", s + _n.KNorm, _c.QkNorm == QkNorm.Head ? 1 : _c.KvHeads, order);
         }
         if (_c.Sinks) Vector(o + "attn.sinks", s + _n.Sinks, _c.Heads);
-        Rows(o + "attn.o", s + _n.O + ".weight", d, wide, _n.InputsFirst);
+        Rows(o + "attn.o", s + _n.O + ".weight", d, queries, _n.InputsFirst);
         if (_c.HasOutputBias) Vector(o + "attn.o.bias", s + _n.O + ".bias", d);
     }
 
-    /// <summary>Where number j of our head is in the checkpoint's.</summary>
-    private int[] HeadOrder(int layer)
+    /// <summary>The rotated part is the end of the checkpoint's heads, and the beginning of each half of ours.</summary>
+    private void LatentAttention(LatentConfig latent, int layer, string o, string s)
+    {
+        int d = _c.HiddenSize, hd = _c.HeadDim, vd = _c.ValueHeadDim, own = hd - latent.RopeDim, rank = latent.KvRank, turned = latent.RopeDim / 2;
+        int[] order = HeadOrder(layer, own);
+        string kv = s + _n.KvLatent + ".weight", queries = s + (latent.QueryRank > 0 ? _n.QFromLatent : _n.Q) + ".weight";
+        Shape(kv, [rank + latent.RopeDim, d]);
+        Shape(queries, [_c.Heads * hd, latent.QueryRank > 0 ? latent.QueryRank : d]);
+        List<Run> heads = Merge([.. Enumerable.Range(0, _c.Heads).SelectMany(h => HeadRuns(queries, h * hd, order))]);
+        List<Run> first = heads;
+        if (latent.QueryRank > 0)
+        {
+            string compressed = s + _n.QLatent + ".weight";
+            Shape(compressed, [latent.QueryRank, d]);
+            first = [new Run(compressed, 0, latent.QueryRank)];
+            Vector(o + "attn.q_latent_norm", s + _n.QLatentNorm + ".weight", latent.QueryRank);
+            _maps.Add(new TensorMap(o + "attn.q_b", _c.Heads * hd, latent.QueryRank, heads));
+        }
+        IEnumerable<Run> rotated = order[..turned].Concat(order[(hd / 2)..(hd / 2 + turned)]).Select(j => new Run(kv, rank + j - own, 1));
+        _maps.Add(new TensorMap(o + "attn.qkv", _c.ProjectedRows, d, Merge([.. first, new Run(kv, 0, rank), .. rotated])));
+        Vector(o + "attn.kv_latent_norm", s + _n.KvLatentNorm + ".weight", rank);
+        // What is not rotated: in the order that the queries have it in.
+        int[] parts = [.. order[turned..(hd / 2)], .. order[(hd / 2 + turned)..]];
+        string both = s + _n.KvFromLatent + ".weight";
+        Shape(both, [_c.Heads * (own + vd), rank]);
+        List<Run> keys = Merge([.. Enumerable.Range(0, _c.Heads).SelectMany(h => parts.Select(j => new Run(both, h * (own + vd) + j, 1)))]);
+        Run[] values = [.. Enumerable.Range(0, _c.Heads).Select(h => new Run(both, h * (own + vd) + own, vd))];
+        _maps.Add(new TensorMap(o + "attn.k_b", _c.Heads * own, rank, keys));
+        _maps.Add(new TensorMap(o + "attn.v_b", _c.Heads * vd, rank, values));
+        Rows(o + "attn.o", s + _n.O + ".weight", d, _c.AttendedSize);
+        if (_c.HasOutputBias) Vector(o + "attn.o.bias", s + _n.O + ".bias", d);
+    }
+
+    /// <summary>Where number j of our head is in the checkpoint's, whose rotated part begins at <paramref name="from"/>.</summary>
+    private int[] HeadOrder(int layer, int from = 0)
     {
         int hd = _c.HeadDim, half = hd / 2;
         int[] order = [.. Enumerable.Range(0, hd)];
         if (_c.RopeOf(layer) is not { } rope) return order;
-        int turned = (rope.Dims == 0 ? hd : rope.Dims) / 2, rest = 2 * turned;
+        int turned = (rope.Dims == 0 ? hd : rope.Dims) / 2, rest = from > 0 ? 0 : 2 * turned;
         for (int j = 0; j < half; j++)
         {
-            order[j] = j >= turned ? rest++ : _n.Rotation == RotationOrder.Neighbours ? 2 * j : j;
-            order[j + half] = j >= turned ? rest++ : _n.Rotation == RotationOrder.Neighbours ? 2 * j + 1 : j + turned;
+            order[j] = j >= turned ? rest++ : from + (_n.Rotation == RotationOrder.Neighbours ? 2 * j : j);
+            order[j + half] = j >= turned ? rest++ : from + (_n.Rotation == RotationOrder.Neighbours ? 2 * j + 1 : j + turned);
         }
         return order;
     }
@@ -185,8 +219,16 @@ internal sealed class TensorMaps
     private void Experts(ExpertConfig e, string o, string s)
     {
         int d = _c.HiddenSize;
-        Rows(o + "ffn.router", s + _n.Router + ".weight", e.Count, d);
+        Rows(o + e.RouterSection, s + _n.Router + ".weight", e.Count, d);
         if (e.RouterBias) Vector(o + "ffn.router.bias", s + _n.Router + ".bias", e.Count);
+        if (e.ChoiceBias) Vector(o + "ffn.router.choice", s + _n.ChoiceBias, e.Count, row: _n.ChoiceBiasIsRow);
+        if (e.SharedSize > 0)
+        {
+            if (_c.Gated) Rows(o + "ffn.shared.gate", s + _n.SharedGate + ".weight", e.SharedSize, d);
+            Rows(o + "ffn.shared.up", s + _n.SharedUp + ".weight", e.SharedSize, d);
+            Rows(o + "ffn.shared.down", s + _n.SharedDown + ".weight", d, e.SharedSize);
+            if (e.SharedGate) Vector(o + "ffn.shared.mix", s + _n.SharedMix + ".weight", d, row: _n.SharedMixIsRow);
+        }
         if (_n.FusedExperts is { } fused)
         {
             string both = s + fused + "gate_up_proj", down = s + fused + "down_proj";
@@ -219,6 +261,16 @@ internal sealed class TensorMaps
             }
             return;
         }
+        if (_n.PairedExperts is { } paired)
+        {
+            string both = s + paired + ".weight", down = s + _n.ExpertDown + ".weight";
+            Shape(both, [e.Count, 2 * e.Size, d]);
+            Shape(down, [e.Count, d, e.Size]);
+            foreach ((string name, int first) in new[] { ("ffn.gate", 0), ("ffn.up", e.Size) })
+                _maps.Add(new TensorMap(o + name, e.Count * e.Size, d, [.. Enumerable.Range(0, e.Count).Select(x => new Run(both, 2 * x * e.Size + first, e.Size))]));
+            _maps.Add(new TensorMap(o + "ffn.down", e.Count * e.Size, d, [.. Enumerable.Range(0, e.Count).Select(x => new Run(down, 0, e.Size, Transposed: true, Base: x * d))]));
+            return;
+        }
         foreach ((string name, string part, bool transposed) in new[] { ("ffn.gate", _n.ExpertGate, false), ("ffn.up", _n.ExpertUp, false), ("ffn.down", _n.ExpertDown, true) })
         {
             string[] sources = [.. Enumerable.Range(0, e.Count).Select(x => s + string.Format(CultureInfo.InvariantCulture, _n.Experts!, x) + part + ".weight")];
@@ -233,9 +285,14 @@ internal sealed class TensorMaps
         if (_c.HasNormBias) Vector(name + ".bias", source + ".bias", _c.HiddenSize);
     }
 
-    private void Vector(string name, string? source, int length, float offset = 0)
+    /// <param name="name">Ours.</param>
+    /// <param name="source">Theirs.</param>
+    /// <param name="length">Numbers.</param>
+    /// <param name="offset">Added to each.</param>
+    /// <param name="row">There it is a matrix of one row.</param>
+    private void Vector(string name, string? source, int length, float offset = 0, bool row = false)
     {
-        Shape(source!, [length]);
+        Shape(source!, row ? [1, length] : [length]);
         _maps.Add(new TensorMap(name, 1, length, [new Run(source!, 0, length)]) { IsVector = true, Offset = offset });
     }
 

@@ -51,6 +51,15 @@ internal sealed record TensorNames
     public string KNorm { get; init; } = "self_attn.k_norm";
     public string? Sinks { get; init; }
     public string O { get; init; } = "self_attn.o_proj";
+    /// <summary>The latent of the queries, its norm, and queries from it.</summary>
+    public string QLatent { get; init; } = "self_attn.q_a_proj";
+    public string QLatentNorm { get; init; } = "self_attn.q_a_layernorm";
+    public string QFromLatent { get; init; } = "self_attn.q_b_proj";
+    /// <summary>The latent of keys and values, and behind it the rotated part of every key; its norm.</summary>
+    public string KvLatent { get; init; } = "self_attn.kv_a_proj_with_mqa";
+    public string KvLatentNorm { get; init; } = "self_attn.kv_a_layernorm";
+    /// <summary>For each head the key's own part and the value.</summary>
+    public string KvFromLatent { get; init; } = "self_attn.kv_b_proj";
 
     public string Gate { get; init; } = "mlp.gate_proj";
     public string Up { get; init; } = "mlp.up_proj";
@@ -63,6 +72,16 @@ internal sealed record TensorNames
     public bool InputsFirst { get; init; }
 
     public string? Router { get; init; }
+    /// <summary>The bias of the choice, whole.</summary>
+    public string? ChoiceBias { get; init; }
+    /// <summary>Of the expert that all tokens use.</summary>
+    public string SharedGate { get; init; } = "";
+    public string SharedUp { get; init; } = "";
+    public string SharedDown { get; init; } = "";
+    public string? SharedMix { get; init; }
+    /// <summary>These vectors are matrices of one row.</summary>
+    public bool ChoiceBiasIsRow { get; init; }
+    public bool SharedMixIsRow { get; init; }
     /// <summary>Before the three names below; {0} is the expert.</summary>
     public string? Experts { get; init; }
     public string ExpertGate { get; init; } = "";
@@ -70,6 +89,8 @@ internal sealed record TensorNames
     public string ExpertDown { get; init; } = "";
     /// <summary>GGUF: one tensor each for gate, up and down, experts outermost; {0} is which.</summary>
     public string? StackedExperts { get; init; }
+    /// <summary>Granite: gate and up in one tensor [experts, 2 n, d], gate rows first; the name of down is <see cref="ExpertDown"/>.</summary>
+    public string? PairedExperts { get; init; }
     /// <summary>gpt-oss: gate_up_proj [experts, d, 2 n] with gate and up in turn, down_proj [experts, n, d], and their biases.</summary>
     public string? FusedExperts { get; init; }
 
@@ -96,6 +117,11 @@ internal sealed record TensorNames
         Up = "ffn_up",
         Down = "ffn_down",
         Router = "ffn_gate_inp",
+        ChoiceBias = "exp_probs_b.bias",
         StackedExperts = "ffn_{0}_exps",
+        SharedGate = "ffn_gate_shexp",
+        SharedUp = "ffn_up_shexp",
+        SharedDown = "ffn_down_shexp",
+        SharedMix = "ffn_gate_inp_shexp",
     };
 }

@@ -30,6 +30,7 @@ internal sealed record GgufArchitecture(string Name, Func<GgufKeys, ModelConfig>
         new("granite", Granite, static (k, _) => Turned(k)),
         new("smollm3", SmolLm3, static (k, _) => Turned(k)),
         new("gpt-oss", GptOss, static (k, _) => k.Names() with { FfnNorm = "post_attention_norm", Sinks = "attn_sinks.weight" }),
+        .. GgufExpertArchitectures.All,
     ];
 
     /// <summary>Names, for messages: one line has to hold them.</summary>
@@ -113,11 +114,13 @@ internal sealed record GgufArchitecture(string Name, Func<GgufKeys, ModelConfig>
 
     private static ModelConfig CommandR(GgufKeys k) => k.Common("cohere", NormKind.Layer) with { Parallel = true, SharedNorm = true, LogitScale = (float)k.Factor("logit_scale", 1) };
 
+    private static ModelConfig Granite(GgufKeys k) => Multipliers(k, k.Common("granite"));
+
     /// <summary>Granite's four multipliers; logits are divided by theirs.</summary>
-    private static ModelConfig Granite(GgufKeys k)
+    public static ModelConfig Multipliers(GgufKeys k, ModelConfig c)
     {
         k.Refuse(k.Flag("rope.scaling.finetuned") == false, "rope.scaling.finetuned", "true (rotary positions)");
-        return k.Common("granite") with
+        return c with
         {
             EmbeddingScale = (float)k.Factor("embedding_scale", 1),
             AttentionScale = (float)k.Factor("attention.scale", 0),

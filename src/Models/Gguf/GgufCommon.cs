@@ -71,15 +71,47 @@ internal static class GgufCommon
     private static ModelConfig Slide(this ModelConfig c, int window, bool[] slides) =>
         c with { SlidingWindow = window, LayerTraits = [.. slides.Select(static s => s ? LayerTraits.Sliding : LayerTraits.None)] };
 
-    /// <summary>A softmax router. Whether the chosen weights are scaled to sum 1 is a matter of the architecture; a file may only agree.</summary>
-    public static ModelConfig Experts(this ModelConfig c, GgufKeys k, int size, bool normalised)
+    /// <summary>
+    /// A router and its experts. What scores are, and whether the chosen weights are scaled to sum 1, is a matter of the architecture; a file may only agree, but where that is null. Which layers are
+    /// dense the keys say; biases and the shared expert are read off the first layer of experts.
+    /// </summary>
+    public static ModelConfig Experts(this ModelConfig c, GgufKeys k, int size, bool? normalised, RouterScore score = RouterScore.Softmax)
     {
         int count = k.Size("expert_count", 1 << 12), active = k.Size("expert_used_count", 1 << 12);
         if (active > count) throw k.Wrong($"{active} experts a token of {count}");
-        k.Refuse(k.Whole("expert_gating_func") is > 1, "expert_gating_func", "1 (softmax)");
-        k.Refuse(k.Flag("expert_weights_norm") is { } norm && norm != normalised, "expert_weights_norm", normalised ? "true" : "false");
-        k.Refuse(k.Factor("expert_weights_scale", 1) != 1, "expert_weights_scale", "1");
-        return c with { Experts = new ExpertConfig { Count = count, Active = active, Size = size, Normalised = normalised, RouterBias = k.HasTensor("blk.0.ffn_gate_inp.bias") } };
+        int function = k.Whole("expert_gating_func") ?? 0;
+        k.Refuse(function > 2, "expert_gating_func", "1 (softmax), 2 (sigmoid)");
+        k.Refuse(normalised != null && function > 0 && (RouterScore)(function - 1) != score, "expert_gating_func", score == RouterScore.Softmax ? "1 (softmax)" : "2 (sigmoid)");
+        k.Refuse(k.Flag("expert_weights_norm") is { } norm && norm != (normalised ?? norm), "expert_weights_norm", normalised == true ? "true" : "false");
+        k.Refuse(k.Whole("expert_group_count") > 1, "expert_group_count", "1: experts are chosen among all");
+        _ = k.Whole("expert_group_used_count");
+        int dense = k.Whole("leading_dense_block_count") ?? 0, step = k.Size("interleave_moe_layer_step", 1 << 14, absent: 1);
+        bool[] isDense = [.. Enumerable.Range(0, c.Layers).Select(i => i < dense || (i + 1) % step != 0)];
+        int first = Array.IndexOf(isDense, false);
+        if (first < 0) throw k.Wrong($"metadata {k.Architecture}.leading_dense_block_count leaves none of {c.Layers} layers with experts");
+        string layer = $"blk.{first}.";
+        long shared = k.HasTensor(layer + "ffn_up_shexp.weight") ? k.Tensor(layer + "ffn_up_shexp.weight").Rows : 0;
+        // How many experts were joined and how wide they were together: the tensor says it.
+        if (shared > 0) _ = (k.Whole("expert_shared_count"), k.Whole("expert_shared_feed_forward_length"));
+        double scale = k.Factor("expert_weights_scale", 1);
+        k.Refuse(normalised != null && scale != 1, "expert_weights_scale", "1");
+        return c with
+        {
+            Experts = new ExpertConfig
+            {
+                Count = count,
+                Active = active,
+                Size = size,
+                Normalised = normalised ?? k.Flag("expert_weights_norm") ?? false,
+                RouterBias = k.HasTensor(layer + "ffn_gate_inp.bias"),
+                Score = function > 0 ? (RouterScore)(function - 1) : score,
+                ChoiceBias = k.HasTensor(layer + "exp_probs_b.bias"),
+                Scale = scale == 1 ? null : (float)scale,
+                SharedSize = (int)Math.Min(shared, 1 << 22),
+                SharedGate = shared > 0 && k.HasTensor(layer + "ffn_gate_inp_shexp.weight"),
+            },
+            LayerTraits = isDense.Contains(true) ? [.. isDense.Select((d, i) => (i < c.LayerTraits.Count ? c.LayerTraits[i] : LayerTraits.None) | (d ? LayerTraits.Dense : LayerTraits.None))] : c.LayerTraits,
+        };
     }
 
     private static RopeConfig Rope(this GgufKeys k, int headDim, int positions)

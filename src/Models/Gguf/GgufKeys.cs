@@ -18,6 +18,8 @@ internal sealed class GgufKeys(GgufFile file)
     private readonly HashSet<string> _keys = new(s_idle, StringComparer.Ordinal);
     private readonly HashSet<string> _tensors = new(StringComparer.Ordinal);
 
+    private readonly List<string> _leftOut = [];
+
     public string Architecture { get; } = file.Metadata.Architecture;
     public bool IsPowerInfer => file.IsPowerInfer;
 
@@ -84,6 +86,9 @@ internal sealed class GgufKeys(GgufFile file)
 
     public GgufTensor Tensor(string name) => file.Require(name);
 
+    /// <summary>Tensors whose names begin so belong to what is not computed, and nothing that is hangs on them.</summary>
+    public void LeaveOut(string prefix) => _leftOut.Add(prefix);
+
     /// <summary>A vector of the whole model that belongs to the configuration: divisors of frequencies.</summary>
     public double[] Divisors(string tensor, int length)
     {
@@ -113,7 +118,7 @@ internal sealed class GgufKeys(GgufFile file)
         foreach (string name in file.Tensors.Keys)
         {
             bool predictor = IsPowerInfer && name.Split('.') is ["blk", _, "fc1" or "fc2", "weight"];
-            if (!known.Contains(name) && !_tensors.Contains(name) && !predictor) throw Wrong($"tensor {name} belongs to nothing that is supported for {Architecture}; without it the model would compute something else");
+            if (!known.Contains(name) && !_tensors.Contains(name) && !predictor && !_leftOut.Exists(p => name.StartsWith(p, StringComparison.Ordinal))) throw Wrong($"tensor {name} belongs to nothing that is supported for {Architecture}; without it the model would compute something else");
         }
     }
 

@@ -13,7 +13,7 @@ public sealed class GgufArchitectureTests : IDisposable
 
     [Theory]
     [InlineData("gptneox", false)]
-    [InlineData("qwen2moe", false)]
+    [InlineData("llama4", false)]
     [InlineData("bamboo", false)]
     [InlineData("gemma2", true)]
     public void An_architecture_that_is_not_supported_is_refused_with_those_that_are(string architecture, bool powerInfer)
