@@ -79,6 +79,8 @@ public sealed class Layer
     internal float Cut { get; private set; }
     /// <summary>Random weights: what says which neurons are active; null: the weights do.</summary>
     internal ActivityModel? Activity { get; private set; }
+    /// <summary>Random weights: what says which experts a token uses; null: the router does.</summary>
+    internal RoutingModel? Routing { get; private set; }
     /// <summary>Completes when the resident part is in memory; faults with <see cref="FlashException"/>.</summary>
     public Task Loaded => _loaded.Task;
     public PrefetchPolicy Policy { get; } = new();
@@ -218,6 +220,7 @@ public sealed class Layer
             Activity = new ActivityModel(activity, Index, Neurons);
             if (!Exact) Cut = 0;
         }
+        if (Experts is { } experts && Package.Manifest.Routing is { } routing) Routing = new RoutingModel(routing, Index, experts);
         (Edge, Rope) = shared(this);
         Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0, kvCachedBytes);
         if (kvDisk != null) Kv.SaveIn(kvDisk, Package, Index);

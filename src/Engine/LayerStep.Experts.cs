@@ -14,6 +14,7 @@ internal sealed unsafe partial class LayerStep
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
             float* weights = _g + (long)r * experts.Count;
+            if (_layer.Routing is { } routing) routing.Choose(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, experts.Count));
             Activations.ChooseExperts(experts, weights);
             for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
             _layer.Count.Active += (long)experts.Active * experts.Size;

@@ -16,6 +16,8 @@ public sealed record PackageSpec
     public string Permutation { get; init; } = PackageLayout.Identity;
     /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
     public ActivityConfig? Activity { get; init; }
+    /// <summary>How the experts are drawn, for random weights; else null.</summary>
+    public RoutingConfig? Routing { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -73,6 +75,7 @@ public sealed class PackageWriter : IDisposable
         if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
         spec.Activity?.Check(spec.Config);
+        spec.Routing?.Check(spec.Config);
         long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
         PackageFolder folder;
         try
@@ -251,6 +254,7 @@ public sealed class PackageWriter : IDisposable
             Predictor = Manifest.PredictorOf(_spec.Config),
             Predictors = _spec.Predictors,
             Activity = _spec.Activity,
+            Routing = _spec.Routing,
             Permutation = _spec.Permutation,
             SideFiles = _sideFiles,
             Files = _files!,
