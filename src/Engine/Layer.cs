@@ -232,7 +232,7 @@ public sealed class Layer
         if (!Options.Reuse) slots = Math.Min(slots, Math.Max(2, (Scans ? 2 * ScanBytes : BudgetNeeds.LeastWindowBytes) / region.SlotBytes));
         ScanUnits = Math.Clamp(ScanBytes / region.SlotBytes, 1, Math.Max(1, slots / (Options.Reuse ? 4 : 2)));
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in the slots of the scan, one run of neighbours in long reads.
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, recency: Experts != null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = !Scans || !Options.Reuse ? 0 : slots == region.Count ? slots : slots - ScanUnits };
         if (Scans) Bundles.Window.PrefetchScoreLimit = float.PositiveInfinity;
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];

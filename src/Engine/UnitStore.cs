@@ -27,10 +27,10 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Whether what a slot holds has been checked against the unit's checksum.</summary>
     private enum Trust : byte { Checked, Unchecked, Wrong }
 
-    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed)
+    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, bool recency = false)
     {
         Region = region;
-        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name);
+        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, recency);
         _reader = reader;
         _completed = completed;
         _requestOf = new ReadRequest?[slots];

@@ -36,7 +36,8 @@ public sealed unsafe class Window : IDisposable
     /// <param name="slotBytes"><see cref="UnitRegion.SlotBytes"/> of the region read into it: a multiple of the device's alignment, so every slot is aligned.</param>
     /// <param name="ledger">Counts the memory.</param>
     /// <param name="name">Its name there.</param>
-    public Window(int units, int slots, int slotBytes, MemoryLedger ledger, string name)
+    /// <param name="recency">The least recently used goes first, whatever its frequency.</param>
+    public Window(int units, int slots, int slotBytes, MemoryLedger ledger, string name, bool recency = false)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(units);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(slots);
@@ -54,7 +55,7 @@ public sealed unsafe class Window : IDisposable
         _free = new int[slots];
         for (int i = 0; i < slots; i++) _free[i] = slots - 1 - i;
         _freeCount = slots;
-        _score = new WindowScore(units);
+        _score = new WindowScore(units, recency);
         _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 8)));
         _evictable = new EvictableList(slots);
     }
