@@ -189,7 +189,8 @@ public sealed class SyntheticModelTests : IDisposable
         foreach (string name in SyntheticModel.Shapes)
         {
             ModelConfig c = SyntheticShapes.Read(name, null);
-            double billions = double.Parse(name.Split('-').Last(static p => p.EndsWith('b'))[..^1], System.Globalization.CultureInfo.InvariantCulture);
+            // Mixtral's name counts what eight experts share eight times; "a3b" is what a token of it uses.
+            double billions = name == "mixtral-8x7b" ? 47 : double.Parse(name.Split('-').Last(static p => p.EndsWith('b') && char.IsDigit(p[0]))[..^1], System.Globalization.CultureInfo.InvariantCulture);
             Assert.InRange(PackageLayout.EstimateBytes(c, WeightFormat.BF16) / 2e9, 0.9 * billions, 1.5 * billions);
         }
     }
