@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures flash and llama.cpp side by side on models of one shape, each run in a memory control group of its own, and appends rows to a CSV file.
 #   bench/Peers/run.sh OUT.csv CASE...
-# CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), budgets (30 to 100 %), sessions (bamboo-7b, 1 to 16 at 50 and 75 %), or a line of your own:
+# CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), experts (olmoe-7b, in memory and 50 %), qwen3 (qwen3-30b-a3b, half of it, needs 40 GB), budgets (30 to 100 %), sessions (bamboo-7b, 1 to 16 at 50 and 75 %), or a line of your own:
 #   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the model's bytes, 100 means without a limit.
 # FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
 # LAYERS: so many layers instead of the shapes' own, to try the script. bench/Plots draws budgets and sessions and prints the README's table.
@@ -69,7 +69,7 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --temperature 0 --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
     leave
     local activity
-    activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) else "none" end' "$work/out.json")
+    activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) elif .routing then "synthetic routing" else "none" end' "$work/out.json")
     while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits binds fraction; do
         row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command" "$binds" "$fraction"
     done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), (.hit_rate // "-"), (.limits.limit // "-"), (if .limits then (.limits.fraction * 1000 | round / 1000) else "-" end)] | @tsv' "$work/out.json")
@@ -115,6 +115,12 @@ for case in "$@"; do
            ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --mode predicted ;;
         c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
            theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
+        experts) model olmoe olmoe-7b --gguf "$work/olmoe.gguf"
+           theirs experts "olmoe-7b in memory" olmoe 100 none; ours experts "olmoe-7b in memory" olmoe 100 --path engine
+           theirs experts "olmoe-7b, 50 %" olmoe 50 mmap; ours experts "olmoe-7b, 50 %" olmoe 50 --path grains ;;
+        qwen3) model qwen3 qwen3-30b-a3b --gguf "$work/qwen3.gguf"
+           theirs qwen3 "qwen3-30b-a3b, 50 %" qwen3 50 mmap
+           for share in 25 35 50 70; do ours qwen3 "qwen3-30b-a3b, $share %" qwen3 $share --path grains --sessions 1,4,8; done ;;
         d) model bamboo bamboo-7b
            for share in 50 75; do
                for n in 1 8; do ours d "bamboo-7b, exact, $share %" bamboo $share --mode exact --sessions $n; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --mode predicted --sessions $n; done

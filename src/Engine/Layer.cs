@@ -79,6 +79,8 @@ public sealed class Layer
     internal float Cut { get; private set; }
     /// <summary>Random weights: what says which neurons are active; null: the weights do.</summary>
     internal ActivityModel? Activity { get; private set; }
+    /// <summary>Random weights: what says which experts a token uses; null: the router does.</summary>
+    internal RoutingModel? Routing { get; private set; }
     /// <summary>Completes when the resident part is in memory; faults with <see cref="FlashException"/>.</summary>
     public Task Loaded => _loaded.Task;
     public PrefetchPolicy Policy { get; } = new();
@@ -226,6 +228,7 @@ public sealed class Layer
             Activity = new ActivityModel(activity, Index, Neurons);
             if (!Exact) Cut = 0;
         }
+        if (Experts is { } experts && Package.Manifest.Routing is { } routing) Routing = new RoutingModel(routing, Index, experts);
         (Edge, Rope, Sweep) = shared(this);
         Kv = new KvCache(Config, KvCache.TypeOf(Options.Kv, Package.Format), ledger, Label, Options.Plan?.KvBlocks ?? 0, kvCachedBytes);
         if (kvDisk != null) Kv.SaveIn(kvDisk, Package, Index);
@@ -236,7 +239,7 @@ public sealed class Layer
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in slots that the layers share.
         int slots = Scans ? Math.Min(Kept, region.Count) : Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         if (!Options.Reuse && !Scans) slots = Math.Min(slots, Math.Max(2, BudgetNeeds.LeastWindowBytes / region.SlotBytes));
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Sweep?.Slots) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Sweep?.Slots, recency: Experts != null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)

@@ -43,6 +43,7 @@ internal sealed unsafe partial class LayerStep
         _x = (float*)(p + at.X); _n = (float*)(p + at.Normalised); _h = (float*)(p + at.Residual); _y = (float*)(p + at.Sum);
         _qkv = (float*)(p + at.Qkv); _a = (float*)(p + at.Attended); _q = p + at.Quantised; _aq = p + at.AttendedQuantised;
         _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
+        _gathered = p + at.Gathered; _gatheredStride = at.GatheredStride;
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
         _projected = (float*)(p + at.Projected); _latent = (float*)(p + at.Latent); _latentQ = p + at.LatentQuantised; _keyParts = (float*)(p + at.KeyParts);

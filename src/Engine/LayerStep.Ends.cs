@@ -139,13 +139,13 @@ internal sealed unsafe partial class LayerStep
         var router = _layer.Router;
         if (router.Next is { } next)
         {
-            if (next.Options.Prefetch && next.Sparse && next.IsReady && next.Policy.Decide())
+            if (next.Options.Prefetch && (next.Sparse || next.Experts != null) && next.IsReady && next.Policy.Decide())
             {
                 var units = Predict(next, _x, _rows);
                 if (units.Length > 0) router.Hint(units);
             }
         }
-        else if (!_layer.IsLast && _layer.Options.Prefetch && _layer.Sparse && router.WantsRows)
+        else if (!_layer.IsLast && _layer.Options.Prefetch && (_layer.Sparse || _layer.Experts != null) && router.WantsRows)
         {
             router.HintRows(new ReadOnlySpan<float>(_x, _rows * _layer.Config.HiddenSize), _rows, _layer.Config.HiddenSize);
         }
@@ -155,7 +155,7 @@ internal sealed unsafe partial class LayerStep
     public ReadOnlySpan<int> PredictRows(Layer layer, ReadOnlySpan<float> rows, int count)
     {
         // Whose rows they are is not known here, and drawn activity depends on it.
-        if (count > LookAheadRows || layer.Activity != null) return default;
+        if (count > LookAheadRows || layer.Activity != null || layer.Routing != null) return default;
         Begin(layer);
         Layout(layer, count);
         rows.CopyTo(new Span<float>(_x, count * layer.Config.HiddenSize));
@@ -168,6 +168,7 @@ internal sealed unsafe partial class LayerStep
         var c = next.Config;
         var w = next.Weights!;
         float cut = 0;
+        if (next.Experts != null) return PredictExperts(next, rows, count, start);
         // Best by what was trained to look ahead; else by what the layer itself will ask.
         if (w.Lookahead.Exists) Score(w.Lookahead, w.Lookahead.GuessesActivation ? AsInput(c, w, rows, count) : rows, count, c.FfnSize, DecidingBias(c, w), out cut);
         else Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, AsInput(c, w, rows, count), _q, count, _g, DecidingBias(c, w));

@@ -10,6 +10,7 @@ internal sealed unsafe partial class LayerStep
     {
         if (!experts.Early) Route(experts, w, _input);
         TakeMarked();
+        ListTokens(experts);
     }
 
     /// <summary>Weights of the experts of each row, in g, 0 for those it does not use; marks those that any row uses.</summary>
@@ -22,6 +23,7 @@ internal sealed unsafe partial class LayerStep
         {
             if (_slots[_slotOfRow[r]].Dead) continue;
             float* weights = _g + (long)r * experts.Count;
+            if (_layer.Routing is { } routing) routing.Choose(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, experts.Count));
             Activations.ChooseExperts(experts, weights, w.ChoiceBias);
             for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
             _layer.Count.Active += (long)experts.Active * experts.Size;
@@ -38,6 +40,35 @@ internal sealed unsafe partial class LayerStep
         for (int e = 0; e < experts.Count; e++)
             if (_marks[e] && !bundles.Prefetch(e)) break;
         bundles.Flush();
+    }
+
+    /// <summary>Look-ahead: the next layer's router on this layer's input, as if that entered the next feed-forward. The units that any row would use, ascending.</summary>
+    private ReadOnlySpan<int> PredictExperts(Layer next, float* rows, int count, long start)
+    {
+        var e = next.Experts!;
+        var w = next.Weights!;
+        Multiply(w.RouterFormat, w.Router, e.Count, next.Config.HiddenSize, e.Early ? rows : AsInput(next.Config, w, rows, count), _q, count, _g, w.RouterBias);
+        if (_hints.Length < e.Count)
+        {
+            _hints = new int[e.Count];
+            _hintScores = new float[e.Count];
+        }
+        Array.Clear(_hintScores, 0, e.Count);
+        for (int r = 0; r < count; r++)
+        {
+            float* weights = _g + (long)r * e.Count;
+            if (next.Routing is { } routing) routing.Guess(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, e.Count));
+            Activations.ChooseExperts(e, weights, w.ChoiceBias);
+            for (int x = 0; x < e.Count; x++) _hintScores[x] = Math.Max(_hintScores[x], weights[x]);
+        }
+        int n = 0;
+        for (int x = 0; x < e.Count; x++)
+            if (_hintScores[x] > 0) _hints[n++] = x;
+        var hints = _hints.AsSpan(0, n);
+        next.RecordPrediction(hints);
+        next.Count.Predict += Nanos(start);
+        Trace?.Add(TraceKind.LookAhead, next.Index, start, time.GetTimestamp(), n);
+        return hints;
     }
 
     /// <summary>With experts a row needs a unit only if the router chose it.</summary>

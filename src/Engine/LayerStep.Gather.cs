@@ -142,7 +142,7 @@ internal sealed unsafe partial class LayerStep
         for (; _opened < _acquired; _opened++)
         {
             var (first, last) = BlocksOf(_needed[_opened]);
-            if (!OpenBlocks(first, last)) return;
+            if (_layer.Experts != null ? !OpenExpert(_opened) : !OpenBlocks(first, last)) return;
             bool missing = _awaiting[_neededSlot[_opened]] == _opened;
             for (int b = first; b <= last; b++)
             {
@@ -216,7 +216,9 @@ internal sealed unsafe partial class LayerStep
         bool tiles = !IsDecode && Tiles?.Invoke() == true, waiting = tiles || _acquired < _neededCount;
         long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
         _ready.Clear();
-        if (_acquired == _neededCount && Gathers(segments)) return false;
+        // Of experts one is enough to go on with: it is divided among the threads.
+        if (_layer.Experts != null) most = Math.Max(most, pool.Threads);
+        else if (_acquired == _neededCount && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
             if (segments[i].Missing > 0) waiting = true;
@@ -230,11 +232,12 @@ internal sealed unsafe partial class LayerStep
         // An upper bound of the work: in exact mode a needed neuron serves few of the rows.
         long work = units * _layer.Bundle.Group * _rows * _layer.Config.HiddenSize * 2;
         _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
-        if (IsDenseProduct)
+        if (_layer.Mode == FeedForwardMode.Dense)
         {
             pool.Run(_checkJob ??= CheckItem, AnyUnchecked(segments) ? _ready.Count : 0, units * _layer.Bundles.Region.SlotBytes > ParallelCheckBytes);
             WithdrawWrong(segments);
-            if (_ready.Count > 0) RunDense(work);
+            if (_ready.Count > 0 && _layer.Experts != null) RunExperts(work);
+            else if (_ready.Count > 0) RunDense(work);
         }
         else
         {
@@ -343,6 +346,11 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Adds finished blocks in ascending order, threads splitting the rows.</summary>
     private void Fold()
     {
+        if (_layer.Experts != null)
+        {
+            FoldExperts();
+            return;
+        }
         int end = _firstLive < _segments.Count ? _segments[_firstLive].Block : _opened < _neededCount ? BlocksOf(_needed[_opened]).First : _layer.Blocks;
         _folding.Clear();
         for (int b = _nextFold; b < end; b++)

@@ -88,7 +88,7 @@ internal sealed unsafe partial class LayerStep
             for (int k = segment.From; k < segment.To; k++)
             {
                 int unit = _needed[k];
-                if (_neededFailed[k] || !UsesUnit(r, unit)) continue;
+                if (_neededFailed[k]) continue;
                 int first = unit * layout.Group, end = Math.Min(first + layout.Group, endNeuron);
                 for (int i = Math.Max(first, firstNeuron); i < end; i++)
                 {
@@ -115,7 +115,7 @@ internal sealed unsafe partial class LayerStep
     }
 
     /// <summary>
-    /// partial += a_i · down_i, of each run into the partial sum of its row and block; a_i = act(gate_i x) · up_i x, or act(up_i x) without a gate, times its expert's weight. In exact
+    /// partial += a_i · down_i, of each run into the partial sum of its row and block; a_i = act(gate_i x) · up_i x, or act(up_i x) without a gate. In exact
     /// mode the selector has computed the pre-activation already. Empties the list.
     /// </summary>
     private void AddPairs(ref Pairs pairs)
@@ -153,11 +153,6 @@ internal sealed unsafe partial class LayerStep
         for (int k = 0, run = 0; run < pairs.RunCount; k = pairs.Runs[run++].To)
         {
             (int row, int to) = (pairs.Runs[run].Row, pairs.Runs[run].To);
-            if (_layer.Experts is { } e)
-            {
-                float* weights = _g + (long)row * e.Count;
-                for (int i = k; i < to; i++) a[i] *= weights[pairs.Neurons[i] / e.Size];
-            }
             kernels.Axpys(layout.Down, a + k, pairs.Rows + k, to - k, c.HiddenSize, Partial(pairs.Runs[run].Block) + (long)row * c.HiddenSize, n - to);
         }
         pairs.Count = pairs.RunCount = 0;

@@ -27,6 +27,9 @@ internal readonly record struct StepLayout
     public long Partials { get; private init; }
     /// <summary>A dense feed-forward's activations, by partial buffer.</summary>
     public long Activations { get; private init; }
+    /// <summary>The inputs of experts' tokens, a row for each of the partial sums.</summary>
+    public long Gathered { get; private init; }
+    public long GatheredStride { get; private init; }
     /// <summary>Sixteen neurons while they are rearranged, or a panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
     public long Woven { get; private init; }
     /// <summary>What the input is multiplied to where there is a latent; a latent, normalised, and its quantised form; the keys' parts that are made of it.</summary>
@@ -53,8 +56,8 @@ internal readonly record struct StepLayout
     {
         ModelConfig c = manifest.Model;
         int predictorRank = manifest.Predictors?.MaxRank ?? 0;
-        bool dense = Enumerable.Range(0, c.Layers).Any(i => c.ExpertsOf(i) == null);
-        long woven = dense ? c.RowsPerNeuron * manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L) : 0;
+        long woven = c.RowsPerNeuron * manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L);
+        long gathered = c.Experts == null ? 0 : Kernels.QuantizedBytes(c.HiddenSize) + (manifest.Weights.All.All(WeightLayout.IsQuantized) ? 0 : c.HiddenSize * 4L);
         int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.AttendedSize;
         // One arena serves every layer of the model, whichever of them it was made for.
         int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
@@ -85,10 +88,12 @@ internal readonly record struct StepLayout
             AttendedQuantised = Take((long)capacity * Kernels.QuantizedBytes(wide)),
             Selected = Take((long)capacity * selected * 4),
             Partials = Take(d * partials),
-            Activations = Take(dense ? (long)partials * Numerics.NeuronBlock * capacity * 4 : 0),
+            Activations = Take((long)partials * Numerics.NeuronBlock * capacity * 4),
+            Gathered = Take(partials * capacity * gathered),
+            GatheredStride = gathered,
             Woven = Take(threads * woven),
             WovenBytes = woven,
-            Products = Take(dense ? threads * 2 * ProductFloats(capacity) * 4 : 0),
+            Products = Take(threads * 2 * ProductFloats(capacity) * 4),
             Embedding = Take((long)capacity * c.EmbeddingSize * 4),
             Angles = Take(c.RopeByLength ? (long)capacity * c.HeadDim * 4 : 0),
             Low = Take((long)capacity * predictorRank * 4),

@@ -34,10 +34,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <param name="name">Its name there.</param>
     /// <param name="completed">Told of every request that is done, by an I/O thread.</param>
     /// <param name="pool">Where there is one, units below <paramref name="slots"/> stay once they are there, and the others pass through it.</param>
-    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, SlotPool? pool = null)
+    /// <param name="recency">The least recently used unit makes room, whatever its frequency.</param>
+    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, SlotPool? pool = null, bool recency = false)
     {
         Region = region;
-        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, pool);
+        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, pool, recency);
         _reader = reader;
         _completed = completed;
         _requestOf = new ReadRequest?[Window.Slots];

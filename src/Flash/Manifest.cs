@@ -91,6 +91,8 @@ public sealed partial record Manifest
     public PredictorConfig? Predictors { get; init; }
     /// <summary>Random weights: the statistics that their sets of active neurons are drawn with; null where the weights decide.</summary>
     public ActivityConfig? Activity { get; init; }
+    /// <summary>Random weights: the locality that their experts are drawn with; null where the router decides.</summary>
+    public RoutingConfig? Routing { get; init; }
     /// <summary>Order of the neurons on flash: "identity", or "popularity": those that were active most often on a text first. Then each slice says which neuron of the checkpoint is where.</summary>
     public required string Permutation { get; init; }
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
@@ -184,6 +186,7 @@ public sealed partial record Manifest
         if (Predictor != predictor) throw new FlashException($"predictor '{Printable(Predictor)}' where this model has '{predictor}'");
         Predictors?.Check(Model);
         Activity?.Check(Model);
+        Routing?.Check(Model);
         if (Permutation is not (PackageLayout.Identity or PackageLayout.Popularity)) throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
         if (Permutation != PackageLayout.Identity && PredictorOf(Model) == "none") throw new FlashException($"neuron order '{Permutation}' is of models with neurons that are zero");
         if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");

@@ -16,6 +16,8 @@ public sealed record PackageSpec
     public string Permutation { get; init; } = PackageLayout.Identity;
     /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
     public ActivityConfig? Activity { get; init; }
+    /// <summary>How the experts are drawn, for random weights; else null.</summary>
+    public RoutingConfig? Routing { get; init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -73,6 +75,7 @@ public sealed class PackageWriter : IDisposable
         if (!PackageStore.IsValidName(spec.Name)) throw new FlashException(PackageStore.NameRule(spec.Name));
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
         spec.Activity?.Check(spec.Config);
+        spec.Routing?.Check(spec.Config);
         long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
         PackageFolder folder;
         try
@@ -232,31 +235,44 @@ public sealed class PackageWriter : IDisposable
         RandomAccess.FlushToDisk(file);
     });
 
+    /// <summary>The manifest of such a package without anything being written: to plan with. Its files have their sizes, no checksums.</summary>
+    public static Manifest Plan(PackageSpec spec)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        long bytes = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
+        return ManifestOf(spec) with { Files = [new ManifestFile(PackageLayout.EdgePath, bytes, "")], Provenance = spec.Provenance };
+    }
+
+    private static Manifest ManifestOf(PackageSpec spec)
+    {
+        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0);
+        return new Manifest
+        {
+            Name = spec.Name,
+            Model = spec.Config,
+            Quant = PackageLayout.FormatName(spec.Format.Most),
+            Formats = spec.Format.Exceptions.Count == 0 ? null : spec.Format.Exceptions.ToDictionary(static f => f.Key, static f => PackageLayout.FormatName(f.Value)),
+            Alignment = spec.Alignment,
+            Group = bundles.Group,
+            Stride = bundles.Stride,
+            Predictor = Manifest.PredictorOf(spec.Config),
+            Predictors = spec.Predictors,
+            Activity = spec.Activity,
+            Routing = spec.Routing,
+            Permutation = spec.Permutation,
+            SideFiles = [],
+            Files = [],
+            Provenance = spec.Provenance,
+        };
+    }
+
     private string WriteManifest()
     {
         EndFile();
         AwaitFlush();
         int missing = Array.IndexOf(_files, null);
         if (missing >= 0) throw new InvalidOperationException($"{(missing == 0 ? PackageLayout.EdgePath : PackageLayout.SlicePath(missing - 1))} was not written");
-        BundleLayout bundles = BundleLayout.For(_spec.Config, _spec.Format, 0);
-        byte[] manifest = new Manifest
-        {
-            Name = _spec.Name,
-            Model = _spec.Config,
-            Quant = PackageLayout.FormatName(_spec.Format.Most),
-            Formats = _spec.Format.Exceptions.Count == 0 ? null : _spec.Format.Exceptions.ToDictionary(static f => f.Key, static f => PackageLayout.FormatName(f.Value)),
-            Alignment = _spec.Alignment,
-            Group = bundles.Group,
-            Stride = bundles.Stride,
-            Predictor = Manifest.PredictorOf(_spec.Config),
-            Predictors = _spec.Predictors,
-            Activity = _spec.Activity,
-            Permutation = _spec.Permutation,
-            SideFiles = _sideFiles,
-            Files = _files!,
-            Provenance = Provenance,
-            Measured = Measured,
-        }.Encode();
+        byte[] manifest = (ManifestOf(_spec) with { SideFiles = _sideFiles, Files = _files!, Provenance = Provenance, Measured = Measured }).Encode();
         string path = Path.Combine(_folder.Path, PackageLayout.ManifestPath);
         // What this build would refuse to open must not get a name.
         string hash = Manifest.Decode(manifest, path).Hash;

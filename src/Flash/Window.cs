@@ -41,7 +41,8 @@ public sealed unsafe class Window : IDisposable
     /// <param name="ledger">Counts the memory.</param>
     /// <param name="name">Its name there.</param>
     /// <param name="pool">Lends slots to the units that have none of their own.</param>
-    public Window(int units, int own, int slotBytes, MemoryLedger ledger, string name, SlotPool? pool = null)
+    /// <param name="recency">The least recently used goes first, whatever its frequency.</param>
+    public Window(int units, int own, int slotBytes, MemoryLedger ledger, string name, SlotPool? pool = null, bool recency = false)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(units);
         ArgumentOutOfRangeException.ThrowIfLessThan(own, pool == null ? 1 : 0);
@@ -63,7 +64,7 @@ public sealed unsafe class Window : IDisposable
         _free = new int[own];
         for (int i = 0; i < own; i++) _free[i] = own - 1 - i;
         _freeCount = own;
-        _score = new WindowScore(units);
+        _score = new WindowScore(units, recency);
         _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 8)));
         _evictable = new EvictableList(slots);
     }

@@ -29,6 +29,8 @@ public sealed record ImportOptions
     /// <summary>For random weights: predictors that predict nothing, and how active neurons are made out to be.</summary>
     internal PredictorConfig? RandomPredictors { get; init; }
     internal ActivityConfig? Drawn { get; init; }
+    /// <summary>How the experts of random weights are drawn.</summary>
+    internal RoutingConfig? Routing { get; init; }
 }
 
 /// <summary>Changes a row of a kind of matrix before it is stored. Several threads at a time.</summary>

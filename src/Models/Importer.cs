@@ -82,6 +82,7 @@ public sealed class Importer
             Format = formats,
             Predictors = predictors?.Config,
             Activity = options.Drawn,
+            Routing = options.Routing,
             Provenance = ImportSources.Origin(checkpoint, []),
         };
         ImportStudy? study = null;

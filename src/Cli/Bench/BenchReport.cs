@@ -23,6 +23,7 @@ internal sealed class BenchReport
 {
     public required string Package { get; init; }
     public required ActivityConfig? Activity { get; init; }
+    public required RoutingConfig? Routing { get; init; }
     public required int PromptTokens { get; init; }
     public required int Generate { get; init; }
     public required bool Bundled { get; init; }
@@ -41,6 +42,7 @@ internal sealed class BenchReport
         PromptTokens,
         GeneratePerSession = Generate,
         Activity,
+        Routing,
         // Of all rows, where they have one in common.
         Budget = Rows.All(r => r.Budget == Rows[0].Budget) ? Rows[0].Budget : null,
         Window = Rows.All(r => r.Window == Rows[0].Window) ? Rows[0].Window : null,

@@ -26,6 +26,9 @@ internal sealed class ModelFlags
 
     public string Name(ParseResult parse) => parse.GetRequiredValue(_name);
 
+    /// <summary>The format asked for, q4 unless it was.</summary>
+    public string Format(ParseResult parse) => parse.GetValue(_quant) is { } quant and not "auto" ? quant : "q4";
+
     public string Path(App app, ParseResult parse) => app.Library.Resolve(Name(parse), parse.GetValue(_quant), app.Interrupts.Stop);
 
     public FlashPackage Open(App app, ParseResult parse) => FlashPackage.Open(Path(app, parse));

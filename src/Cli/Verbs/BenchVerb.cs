@@ -53,6 +53,8 @@ internal static class BenchVerb
             BenchPrompt words;
             SamplingOptions chosen;
             ActivityConfig? activity;
+            string? drawn;
+            RoutingConfig? routing;
             IReadOnlyList<(EngineOptions Engine, LayerOptions Layer)> settings;
             DeviceRates rates;
             BenchDrafts? guesses = null;
@@ -62,6 +64,8 @@ internal static class BenchVerb
                 chosen = sampling.Over(opened, parse);
                 chosen = chosen with { Seed = chosen.Seed ?? 1 };
                 activity = opened.Manifest.Activity;
+                routing = opened.Manifest.Routing;
+                drawn = SynthVerb.Drawn(opened.Manifest);
                 if (parse.GetValue(drafts) != null || parse.GetValue(acceptance) != null || parse.GetValue(speculate) != "off" || speculation.HasDraft(parse))
                 {
                     if (paths != "grains") throw new UsageException("--drafts, --draft-acceptance and --speculate are for --path grains: sessions guess, the engine alone does not");
@@ -118,8 +122,8 @@ internal static class BenchVerb
                 app.Screen.EndLine();
             }
             if (spans != null) WriteTrace(app, spans, parse.GetValue(trace)!);
-            if (activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
-            var report = new BenchReport { Package = package, Activity = activity, PromptTokens = words.Length, Generate = count, Bundled = settings[0].Engine.Bundled, Reuse = settings[0].Layer.Reuse, Rates = rates, Fio = beside, Rows = [.. rows.Select(r => r.Row with { Limits = BenchLimits.Of(r.Row.Run.Decoding, r.Shape, rates) })] };
+            if (drawn != null) app.Screen.Remark(drawn);
+            var report = new BenchReport { Package = package, Activity = activity, Routing = routing, PromptTokens = words.Length, Generate = count, Bundled = settings[0].Engine.Bundled, Reuse = settings[0].Layer.Reuse, Rates = rates, Fio = beside, Rows = [.. rows.Select(r => r.Row with { Limits = BenchLimits.Of(r.Row.Run.Decoding, r.Shape, rates) })] };
             if (parse.GetValue(json)) app.Screen.Json(report.Json());
             else report.Print(app.Screen, parse.GetValue(layers));
         });

@@ -2,6 +2,7 @@ using System.CommandLine;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Synthetic;
 using Spectre.Console;
 
 namespace FlashOrleans.Cli.Verbs;
@@ -21,9 +22,9 @@ internal static class PlanVerb
             Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
             the same share of every layer. Exit code 1 and what would do when the budget is too small.
             Expected tok/s: from (reading memory, multiplying and reading flash one after the other) to (all at once, as far as look-ahead works). All three are measured for
-            a second or two unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate.
+            a second or two unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4).
             """,
-            "flash plan emberling --budget 150MiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
+            "flash plan emberling --budget 150MiB", "flash plan qwen3-30b-a3b --budget 8GiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
         { path, memory, reads, flash, compute, json };
         var model = new ModelFlags(verb);
         var budget = new BudgetFlags(verb, promises: true, required: true);
@@ -31,13 +32,17 @@ internal static class PlanVerb
         var speculation = new SpeculationFlags(verb, speculate: false);
         verb.SetAction(parse =>
         {
-            using var package = model.Open(app, parse);
+            // A shape that nothing was written of: what a download or `flash synth` would bring.
+            string name = model.Name(parse);
+            bool isShape = SyntheticModel.Shapes.Contains(name) && !Directory.Exists(app.Store.Target(name));
+            using var package = isShape ? null : model.Open(app, parse);
+            Manifest manifest = package?.Manifest ?? SyntheticModel.Plan(name, model.Format(parse));
             var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) switch { "engine" => BudgetHost.Engine, "http" => BudgetHost.Http, _ => BudgetHost.Grains }) };
             // What flash serve does unless it is told otherwise.
             if (options.Budget is { Host: BudgetHost.Http }) options = options with { KvDisk = ServeVerb.Saves(app, ServeVerb.DefaultDisk) };
-            options = speculation.Over(app, parse, options, package.Path);
-            var plan = BudgetPlan.Of(package, options, engine.Layer(parse));
-            DeviceRates? rates = plan.Fits ? Rates(package, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
+            options = speculation.Over(app, parse, options, package is null ? [] : [package.Path]);
+            var plan = BudgetPlan.Of(manifest, package?.DeviceAlignment ?? PackageLayout.Page, options, engine.Layer(parse));
+            DeviceRates? rates = plan.Fits ? Rates(package, manifest, app.Store.Folder, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
             Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];
             if (parse.GetValue(json)) app.Screen.Json(Everything(plan, rates, speed));
             else Print(app.Screen, plan, rates, speed);
@@ -48,12 +53,12 @@ internal static class PlanVerb
         return verb;
     }
 
-    private static DeviceRates Rates(FlashPackage package, EngineOptions options, float? memory, float? reads, float? flash, float? compute)
+    private static DeviceRates Rates(FlashPackage? package, Manifest manifest, string folder, EngineOptions options, float? memory, float? reads, float? flash, float? compute)
     {
         const int longRead = 256 * 1024;
-        int unit = PackageLayout.BundleSlots(package.Manifest, 0, whole: true, package.DeviceAlignment).PartBytes;
-        DeviceRates? measured = memory is null || reads is null || flash is null ? DeviceProbe.Measure(package, options, unit) : null;
-        (double one, double many) = compute is { } rate ? (rate * 1e9, rate * 1e9) : measured is null ? DeviceProbe.Compute(package, options) : (measured.OneToken, measured.ManyTokens);
+        int unit = PackageLayout.BundleSlots(manifest, 0, whole: true, package?.DeviceAlignment ?? PackageLayout.Page).PartBytes;
+        DeviceRates? measured = memory is null || reads is null || flash is null || (package is null && compute is null) ? (package is null ? DeviceProbe.Measure(manifest, folder, options, unit) : DeviceProbe.Measure(package, options, unit)) : null;
+        (double one, double many) = compute is { } rate ? (rate * 1e9, rate * 1e9) : measured is null ? DeviceProbe.Compute(package!, options) : (measured.OneToken, measured.ManyTokens);
         ReadCost Cost(int bytes, double? given) => new(bytes, given ?? ReadCost.Of(measured!.Reads, bytes));
         int given = new[] { memory, reads, flash, compute }.Count(static r => r != null);
         return new DeviceRates

@@ -41,7 +41,7 @@ internal static class RunVerb
             using (var package = FlashPackage.Open(path))
             {
                 if (package.Manifest.Provenance.SyntheticSeed is { } seed) app.Screen.Remark(SynthVerb.Noise(package.Name, seed));
-                if (package.Manifest.Activity is { } drawn) app.Screen.Remark(SynthVerb.Activity(drawn));
+                if (SynthVerb.Drawn(package.Manifest) is { } drawn) app.Screen.Remark(drawn);
                 var codec = TextSource.CodecOf(package);
                 if (codec.TemplateNote is { } note && !parse.GetValue(raw)) app.Screen.Remark(note);
                 settings = new ChatSettings

@@ -83,6 +83,7 @@ internal static class ShowVerb
         package.Manifest.Predictors,
         package.Manifest.Permutation,
         package.Manifest.Activity,
+        package.Manifest.Routing,
         PredictorBytes = parts.Sum(static p => p.PredictorBytes),
         Model = package.Config,
         package.Manifest.SideFiles,
@@ -107,7 +108,7 @@ internal static class ShowVerb
         Fact("zeros", ImportVerb.Zeros(package.Manifest.Measured));
         if (ActivationVerdict(package) is { } verdict) Fact("activation", verdict);
         if (package.Manifest.Predictors is { } predictors) Fact("predictors", $"{ImportVerb.Text(predictors)}; {Units.Bytes(parts.Sum(static p => p.PredictorBytes))} resident");
-        if (package.Manifest.Activity is { } drawn) Fact("activity", SynthVerb.Activity(drawn));
+        if (SynthVerb.Drawn(package.Manifest) is { } drawn) Fact(package.Manifest.Routing != null ? "routing" : "activity", drawn);
         Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}{(package.Manifest.Permutation == PackageLayout.Popularity ? ", by popularity" : "")}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");

@@ -18,8 +18,8 @@ internal static class SynthVerb
         var layers = Flags.Int("--layers", "N", "Another number of layers than the shape has", 1, 1 << 12);
         var seed = Flags.Seed();
         seed.Description = "Another seed, other weights (default 0)";
-        var activity = Flags.Text("--activity", "A", "Which neurons of a ReLU model are active: drawn as published (paper), the same with a prediction that is right (oracle), with what a JSON file says differently, or none: as the random weights have it (default paper for ReLU models)");
-        var gguf = Flags.Text("--gguf", "OUT.gguf", "Write the same tensors as a GGUF file as well (Llama shapes)");
+        var activity = Flags.Text("--activity", "A", "Which neurons of a ReLU model are active: drawn as published (paper), the same with a prediction that is right (oracle), with what a JSON file says differently, or none: as the random weights have it (default paper for ReLU models); of a model of experts how they follow each other");
+        var gguf = Flags.Text("--gguf", "OUT.gguf", "Write the same tensors as a GGUF file as well (Llama, OLMoE and Qwen3 shapes)");
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: shape, quantisation and -synth)");
         var json = Flags.Json();
         var verb = new Verb("synth", "Make a model of a published shape with random weights", """
@@ -27,7 +27,7 @@ internal static class SynthVerb
             session and token, with the statistics that are published for trained models. A layer learns its set only after it has done its selector's or predictor's arithmetic, and pays for all of it.
             A file for --activity holds what differs: {"mean":0.05,"predicted":3,"recall":0.97,"popularity":0.3,"persistence":0.3,"burst":0.8,"drift":0.2,"topic":128,"aheadRecall":0.95,"aheadPrecision":0.8}
             """,
-            "flash synth --shape llama-2-7b", "flash synth --shape opt-6.7b --activity oracle --name opt-oracle", "flash synth --shape opt-6.7b --quant q8 --layers 4 --name opt4", "flash synth --shape tinyllama-1.1b --gguf ./tinyllama.gguf", "flash synth --shape ./config.json --seed 7")
+            "flash synth --shape llama-2-7b", "flash synth --shape opt-6.7b --activity oracle --name opt-oracle", "flash synth --shape opt-6.7b --quant q8 --layers 4 --name opt4", "flash synth --shape olmoe-7b --gguf ./olmoe.gguf", "flash synth --shape tinyllama-1.1b --gguf ./tinyllama.gguf", "flash synth --shape ./config.json --seed 7")
         {
             shape, quant, activity, layers, seed, gguf, name, json,
         };
@@ -47,23 +47,28 @@ internal static class SynthVerb
             var figures = SyntheticModel.Activity(package.Manifest);
             if (parse.GetValue(json))
             {
-                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = format, Mode = ImportVerb.Mode(result.Config), options.Seed, result.Bytes, package.Manifest.Activity, Figures = figures, Gguf = file, GgufBytes = fileBytes, Seconds = watch.Elapsed.TotalSeconds });
+                app.Screen.Json(new { result.Name, result.Path, result.Hash, Quant = format, Mode = ImportVerb.Mode(result.Config), options.Seed, result.Bytes, package.Manifest.Activity, package.Manifest.Routing, Figures = figures, Gguf = file, GgufBytes = fileBytes, Seconds = watch.Elapsed.TotalSeconds });
                 return;
             }
             app.Screen.Remark(Noise(result.Name, options.Seed));
             app.Screen.Out.WriteLine($"{result.Name}: {format}, {Units.Bytes(result.Bytes)} in {result.Path}{(file is null ? "" : $", {Units.Bytes(fileBytes!.Value)} in {file}")}, {Units.Seconds(watch.Elapsed)}");
             app.Screen.Out.WriteLine(ImportVerb.Mode(result.Config));
-            if (package.Manifest.Activity is not { } drawn) return;
-            app.Screen.Out.WriteLine(Activity(drawn));
-            var table = new Table { Border = TableBorder.None }.AddColumns("PERCENT OF THE NEURONS", "DRAWN", "PUBLISHED");
+            if (Drawn(package.Manifest) is not { } drawn) return;
+            app.Screen.Out.WriteLine(drawn);
+            var table = new Table { Border = TableBorder.None }.AddColumns(package.Manifest.Routing != null ? "PERCENT OF THE EXPERTS" : "PERCENT OF THE NEURONS", "DRAWN", "PUBLISHED");
             foreach (var f in figures) table.AddRow(Markup.Escape(f.What), Units.Number(f.Measured, "0.00"), Units.Number(f.Published, "0.00"));
             app.Screen.Tables.Write(table);
         });
         return verb;
     }
 
-    /// <summary>What has to be said wherever such a model is measured.</summary>
-    public static string Activity(ActivityConfig a) => a.IsOracle
+    /// <summary>What has to be said wherever such a model is measured; null where nothing is drawn.</summary>
+    public static string? Drawn(Manifest manifest) => manifest.Activity is { } a ? Activity(a) : manifest.Routing is { } r ? Routing(r) : null;
+
+    private static string Routing(RoutingConfig r) =>
+        $"synthetic routing ({r.Name}): experts follow each other as is reported of trained models; a layer ahead recall {Units.Percent(r.AheadRecall)} is an assumption";
+
+    private static string Activity(ActivityConfig a) => a.IsOracle
         ? $"synthetic activity ({a.Name}): {Units.Percent(a.MeanDensity)} of the neurons, and the prediction is right: an upper bound"
         : $"synthetic activity ({a.Name}): {Units.Percent(a.MeanDensity)} of the neurons; predicted {Units.Number(a.Predicted, "0.##")} times as many with recall {Units.Percent(a.Recall)}; a layer ahead recall {Units.Percent(a.AheadRecall)}, precision {Units.Percent(a.AheadPrecision)}";
 

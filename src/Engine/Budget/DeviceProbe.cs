@@ -32,11 +32,51 @@ public static unsafe class DeviceProbe
     {
         ArgumentNullException.ThrowIfNull(package);
         ArgumentNullException.ThrowIfNull(engine);
-        double slice = Slice(package);
+        return Compute(package.Manifest, engine);
+    }
+
+    private static (double OneToken, double ManyTokens) Compute(Manifest manifest, EngineOptions engine)
+    {
+        double slice = Slice(manifest);
         // Code that has just been compiled in haste is not what will run.
-        Products(package.Manifest, engine, 1, 0.1);
-        Products(package.Manifest, engine, DeviceRates.Many, 0.1);
-        return (Products(package.Manifest, engine, 1, slice), Products(package.Manifest, engine, DeviceRates.Many, slice));
+        Products(manifest, engine, 1, 0.1);
+        Products(manifest, engine, DeviceRates.Many, 0.1);
+        return (Products(manifest, engine, 1, slice), Products(manifest, engine, DeviceRates.Many, slice));
+    }
+
+    /// <summary>For a package that is not there yet: reads of a file that is made in the folder for the purpose, and deleted.</summary>
+    public static DeviceRates Measure(Manifest manifest, string folder, EngineOptions engine, int unitBytes)
+    {
+        ArgumentNullException.ThrowIfNull(manifest);
+        ArgumentNullException.ThrowIfNull(engine);
+        ThreadRole.AssertNotGrainTurn("measuring the device");
+        double memory = Memory(manifest.Bytes, engine.Threads, Slice(manifest));
+        (double one, double many) = Compute(manifest, engine);
+        Directory.CreateDirectory(folder);
+        string path = Path.Combine(folder, $".probe-{Guid.NewGuid():N}");
+        try
+        {
+            WriteProbe(path);
+            using FlashFile file = DirectFile.Open(path);
+            using FlashReader reader = new(engine.IoThreads);
+            List<ReadCost> reads = Reads([file], reader, [Math.Clamp(unitBytes, 512, LongRead - 1), LongRead], Slice(manifest));
+            return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, Source = $"measured, reads on a file of {ProbeBytes >> 20} MiB" };
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+    }
+
+    private const long ProbeBytes = 512 << 20;
+
+    private static void WriteProbe(string path)
+    {
+        using FileStream file = new(path, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, BufferSize = 0, PreallocationSize = ProbeBytes });
+        byte[] block = new byte[4 << 20];
+        new Random(1).NextBytes(block);
+        for (long at = 0; at < ProbeBytes; at += block.Length) file.Write(block);
+        file.Flush(flushToDisk: true);
     }
 
     private static DeviceRates Measure(FlashPackage package, EngineOptions engine, int[] sizes)
@@ -44,7 +84,7 @@ public static unsafe class DeviceProbe
         ArgumentNullException.ThrowIfNull(package);
         ArgumentNullException.ThrowIfNull(engine);
         ThreadRole.AssertNotGrainTurn("measuring the device");
-        double memory = Memory(package.Manifest.Bytes, engine.Threads, Slice(package));
+        double memory = Memory(package.Manifest.Bytes, engine.Threads, Slice(package.Manifest));
         (double one, double many) = Compute(package, engine);
         (List<ReadCost> reads, string method) = Reads(package, engine, sizes);
         return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, Source = $"measured on this package's files, {package.Access}, {method}" };
@@ -87,7 +127,7 @@ public static unsafe class DeviceProbe
     }
 
     /// <summary>Seconds of one measurement: a small model is not kept waiting.</summary>
-    private static double Slice(FlashPackage package) => package.Manifest.Bytes < 1 << 28 ? 0.08 : 0.25;
+    private static double Slice(Manifest manifest) => manifest.Bytes < 1 << 28 ? 0.08 : 0.25;
 
     /// <summary>A model that lives in the processor's cache is measured there.</summary>
     private static double Memory(long modelBytes, int threads, double seconds)
@@ -144,7 +184,7 @@ public static unsafe class DeviceProbe
         {
             for (int i = 0; i < count; i++) slices.Add(package.OpenSlice(i * layers / count));
             using FlashReader reader = new(engine.IoThreads);
-            return (Reads([.. slices.Select(static s => s.File)], reader, sizes, Slice(package)), package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
+            return (Reads([.. slices.Select(static s => s.File)], reader, sizes, Slice(package.Manifest)), package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
         }
         finally
         {

@@ -28,6 +28,19 @@ internal abstract unsafe partial class Kernels
         }
     }
 
+    /// <summary>Products of two lists of n rows, each a's behind or before its b in memory, with one token, sixteen of a and sixteen of b in turn; false where the variant has no such way, and nothing is done.</summary>
+    public bool PairProducts(WeightFormat format, byte** a, byte** b, int n, int cols, byte* x, float* ya, float* yb, byte* panel)
+    {
+        const int each = WeightLayout.PanelRows;
+        if (n % each != 0) return false;
+        for (int i = 0; i < n; i += each)
+        {
+            if (!FourBitRows(format, a + i, b + i, cols, x, ya + i, panel)) return false;
+            FourBitRows(format, b + i, i + each < n ? a + i + each : null, cols, x, yb + i, panel);
+        }
+        return true;
+    }
+
     /// <summary>Sixteen rows times one token without a panel in between, where the variant can; <paramref name="next"/>, if any, are the sixteen to ask memory for meanwhile.</summary>
     protected virtual bool FourBitRows(WeightFormat format, byte** rows, byte** next, int cols, byte* x, float* y, byte* parameters) => false;
 

@@ -249,11 +249,11 @@ internal sealed class TensorMaps
         {
             foreach (string part in new[] { "gate", "up", "down" })
             {
-                string source = s + string.Format(CultureInfo.InvariantCulture, stacked, part), weight = source + ".weight", bias = source + ".bias";
-                bool down = part == "down";
-                Shape(weight, down ? [e.Count, d, e.Size] : [e.Count, e.Size, d]);
+                bool down = part == "down", turned = down && !_n.DownByNeuron;
+                string source = s + string.Format(CultureInfo.InvariantCulture, stacked, down && !turned ? "down_t" : part), weight = source + ".weight", bias = source + ".bias";
+                Shape(weight, turned ? [e.Count, d, e.Size] : [e.Count, e.Size, d]);
                 _maps.Add(new TensorMap(o + "ffn." + part, e.Count * e.Size, d,
-                    down ? [.. Enumerable.Range(0, e.Count).Select(x => new Run(weight, 0, e.Size, Transposed: true, Base: x * d))] : [new Run(weight, 0, e.Count * e.Size)]));
+                    turned ? [.. Enumerable.Range(0, e.Count).Select(x => new Run(weight, 0, e.Size, Transposed: true, Base: x * d))] : [new Run(weight, 0, e.Count * e.Size)]));
                 if (!_c.FfnBias) continue;
                 Shape(bias, [e.Count, down ? d : e.Size]);
                 _maps.Add(down ? new TensorMap(o + "ffn.down.bias", e.Count, d, [new Run(bias, 0, e.Count)])

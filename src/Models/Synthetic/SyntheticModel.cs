@@ -53,7 +53,8 @@ public static class SyntheticModel
         // As PowerInfer stores them, a row of down for each neuron: the package's order, read as fast as it is made.
         TensorNames names = TensorNames.Gguf with
         {
-            Rotation = RotationOrder.Neighbours,
+            // llama.cpp turns neighbours in what descends from Llama, halves in the other architectures.
+            Rotation = config.Architecture is "olmoe" or "qwen3-moe" or "gpt-oss" ? RotationOrder.Halves : RotationOrder.Neighbours,
             Positions = "position_embd",
             ProjectIn = "project_in",
             ProjectOut = "project_out",
@@ -62,11 +63,11 @@ public static class SyntheticModel
             Sinks = "attn_sinks",
             Down = "ffn_down_t",
             DownByNeuron = true,
-            FusedExperts = config is { Experts: not null, FfnBias: true } ? "ffn_" : null,
         };
         string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
         PackageLayout.Validate(config, format);
-        ActivityConfig? activity = SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
+        RoutingConfig? routing = SyntheticRouting.Read(options.Activity, config, options.Seed);
+        ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
         activity?.Check(config);
         PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
         var weights = new SyntheticWeights(name, config, TensorMaps.For(config, names, "").Shapes, type, options.Seed, Vocabulary(config, name));
@@ -79,43 +80,72 @@ public static class SyntheticModel
         }
         using Checkpoint checkpoint = Checkpoint.Open(name, config, names, weights, "the shape says");
         if (gguf != null) Write(gguf, names, weights, progress, cancel);
-        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, RandomPredictors = predictors }, progress, cancel);
+        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, Routing = routing, RandomPredictors = predictors }, progress, cancel);
         gguf?.Complete();
         return result;
     }
 
+    /// <summary>The manifest that a package of a shape would have, before anything of it is written: for planning. Of its files it knows the sizes alone.</summary>
+    public static Manifest Plan(string shape, string quant)
+    {
+        ModelConfig config = SyntheticShapes.Read(shape, null);
+        WeightFormat format = quant switch { "q8" => WeightFormat.Q8, "bf16" => WeightFormat.BF16, "f32" => WeightFormat.F32, _ => WeightFormat.Q4 };
+        ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read("auto", shape, config, 0);
+        PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
+        return PackageWriter.Plan(new PackageSpec { Name = shape, Config = config, Format = format, Activity = activity, Predictors = predictors, Routing = SyntheticRouting.Read("auto", config, 0), Provenance = new Provenance { Source = shape, Tool = "plan" } });
+    }
+
     /// <summary>What a package of random weights draws, beside what is published; empty where the weights decide.</summary>
-    public static IReadOnlyList<ActivityFigure> Activity(Manifest manifest) => manifest.Activity is { } activity ? SyntheticActivity.Measure(activity, manifest.Model) : [];
+    public static IReadOnlyList<ActivityFigure> Activity(Manifest manifest) => manifest.Activity is { } activity ? SyntheticActivity.Measure(activity, manifest.Model)
+        : manifest.Routing is { } routing ? SyntheticRouting.Measure(routing, manifest.Model) : [];
 
     /// <summary>The front of the file: what llama.cpp wants to know of a Llama, and the activation under the private key that <see cref="GgufConfig"/> reads.</summary>
     private static GgufWriter Declare(string path, ModelConfig c, string name, TensorNames names, SyntheticWeights weights)
     {
-        bool llama = c is { Norm: NormKind.Rms, NormPlacement: NormPlacement.Pre, FinalNorm: true, Parallel: false, Gated: true, Experts: null, HeadBias: false, EmbeddingSize: 0 }
-            && c is { Positions: PositionKind.Rope, Rope: null, SlidingWindow: 0, QkNorm: QkNorm.None, Sinks: false, AttentionBias: false, HasOutputBias: false, FfnBias: false }
-            && c is { EmbeddingScale: 1, ResidualScale: 1, LogitScale: 1, AttentionScale: 0, AttentionSoftcap: 0, LogitSoftcap: 0 }
-            && c.Activation is Activation.Silu or Activation.Relu or Activation.FatRelu or Activation.DRelu && c.LayerTraits.All(static t => t == LayerTraits.None);
-        if (!llama) throw new ModelFormatException($"--gguf writes the architecture llama, which cannot say what a model of architecture {c.Architecture} with these options computes; leave it out");
+        string arch = GgufName(c) ?? throw new ModelFormatException($"--gguf writes the architectures llama, olmoe and qwen3moe, none of which can say what a model of architecture {c.Architecture} with these options computes; leave it out");
         if (weights.Vocabulary is not { } vocabulary) throw new ModelFormatException($"a GGUF file needs a vocabulary of at least {LeastVocabulary} tokens; the shape has {c.VocabSize}");
         if ((File.Exists(path) && !GgufFile.IsGguf(path)) || Directory.Exists(path)) throw new ModelFormatException(path, "exists and is not a GGUF file; choose another name");
         var gguf = new GgufWriter(path);
-        gguf.Key("general.architecture", "llama").Key("general.name", name).Key(GgufWeights.SyntheticSeedKey, weights.SyntheticSeed!.Value)
+        gguf.Key("general.architecture", arch).Key("general.name", name).Key(GgufWeights.SyntheticSeedKey, weights.SyntheticSeed!.Value)
             .Key("general.quantization_version", 2u)
-            .Key("llama.context_length", (uint)c.MaxPositions).Key("llama.embedding_length", (uint)c.HiddenSize).Key("llama.block_count", (uint)c.Layers)
-            .Key("llama.feed_forward_length", (uint)c.FfnSize).Key("llama.attention.head_count", (uint)c.Heads).Key("llama.attention.head_count_kv", (uint)c.KvHeads)
-            .Key("llama.attention.key_length", (uint)c.HeadDim).Key("llama.attention.value_length", (uint)c.HeadDim).Key("llama.rope.dimension_count", (uint)c.HeadDim)
-            .Key("llama.rope.freq_base", (float)c.RopeTheta).Key("llama.attention.layer_norm_rms_epsilon", c.NormEps).Key("llama.vocab_size", (uint)c.VocabSize);
-        if (c.Activation != Activation.Silu) gguf.Key("llama.hidden_activation", c.Activation.ToString().ToLowerInvariant());
-        if (c.Activation == Activation.FatRelu) gguf.Key("llama.hidden_activation_threshold", c.ActivationParameter);
+            .Key(arch + ".context_length", (uint)c.MaxPositions).Key(arch + ".embedding_length", (uint)c.HiddenSize).Key(arch + ".block_count", (uint)c.Layers)
+            .Key(arch + ".feed_forward_length", (uint)c.FfnSize).Key(arch + ".attention.head_count", (uint)c.Heads).Key(arch + ".attention.head_count_kv", (uint)c.KvHeads)
+            .Key(arch + ".attention.key_length", (uint)c.HeadDim).Key(arch + ".attention.value_length", (uint)c.HeadDim).Key(arch + ".rope.dimension_count", (uint)c.HeadDim)
+            .Key(arch + ".rope.freq_base", (float)c.RopeTheta).Key(arch + ".attention.layer_norm_rms_epsilon", c.NormEps).Key(arch + ".vocab_size", (uint)c.VocabSize);
+        if (c.Activation != Activation.Silu) gguf.Key(arch + ".hidden_activation", c.Activation.ToString().ToLowerInvariant());
+        if (c.Activation == Activation.FatRelu) gguf.Key(arch + ".hidden_activation_threshold", c.ActivationParameter);
+        if (c.Experts is { } experts)
+        {
+            gguf.Key(arch + ".expert_count", (uint)experts.Count).Key(arch + ".expert_used_count", (uint)experts.Active);
+            if (arch == "qwen3moe") gguf.Key(arch + ".expert_feed_forward_length", (uint)experts.Size);
+        }
         gguf.Key("tokenizer.ggml.model", vocabulary.Model).Key("tokenizer.ggml.pre", vocabulary.Pre!).Key("tokenizer.ggml.tokens", vocabulary.Tokens)
             .Key("tokenizer.ggml.token_type", vocabulary.TokenTypes).Key("tokenizer.ggml.merges", vocabulary.Merges)
             .Key("tokenizer.ggml.bos_token_id", (uint)vocabulary.Bos!).Key("tokenizer.ggml.eos_token_id", (uint)vocabulary.Eos!).Key("tokenizer.ggml.add_bos_token", vocabulary.AddBos!.Value);
         foreach (string tensor in weights.Tensors)
         {
             long[] dims = [.. weights.Shape(tensor).Reverse()];
-            if (IsTurned(tensor, names)) gguf.Declare(tensor.Replace(names.Down, TensorNames.Gguf.Down, StringComparison.Ordinal), weights.StoredAs(tensor), dims[1], dims[0]);
+            if (IsTurned(tensor, names)) gguf.Declare(tensor.Replace(names.Down, TensorNames.Gguf.Down, StringComparison.Ordinal), weights.StoredAs(tensor), [dims[1], dims[0], .. dims[2..]]);
             else gguf.Declare(tensor, weights.StoredAs(tensor), dims);
         }
         return gguf;
+    }
+
+    /// <summary>The architecture whose graph llama.cpp computes such a model with; null: there is none that is written here.</summary>
+    private static string? GgufName(ModelConfig c)
+    {
+        bool common = c is { Norm: NormKind.Rms, NormPlacement: NormPlacement.Pre, FinalNorm: true, Parallel: false, Gated: true, HeadBias: false, EmbeddingSize: 0 }
+            && c is { Positions: PositionKind.Rope, Rope: null, SlidingWindow: 0, Sinks: false, AttentionBias: false, HasOutputBias: false, FfnBias: false }
+            && c is { EmbeddingScale: 1, ResidualScale: 1, LogitScale: 1, AttentionScale: 0, AttentionSoftcap: 0, LogitSoftcap: 0 }
+            && c.Activation is Activation.Silu or Activation.Relu or Activation.FatRelu or Activation.DRelu && c.LayerTraits.All(static t => t == LayerTraits.None);
+        if (!common || (c.Experts != null && (c.Activation != Activation.Silu || c.Experts.RouterBias || c.Experts.Size % WeightLayout.Block != 0))) return null;
+        return (c.QkNorm, c.Experts?.Normalised) switch
+        {
+            (QkNorm.None, null or true) => "llama",
+            (QkNorm.Head, true) when c.Architecture == "qwen3-moe" => "qwen3moe",
+            (QkNorm.Whole, false) when c.Architecture == "olmoe" => "olmoe",
+            _ => null,
+        };
     }
 
     private static void Write(GgufWriter gguf, TensorNames names, SyntheticWeights weights, IProgress<ImportProgress>? progress, CancellationToken cancel)
@@ -126,7 +156,9 @@ public static class SyntheticModel
         {
             IReadOnlyList<long> shape = weights.Shape(tensor);
             bool turned = IsTurned(tensor, names);
-            (int rows, int cols) = shape.Count == 1 ? (1, (int)shape[0]) : turned ? ((int)shape[1], (int)shape[0]) : ((int)shape[0], (int)shape[1]);
+            int experts = shape.Count == 3 ? (int)shape[0] : 1, high = shape.Count == 1 ? 1 : (int)shape[^2], wide = (int)shape[^1];
+            // Of the transpose of each expert's rows, one below the other.
+            (int rows, int cols) = turned ? (experts * wide, high) : (experts * high, wide);
             (int values, int blockBytes) = GgufTypes.Block(weights.StoredAs(tensor));
             int rowBytes = cols / values * blockBytes, each = Math.Max(1, BlockBytes / rowBytes / WeightLayout.Block) * WeightLayout.Block;
             int Count(int block) => Math.Min(each, rows - block * each);
@@ -135,8 +167,9 @@ public static class SyntheticModel
                 Span<byte> to = scratch.Of(Count(block) * rowBytes).AsSpan(0, Count(block) * rowBytes);
                 for (int r = 0; r < Count(block); r += turned ? WeightLayout.Block : 1)
                 {
-                    if (turned) weights.ReadTransposed(tensor, block * each + r, to[(r * rowBytes)..]);
-                    else weights.ReadRow(tensor, block * each + r, to.Slice(r * rowBytes, rowBytes));
+                    int row = block * each + r;
+                    if (turned) weights.ReadTransposed(tensor, row / wide, row % wide, to[(r * rowBytes)..]);
+                    else weights.ReadRow(tensor, row, to.Slice(r * rowBytes, rowBytes));
                 }
             }, (block, scratch) =>
             {

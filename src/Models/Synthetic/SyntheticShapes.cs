@@ -20,6 +20,25 @@ internal static class SyntheticShapes
         ("bamboo-7b", Llama("BambooForCausalLM", "bamboo", 4096, 14336, 32, 32, 8, "\"hidden_act\":\"relu\",")),
         ("tinyllama-1.1b", Llama("LlamaForCausalLM", "llama", 2048, 5632, 22, 32, 4, positions: 2048)),
         ("llama-2-13b", Llama("LlamaForCausalLM", "llama", 5120, 13824, 40, 40, 40)),
+        ("olmoe-7b", """
+            {"architectures":["OlmoeForCausalLM"],"model_type":"olmoe","hidden_act":"silu","vocab_size":50304,"hidden_size":2048,"intermediate_size":1024,"num_hidden_layers":16,"num_attention_heads":16,
+             "num_key_value_heads":16,"num_experts":64,"num_experts_per_tok":8,"norm_topk_prob":false,"max_position_embeddings":4096,"rms_norm_eps":1e-5,"rope_theta":10000.0,"eos_token_id":50279}
+            """),
+        ("qwen3-30b-a3b", """
+            {"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_act":"silu","vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,"moe_intermediate_size":768,"num_hidden_layers":48,
+             "num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"num_experts":128,"num_experts_per_tok":8,"norm_topk_prob":true,"decoder_sparse_step":1,"mlp_only_layers":[],
+             "max_position_embeddings":40960,"rms_norm_eps":1e-6,"rope_theta":1000000.0,"tie_word_embeddings":false,"bos_token_id":151643,"eos_token_id":151645}
+            """),
+        ("gpt-oss-20b", """
+            {"architectures":["GptOssForCausalLM"],"model_type":"gpt_oss","hidden_act":"silu","vocab_size":201088,"hidden_size":2880,"intermediate_size":2880,"num_hidden_layers":24,"num_attention_heads":64,
+             "num_key_value_heads":8,"head_dim":64,"num_local_experts":32,"num_experts_per_tok":4,"swiglu_limit":7.0,"attention_bias":true,"sliding_window":128,"max_position_embeddings":131072,
+             "rms_norm_eps":1e-5,"rope_theta":150000,"rope_scaling":{"rope_type":"yarn","factor":32.0,"beta_fast":32.0,"beta_slow":1.0,"original_max_position_embeddings":4096,"truncate":false},
+             "layer_types":[SLIDING],"eos_token_id":200002}
+            """.Replace("SLIDING", string.Join(',', Enumerable.Range(0, 24).Select(static i => i % 2 == 0 ? "\"sliding_attention\"" : "\"full_attention\"")), StringComparison.Ordinal)),
+        ("mixtral-8x7b", """
+            {"architectures":["MixtralForCausalLM"],"model_type":"mixtral","hidden_act":"silu","vocab_size":32000,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,
+             "num_key_value_heads":8,"num_local_experts":8,"num_experts_per_tok":2,"sliding_window":null,"max_position_embeddings":32768,"rms_norm_eps":1e-5,"rope_theta":1000000.0,"bos_token_id":1,"eos_token_id":2}
+            """),
     ];
 
     public static IReadOnlyList<string> Names => [.. s_known.Select(static s => s.Name)];

@@ -24,7 +24,7 @@ internal sealed class SyntheticWeights : BlockWeights
 
     private sealed record Tensor(long[] Shape, GgufType Type, ulong Key, float Size)
     {
-        public bool IsVector => Shape.Length == 1;
+        public required bool IsVector { get; init; }
         public int Columns { get; } = (int)Shape[^1];
         /// <summary>Blocks of 32 in a row, the last one perhaps cut off.</summary>
         public ulong Blocks { get; } = ((ulong)Shape[^1] + Tile - 1) / Tile;
@@ -43,9 +43,9 @@ internal sealed class SyntheticWeights : BlockWeights
         SyntheticSeed = seed;
         foreach (SourceShape shape in shapes)
         {
-            bool vector = shape.Shape.Length == 1, router = shape.Name.EndsWith("ffn_gate_inp.weight", StringComparison.Ordinal);
+            bool vector = shape.Shape.Length == 1 || shape.Name.EndsWith(".bias", StringComparison.Ordinal), router = shape.Name.EndsWith("ffn_gate_inp.weight", StringComparison.Ordinal);
             GgufType type = vector || router ? GgufType.F32 : shape.Shape[^1] % GgufTypes.Block(matrices).Values == 0 ? matrices : GgufType.BF16;
-            _tensors.Add(shape.Name, new Tensor(shape.Shape, type, XxHash3.HashToUInt64(Encoding.UTF8.GetBytes(shape.Name), (long)seed), Magnitude(config, shape)));
+            _tensors.Add(shape.Name, new Tensor(shape.Shape, type, XxHash3.HashToUInt64(Encoding.UTF8.GetBytes(shape.Name), (long)seed), Magnitude(config, shape)) { IsVector = vector });
         }
     }
 
@@ -72,11 +72,11 @@ internal sealed class SyntheticWeights : BlockWeights
     /// <summary>A row as a GGUF file stores it.</summary>
     public void ReadRow(string tensor, long row, Span<byte> to) => Blocks(_tensors[tensor], row, 0, to);
 
-    /// <summary>Rows [first, first + 32) of the transpose of a matrix, or as many as there are, as a GGUF file stores them; <paramref name="first"/> is a multiple of 32.</summary>
-    public void ReadTransposed(string tensor, int first, Span<byte> to)
+    /// <summary>Rows [first, first + 32) of the transpose of a matrix, of one expert's where there are several, or as many as there are, as a GGUF file stores them; <paramref name="first"/> is a multiple of 32.</summary>
+    public void ReadTransposed(string tensor, int expert, int first, Span<byte> to)
     {
         Tensor t = _tensors[tensor];
-        int rows = (int)t.Shape[0], width = Math.Min(Tile, t.Columns - first);
+        int rows = (int)t.Shape[^2], width = Math.Min(Tile, t.Columns - first);
         (int values, int bytes) = GgufTypes.Block(t.Type);
         int rowBytes = rows / values * bytes, tileBytes = width / Math.Min(values, width) * bytes;
         Span<byte> tile = stackalloc byte[Tile * Tile * 4];
@@ -84,7 +84,7 @@ internal sealed class SyntheticWeights : BlockWeights
         for (int row = 0; row < rows; row += Tile)
         {
             int height = Math.Min(Tile, rows - row);
-            for (int r = 0; r < height; r++) Blocks(t, row + r, first / values, tile.Slice(r * tileBytes, tileBytes));
+            for (int r = 0; r < height; r++) Blocks(t, (long)expert * rows + row + r, first / values, tile.Slice(r * tileBytes, tileBytes));
             switch (t.Type)
             {
                 case GgufType.F32: Turn(MemoryMarshal.Cast<byte, float>(tile), height, width, MemoryMarshal.Cast<byte, float>(to)[row..], rows); break;
@@ -136,7 +136,7 @@ internal sealed class SyntheticWeights : BlockWeights
             case GgufType.F32 when !t.IsVector: Numbers(t, row, first, MemoryMarshal.Cast<byte, float>(to), static x => x); break;
             default:
                 Span<float> entries = MemoryMarshal.Cast<byte, float>(to);
-                for (int i = 0; i < entries.Length; i++) entries[i] = Entry(t, first + i);
+                for (int i = 0; i < entries.Length; i++) entries[i] = Entry(t, (int)row * t.Columns + first + i);
                 break;
         }
     }
@@ -207,10 +207,10 @@ internal sealed class SyntheticWeights : BlockWeights
     /// <summary>Of a vector what its entries lie around; of a matrix the root mean square.</summary>
     private static float Magnitude(ModelConfig c, SourceShape shape)
     {
-        if (shape.Shape.Length == 1) return shape.Name.EndsWith(".weight", StringComparison.Ordinal) ? 1 : 0;
+        if (shape.Shape.Length == 1 || shape.Name.EndsWith(".bias", StringComparison.Ordinal)) return shape.Name.EndsWith(".weight", StringComparison.Ordinal) ? 1 : 0;
         // A tied head sums over the rows of the embedding.
         if (shape.Name is "token_embd.weight" or "position_embd.weight") return c.TiedHead ? 1 / MathF.Sqrt(c.HiddenSize) : 1 / c.EmbeddingScale;
-        bool inputsFirst = shape.Name.EndsWith("ffn_down_t.weight", StringComparison.Ordinal) || shape.Name.EndsWith("_proj", StringComparison.Ordinal);
+        bool inputsFirst = shape.Name.Contains("ffn_down_t", StringComparison.Ordinal) || shape.Name.EndsWith("_proj", StringComparison.Ordinal);
         float each = 1 / MathF.Sqrt(shape.Shape[inputsFirst ? ^2 : ^1]);
         // What is added to the stream 2 × layers times must not outgrow it.
         bool added = shape.Name.Contains("attn_output", StringComparison.Ordinal) || shape.Name.Contains("ffn_down", StringComparison.Ordinal);
