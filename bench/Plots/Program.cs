@@ -5,6 +5,7 @@ using ScottPlot;
 // Plots and the README's table from what bench/Peers/run.sh measured; medians over repeats.
 //   dotnet run --project bench/Plots -- plots [CSV [FOLDER]]    budgets.png and sessions.png (cases `budgets` and `sessions`) into docs/plots
 //   dotnet run --project bench/Plots -- table [CSV [CASE...]]   markdown
+//   dotnet run --project bench/Plots -- serve [CSV]             markdown of what bench/Serve/run.sh measured
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
 Fonts.Default = "DejaVu Sans";
 string csv = args.Length > 1 ? args[1] : "bench/results/peers.csv";
@@ -19,14 +20,17 @@ switch (args.FirstOrDefault())
     case "table":
         Table(args.Length > 2 ? args[2..] : null);
         return 0;
+    case "serve":
+        Serve(args.Length > 1 ? csv : "bench/results/serve.csv");
+        return 0;
     default:
-        Console.Error.WriteLine("plots [CSV [FOLDER]] or table [CSV [CASE...]]");
+        Console.Error.WriteLine("plots [CSV [FOLDER]], table [CSV [CASE...]] or serve [CSV]");
         return 2;
 }
 
 void Draw(string which, string x, string xLabel, Func<Repeated, string> series, string file)
 {
-    var lines = Repeated.Of(csv).Where(r => r["case"] == which && r.Median("tok_s") != null).GroupBy(series).ToList();
+    var lines = Repeated.Of(csv, Repeated.Peers).Where(r => r["case"] == which && r.Median("tok_s") != null).GroupBy(series).ToList();
     if (lines.Count == 0)
     {
         Console.Error.WriteLine($"{csv} has no case {which}: bench/Peers/run.sh {csv} {which}");
@@ -57,7 +61,7 @@ void Table(string[]? cases)
     Console.WriteLine("| case | limit | | sessions | prefill tok/s | tok/s | p50, p99 ms | flash a token | most of the limit used | binds, reached |");
     Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|");
     string last = "";
-    foreach (var r in Repeated.Of(csv).Where(r => cases == null || cases.Contains(r["case"])))
+    foreach (var r in Repeated.Of(csv, Repeated.Peers).Where(r => cases == null || cases.Contains(r["case"])))
     {
         string label = r["label"], limit = r["share"] == "100" ? "none" : $"{r["share"]} %", what = $"{label}|{limit}";
         string tail = r.Median("p50_ms") is { } p50 ? $"{p50:0}, {r.Median("p99_ms"):0}" : "";
@@ -66,5 +70,19 @@ void Table(string[]? cases)
         string reached = r.Median("fraction") is { } fraction ? $"{r["binds"]}, {100 * fraction:0} %" : "";
         Console.WriteLine($"| {(what == last ? "" : label)} | {(what == last ? "" : limit)} | {r["engine"]}, `{r["mode"]}`{(r.Count > 1 ? $", {r.Count} runs" : "")} | {r["sessions"]} | {r.Median("prefill_tok_s"):0.0} | {r.Median("tok_s"):0.00} | {tail} | {flash} | {used} | {reached} |");
         last = what;
+    }
+}
+
+void Serve(string file)
+{
+    Console.WriteLine("| model, limit | sessions | | tok/s together | first token, s | p50, p95, p99 ms | beside a long prompt p50, p99 ms | its tok/s | flash a token |");
+    Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
+    foreach (var r in Repeated.Of(file, Repeated.Serve).OrderBy(static r => r["model"], StringComparer.Ordinal).ThenByDescending(static r => r.Median("share")).ThenBy(static r => r.Median("long_tokens") ?? 0).ThenBy(static r => r.Median("sessions")))
+    {
+        string limit = r["share"] == "100" ? "none" : $"{r["share"]} %";
+        string beside = r.Median("long_tokens") is { } tokens ? $"{tokens:0} tokens: {r.Median("others_p50_ms"):0}, {r.Median("others_p99_ms"):0}" : "";
+        string flash = r["engine"] == "flash" && r.Median("flash_bytes_token") is { } bytes ? bytes < 1e6 ? $"{bytes / 1e3:0} kB" : $"{bytes / 1e6:0} MB" : "";
+        string gaps = beside.Length > 0 ? "" : $"{r.Median("p50_ms"):0}, {r.Median("p95_ms"):0}, {r.Median("p99_ms"):0}";
+        Console.WriteLine($"| {r["model"]}, {limit} | {r["sessions"]} | {r["engine"]}{(r.Count > 1 ? $", {r.Count} runs" : "")} | {r.Median("tok_s_together"):0.0} | {r.Median("first_p50_ms") / 1000:0.0} | {gaps} | {beside} | {r.Median("long_tok_s"):0} | {flash} |");
     }
 }

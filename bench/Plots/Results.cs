@@ -22,12 +22,14 @@ internal sealed class Repeated(IReadOnlyList<Result> results)
         return values.Length == 0 ? null : values[(values.Length - 1) / 2];
     }
 
-    /// <summary>Lines of one case, label, engine, share, mode, number of sessions and length.</summary>
-    public static List<Repeated> Of(string csv) =>
-    [
-        .. Read(csv).GroupBy(static r => (r["case"], r["label"], r["engine"], r["share"], r["mode"], r["sessions"], r["prompt"], r["machine"]))
-            .Select(static g => new Repeated([.. g])),
-    ];
+    /// <summary>Of bench/Peers: lines of one case, label, engine, share, mode, number of sessions and length.</summary>
+    public static readonly string[] Peers = ["case", "label", "engine", "share", "mode", "sessions", "prompt", "machine"];
+    /// <summary>Of bench/Serve: lines of the same requests to the same server.</summary>
+    public static readonly string[] Serve = ["model", "share", "sessions", "engine", "prompt", "generate", "long_tokens", "machine", "command"];
+
+    /// <summary>Lines that are alike in these columns.</summary>
+    public static List<Repeated> Of(string csv, string[] alike) =>
+        [.. Read(csv).GroupBy(r => string.Join('|', alike.Select(column => r[column]))).Select(static g => new Repeated([.. g]))];
 
     private static List<Result> Read(string csv)
     {
