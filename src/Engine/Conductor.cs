@@ -249,6 +249,7 @@ public sealed partial class Conductor : IDisposable
         int chosen = _scheduler.Choose(_pending, now, out bool prefill);
         if (chosen < 0) return false;
         var layer = _layers[chosen];
+        var parked = layer.Running;
         _tiles = prefill && _scheduler.IsLive(_pending, now);
         try
         {
@@ -259,7 +260,7 @@ public sealed partial class Conductor : IDisposable
             layer.Running?.Abort(e);
             if (layer.Running is { } broken) EndStep(layer, broken);
         }
-        _scheduler.Ran(layer.Pending, prefill, now, _time.GetTimestamp());
+        _scheduler.Ran(layer.Pending, prefill, now, _time.GetTimestamp(), parked != null && layer.Running == null ? parked.FlashWaited : 0);
         return true;
     }
 

@@ -30,6 +30,9 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     private Phase _phase;
     private Layer _layer = null!;
     private long _parkedAt;
+
+    /// <summary>Time for which it was parked until its reads were there.</summary>
+    public long FlashWaited { get; private set; }
     /// <summary>It stopped between two tiles, not for flash.</summary>
     private bool _gaveWay;
 
@@ -68,6 +71,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         _drafts = 0;
         _phase = Phase.Embedding;
         Runnable = _gaveWay = false;
+        FlashWaited = 0;
     }
 
     /// <summary>Admits one slot of a wave; false (with a fault to its session, or silently when it is old) leaves it out.</summary>
@@ -169,6 +173,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         Runnable = false;
         if (!_gaveWay)
         {
+            FlashWaited += time.GetTimestamp() - _parkedAt;
             _layer.Count.FlashWait += Nanos(_parkedAt);
             Mark(TraceKind.Flash, _parkedAt);
         }

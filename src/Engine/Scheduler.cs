@@ -51,7 +51,7 @@ internal sealed class Scheduler(int mostRows)
     private const int LivePart = 4;
 
     private readonly Dictionary<object, Credit> _credits = [];
-    private long _ranUntil, _slice, _liveUntil, _pass;
+    private long _ranUntil, _slice, _liveUntil, _pass, _mayBeginAt;
 
     /// <summary>When to choose again although nothing has happened: somebody is held only for rows expected until then. 0: never.</summary>
     public long WakeAt { get; private set; }
@@ -66,11 +66,17 @@ internal sealed class Scheduler(int mostRows)
     public static void Arrived(Pending layer, int rows) => layer.Expected = Math.Max(0, layer.Expected - rows);
 
     /// <summary>A layer worked from one moment to another: a step, or a part of one.</summary>
-    public void Ran(Pending layer, bool prefill, long from, long to)
+    /// <param name="layer">Which.</param>
+    /// <param name="prefill">It was prefill.</param>
+    /// <param name="from">Since when.</param>
+    /// <param name="to">Until when.</param>
+    /// <param name="waited">A step of prefill is over that has waited so long for flash: nobody else's could pass its layer meanwhile, nor have the device to itself, so it rests for that, too, before another one begins.</param>
+    public void Ran(Pending layer, bool prefill, long from, long to, long waited = 0)
     {
         if (prefill)
         {
             (_ranUntil, _slice) = (to, to - from);
+            _mayBeginAt = Math.Max(_mayBeginAt, to + (to - from + waited) * RestQuarters / 4);
             return;
         }
         long pass = (to - from) * layer.Layers;
@@ -87,7 +93,7 @@ internal sealed class Scheduler(int mostRows)
         return false;
     }
 
-    /// <summary>Whether prefill may run while there is no decode to run. While decode waits for flash it may, since a step gives way between two tiles; in the moment that a wave
+    /// <summary>Whether prefill may run while there is no decode to run. While decode waits for flash it may, since a step gives way between two tiles (one that has yet to begin would keep its layer: <see cref="Ran"/>); in the moment that a wave
     /// needs from one layer to the next only after it has rested, or a slice of prefill would go between any two layers.</summary>
     private bool PrefillMay(List<Pending> layers, long now)
     {
@@ -110,7 +116,7 @@ internal sealed class Scheduler(int mostRows)
     public int Choose(List<Pending> layers, long now, out bool prefill)
     {
         int best = -1, shallowest = -1, starved = -1, held = -1, longest = Patience - 1;
-        bool starvedPrefill = false;
+        bool starvedPrefill = false, live = IsLive(layers, now), early = false;
         WakeAt = 0;
         for (int i = 0; i < layers.Count; i++)
         {
@@ -122,7 +128,9 @@ internal sealed class Scheduler(int mostRows)
                 if (held < 0 || layer.Index < layers[held].Index) held = i;
             }
             if (decode && (best < 0 || layer.Index > layers[best].Index)) best = i;
-            if (layer.Prefill && (shallowest < 0 || Sooner(layer, layers[shallowest]))) shallowest = i;
+            bool tooSoon = layer.Prefill && layer.Idle && live && now < _mayBeginAt;
+            early |= tooSoon;
+            if (layer.Prefill && !tooSoon && (shallowest < 0 || Sooner(layer, layers[shallowest]))) shallowest = i;
             if (decode && layer.DecodePassed > longest) (starved, starvedPrefill, longest) = (i, false, layer.DecodePassed);
             if (layer.Prefill && layer.PrefillPassed > longest) (starved, starvedPrefill, longest) = (i, true, layer.PrefillPassed);
             if (!decode) layer.DecodePassed = 0;
@@ -143,6 +151,7 @@ internal sealed class Scheduler(int mostRows)
                 if (layers[i].Expected > 0 && layers[i].ExpectedUntil > now) Wake(layers[i].ExpectedUntil);
             }
             if (rests) Wake(now < _liveUntil ? Math.Min(RestedAt, _liveUntil) : RestedAt);
+            if (early) Wake(now < _liveUntil ? Math.Min(_mayBeginAt, _liveUntil) : _mayBeginAt);
             return -1;
         }
         foreach (var layer in layers)

@@ -48,6 +48,25 @@ public sealed class PrefillShareTests
         Assert.InRange(line.Idle - idle, 0, shape.Layers * shape.Decode / 4 + shape.Hop + 1);
     }
 
+    [Fact]
+    public void A_step_of_a_prompt_that_waited_for_flash_rests_for_that_too_before_the_next_one_begins_beside_decode()
+    {
+        var model = new object();
+        var (decode, prompt) = (new Pending(model, 0, 2) { Rows = 1 }, new Pending(model, 1, 2) { Prefill = true, Idle = true });
+        var scheduler = new Scheduler(mostRows: 8);
+        scheduler.Ran(prompt, prefill: true, 0, 20, waited: 100);
+        // Decode waits for flash in its layer. 20 + 5/4 of 120 is 170.
+        Assert.Equal(-1, scheduler.Choose([decode, prompt], 169, out _));
+        Assert.Equal(170, scheduler.WakeAt);
+        Assert.Equal(1, scheduler.Choose([decode, prompt], 170, out bool prefill));
+        Assert.True(prefill);
+        // One that has begun goes on meanwhile, and alone nothing rests.
+        prompt.Idle = false;
+        Assert.Equal(1, scheduler.Choose([decode, prompt], 60, out _));
+        (prompt.Idle, decode.Rows) = (true, 0);
+        Assert.Equal(1, scheduler.Choose([decode, prompt], 60, out _));
+    }
+
     /// <summary>One wave of decode that goes round, or one at every layer, and one prompt whose chunks follow each other.</summary>
     private sealed class Line
     {

@@ -13,17 +13,14 @@ internal sealed record Family(string Architecture, string ModelType, Func<Config
     /// <summary>Published checkpoints bring code of their own although what they compute is known here.</summary>
     public bool KnownCode { get; init; }
 
-    /// <summary>Model types, for messages: one line has to hold them.</summary>
-    public static IReadOnlyList<string> Supported => [.. s_all.Select(f => f.ModelType)];
-
     public static Family For(ConfigJson json)
     {
-        string supported = string.Join(", ", Supported);
+        string supported = $"docs/MODELS.md has the {s_all.Length} model types that are";
         IReadOnlyList<string> names = json.Texts("architectures");
         string? type = json.Text("model_type");
-        if (names.Count == 0 && type == null) throw json.Wrong($"names neither architectures nor model_type; supported: {supported}");
+        if (names.Count == 0 && type == null) throw json.Wrong($"names neither architectures nor model_type; {supported} read");
         Family family = s_all.FirstOrDefault(f => names.Count > 0 ? names.Contains(f.Architecture) : f.ModelType == type)
-            ?? throw json.Wrong($"architecture {(names.Count > 0 ? string.Join(", ", names) : type)} is not supported; supported: {supported}");
+            ?? throw json.Wrong($"architecture {(names.Count > 0 ? string.Join(", ", names) : type)} is not supported; {supported}");
         if (type != null && type != family.ModelType)
             throw json.Wrong($"architecture {family.Architecture} with model_type {type} is not supported; {family.ModelType} is expected");
         if (!family.KnownCode && json.Object("auto_map") is { } map && map.Has("AutoModelForCausalLM"))
