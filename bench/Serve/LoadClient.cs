@@ -45,6 +45,8 @@ internal sealed class LoadClient : IDisposable
                 prompt = ids,
                 max_tokens = generate,
                 temperature = 0,
+                // Drawn activity and routing follow it, too.
+                seed = number < 0 ? 0 : number,
                 ignore_eos = true,
                 stream = true,
                 stream_options = new { include_usage = true },
