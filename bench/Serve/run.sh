@@ -2,7 +2,7 @@
 # Many clients at once, over HTTP: the same requests for `flash serve` and for llama.cpp's server, each in a memory control group of its own, rows appended to a CSV file.
 #   bench/Serve/run.sh OUT.csv MODEL SHARE SESSIONS... [-- FLAGS of flash serve]
 # MODEL: a package in FLASH_HOME; GGUF: the same model for llama.cpp's server (LLAMA_SERVER; without both only flash runs). SHARE: of the model's bytes, 100 means no limit. SESSIONS: a number each, 0 is left out.
-# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made again alone and compared. SERVED: sessions that the server promises, where that is not the row's number (overload). VOCABULARY: ids below this (2000). FLASH: a published flash.
+# PROMPT, GENERATE: tokens (64, 64). LONG: beside each row one more request with so many tokens of prompt (0: none). ALONE=1: every text is made again alone and compared (what that reads is in flash_bytes_token, too). SERVED: sessions that the server promises, where that is not the row's number (overload). VOCABULARY: ids below this (2000). FLASH: a published flash.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,6p' "$0" | cut -c3-; exit 2; }
 csv=$(realpath -m "$1") model=$2 share=$3; shift 3
