@@ -39,6 +39,18 @@ public sealed class DenseScanTests
     }
 
     [Fact]
+    public void A_layer_reads_on_into_the_next_one_and_not_into_what_it_has_used_itself()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(Activation.Silu, layers: 3, hidden: 64, ffn: 1024), WeightFormat.F32);
+        using var engine = new LocalEngine(tiny.Package, new(), new() { Window = 0.25 });
+        ExactnessTests.Run(engine, ExactnessTests.Prompt(5, 200, seed: 9), 1, 1, 200);
+        // Behind the last layer comes the first, whose missing units are more than there are slots.
+        Assert.Equal([engine.Layers[0].Sweep!.Slots.Count, 0, 0], engine.Layers.Select(Borrowed));
+
+        static int Borrowed(Layer layer) => Enumerable.Range(0, layer.Bundles!.Region.Count).Count(unit => layer.Bundles.Window.Find(unit) >= layer.Bundles.Window.Own);
+    }
+
+    [Fact]
     public void Memory_for_turns_is_shared_by_the_layers_and_given_back_with_the_last_of_them()
     {
         using var tiny = TinyPackage.Create(TinyPackage.Llama(Activation.Silu, layers: 3, hidden: 64, ffn: 1024), WeightFormat.F32);
