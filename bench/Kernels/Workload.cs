@@ -56,7 +56,7 @@ internal sealed unsafe class Workload : IDisposable
             _coefficients[r] = 0.01f;
         }
         for (int p = 0; p < WeightLayout.Panels(rows); p++)
-            Quantizer.PackPanel(format, new ReadOnlySpan<byte>(stored, 16 * rowBytes), 16, Cols, new Span<byte>(_panels + (long)p * panelBytes, panelBytes));
+            Panel.Pack(format, new ReadOnlySpan<byte>(stored, 16 * rowBytes), 16, Cols, new Span<byte>(_panels + (long)p * panelBytes, panelBytes));
         for (int t = 0; t < tokens; t++)
         {
             for (int k = 0; k < Cols; k++) row[k] = random.NextSingle() - 0.5f;

@@ -4,7 +4,7 @@ namespace FlashOrleans.Engine;
 
 /// <summary>
 /// The feed-forward where all rows of a wave compute all neurons: a matrix product, not neuron after neuron for each row. First the activations of the units that are there: sixteen
-/// neurons at a time are woven into a panel, if they are none yet (LayerStep.Woven.cs), and multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
+/// neurons at a time, a panel, are multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
 /// in registers until it is whole. The sums are those of <see cref="SegmentsItem"/> in the same order, so the bits are too.
 /// </summary>
 internal sealed unsafe partial class LayerStep
@@ -31,12 +31,13 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Sums the ready segments for all rows.</summary>
     private void RunDense(long work)
     {
-        bool parallel = work > ParallelWork, tiled = _rows >= TiledRows;
+        // Where there are no tiles few rows take their down rows each on its own, and threads split the blocks.
+        bool parallel = work > ParallelWork, few = _rows < TiledRows, tiled = !few || _layer.Bundle.Panels;
         _ready.Sort();
         _direct = 0;
         while (tiled && _direct < _ready.Count && IsWholeBlock(_segments[_ready[_direct]], _nextFold + _direct)) _direct++;
         // For few rows memory sets the pace: a whole block at a time, so that the next rows can be asked for.
-        _itemNeurons = tiled ? WeightLayout.PanelRows : Numerics.NeuronBlock;
+        _itemNeurons = few ? Numerics.NeuronBlock : WeightLayout.PanelRows;
         pool.Run(_activationJob ??= ActivationItem, _ready.Count * (Numerics.NeuronBlock / _itemNeurons), parallel);
         if (tiled) pool.Run(_columnJob ??= ColumnItem, (_layer.Config.HiddenSize + StripColumns - 1) / StripColumns, parallel);
         else pool.Run(_downJob ??= DownItem, _ready.Count, parallel);
@@ -64,11 +65,16 @@ internal sealed unsafe partial class LayerStep
         end = Math.Min(Math.Min((_needed[segment.To - 1] + 1) * group, start + Numerics.NeuronBlock), _layer.Neurons);
     }
 
-    /// <summary>Where a neuron of a segment lies: its up row.</summary>
-    private byte* Bundle(in Segment segment, int neuron, RowOffsets offsets)
+    /// <summary>Where n neurons of a segment lie, one by one or sixteen by sixteen.</summary>
+    private void Locate(in Segment segment, int first, int n, byte** at)
     {
-        int group = _layer.Bundle.Group, unit = neuron / group;
-        return _layer.Bundles!.UnitBase(_neededSlot[segment.From + unit - _needed[segment.From]], unit) + offsets.Up(neuron - unit * group);
+        RowOffsets offsets = _layer.Offsets;
+        int group = _layer.Bundle.Group, before = _needed[segment.From], each = offsets.Each;
+        for (int i = first; i < first + n; i += each)
+        {
+            int unit = i / group;
+            *at++ = _layer.Bundles!.UnitBase(_neededSlot[segment.From + unit - before], unit) + offsets.Of(i - unit * group);
+        }
     }
 
     private float* ActivationsOf(int block) => _act + (long)_partialOf[block] * Numerics.NeuronBlock * _openRows;
@@ -85,22 +91,18 @@ internal sealed unsafe partial class LayerStep
         var c = _layer.Config;
         var w = _layer.Weights!;
         var layout = _layer.Bundle;
-        RowOffsets offsets = _layer.Offsets;
-        const int panelRows = WeightLayout.PanelRows;
-        byte** up = stackalloc byte*[2 * Numerics.NeuronBlock], gate = up + Numerics.NeuronBlock, woven = stackalloc byte*[Numerics.NeuronBlock / panelRows];
-        for (int i = 0; i < n; i++)
-        {
-            if (i % panelRows == 0) woven[i / panelRows] = WovenAt(segment, first + i);
-            if (woven[i / panelRows] != null) continue;
-            up[i] = Bundle(segment, first + i, offsets);
-            gate[i] = up[i] + offsets.Gate;
-        }
+        byte** at = stackalloc byte*[Numerics.NeuronBlock];
+        Locate(segment, first, n, at);
         float* a = _products + worker * 2 * StepLayout.ProductFloats(_capacity), u = a + StepLayout.ProductFloats(_capacity);
-        Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, woven, 0, n, a, worker, c.Gated ? w.GateBias : w.UpBias, first);
+        int width = c.HiddenSize;
+        var gate = new Inputs(InputRow(layout.Gate, 0), StrideOf(layout.Gate, width));
+        var up = new Inputs(InputRow(layout.Up, 0), StrideOf(layout.Up, width));
+        Products(at, n, gate, up, _rows, a, u, worker);
+        AddBias(a, n, _rows, c.Gated ? w.GateBias : w.UpBias, first);
         Activations.Apply(kernels, c, a, n * _rows);
         if (c.Gated)
         {
-            Products(layout.Up, up, woven, GatePanelBytes, n, u, worker, w.UpBias, first);
+            AddBias(u, n, _rows, w.UpBias, first);
             Activations.Combine(c, a, u, n * _rows);
         }
         float* to = ActivationsOf(segment.Block) + Kernels.TokenGroup * (first - segment.Block * Numerics.NeuronBlock);
@@ -112,74 +114,59 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>products[t * n + i] = row_i · x_t + bias; of neurons that are woven the panel lies at <paramref name="offset"/> of theirs.</summary>
-    private void Products(WeightFormat format, byte** rows, byte** woven, int offset, int n, float* products, int worker, float* bias, int first)
-    {
-        const int panelRows = WeightLayout.PanelRows;
-        int width = _layer.Config.HiddenSize;
-        nint stride = WeightLayout.IsQuantized(format) ? Kernels.QuantizedBytes(width) : width * 4;
-        byte* x = InputRow(format, 0);
-        for (int i = 0, end; i < n; i = end)
-        {
-            byte* panel = woven[i / panelRows];
-            end = Math.Min(i + panelRows, n);
-            if (panel != null)
-            {
-                byte* next = end < n ? woven[end / panelRows] : null;
-                kernels.Panels(format, panel + offset, 0, 1, end - i, width, x, stride, _rows, products + i, n, (next != null ? next : panel) + offset);
-                continue;
-            }
-            while (end < n && woven[end / panelRows] == null) end = Math.Min(end + panelRows, n);
-            kernels.Products(format, rows + i, end - i, width, x, stride, _rows, products + i, n, _woven + worker * _wovenBytes);
-        }
-        if (bias == null) return;
-        for (int t = 0; t < _rows; t++, products += n)
-            for (int i = 0; i < n; i++) products[i] += bias[first + i];
-    }
-
     /// <summary>A strip of columns of all ready segments, for every row.</summary>
     private void ColumnItem(int item, int worker)
     {
         int width = _layer.Config.HiddenSize, from = item * StripColumns, to = Math.Min(from + StripColumns, width);
-        byte** rows = stackalloc byte*[Numerics.NeuronBlock];
+        byte** at = stackalloc byte*[2 * Numerics.NeuronBlock], next = at + Numerics.NeuronBlock;
+        float* coefficients = stackalloc float[Numerics.NeuronBlock * TiledRows];
+        int more = LocateAll(_segments[_ready[0]], next, out float* after);
         for (int s = 0; s < _ready.Count; s++)
         {
             var segment = _segments[_ready[s]];
-            int n = DownRows(segment, rows, out float* a);
+            byte** free = at;
+            at = next;
+            next = free;
+            float* a = after;
+            int n = more;
+            if (s + 1 < _ready.Count) more = LocateAll(_segments[_ready[s + 1]], next, out after);
             bool direct = s < _direct;
             float* y = direct ? _y : Partial(segment.Block);
             if (!direct && _fresh[segment.Block])
                 for (int t = 0; t < _rows; t++) new Span<float>(y + (long)t * width + from, to - from).Clear();
-            kernels.Columns(_layer.Bundle.Down, rows, n, width, from, to, a, Kernels.TokenGroup * Numerics.NeuronBlock, _rows, y, width, direct);
+            if (_rows >= TiledRows)
+            {
+                AddColumns(at, n, from, to, a, Kernels.TokenGroup * Numerics.NeuronBlock, _rows, y, direct);
+                continue;
+            }
+            Ungroup(a, n, coefficients);
+            AddTiles(at, n, from, to, coefficients, Numerics.NeuronBlock, _rows, y, direct, s + 1 < _ready.Count && more >= n ? next : null);
         }
+    }
+
+    /// <summary>Few rows' activations, each row's together.</summary>
+    private void Ungroup(float* a, int n, float* to)
+    {
+        for (int t = 0; t < _rows; t++)
+            for (int i = 0; i < n; i++) to[t * Numerics.NeuronBlock + i] = a[Kernels.TokenGroup * i + t];
     }
 
     /// <summary>One segment's down rows for few rows, each on its own.</summary>
     private void DownItem(int item, int worker)
     {
         var segment = _segments[_ready[item]];
-        int width = _layer.Config.HiddenSize;
-        byte** rows = stackalloc byte*[Numerics.NeuronBlock];
-        float* coefficients = stackalloc float[Numerics.NeuronBlock];
-        int n = DownRows(segment, rows, out float* a);
+        byte** at = stackalloc byte*[Numerics.NeuronBlock];
+        float* coefficients = stackalloc float[Numerics.NeuronBlock * TiledRows];
+        int n = LocateAll(segment, at, out float* a);
         ClearFresh(segment.Block);
-        for (int t = 0; t < _rows; t++)
-        {
-            for (int i = 0; i < n; i++) coefficients[i] = a[Kernels.TokenGroup * i + t];
-            kernels.Axpys(_layer.Bundle.Down, coefficients, rows, n, width, Partial(segment.Block) + (long)t * width);
-        }
+        Ungroup(a, n, coefficients);
+        AddRows(at, n, coefficients, Numerics.NeuronBlock, _rows, Partial(segment.Block));
     }
 
-    private int DownRows(in Segment segment, byte** rows, out float* a)
+    private int LocateAll(in Segment segment, byte** at, out float* a)
     {
         NeuronsOf(segment, out int first, out int end);
-        RowOffsets offsets = _layer.Offsets;
-        int before = GatePanelBytes + WeightLayout.PanelBytes(_layer.Bundle.Up, _layer.Config.HiddenSize), bytes = _layer.Bundle.DownBytes;
-        for (int i = first; i < end; i++)
-        {
-            byte* woven = WovenAt(segment, i);
-            rows[i - first] = woven != null ? woven + before + i % WeightLayout.PanelRows * bytes : Bundle(segment, i, offsets) + offsets.Down;
-        }
+        Locate(segment, first, end - first, at);
         a = ActivationsOf(segment.Block) + Kernels.TokenGroup * (first - segment.Block * Numerics.NeuronBlock);
         return end - first;
     }

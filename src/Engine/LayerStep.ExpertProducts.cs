@@ -12,8 +12,6 @@ internal sealed unsafe partial class LayerStep
     /// <summary>One thread's share of the activations or of the sums: of the ready expert, neurons or columns [From, To).</summary>
     private readonly record struct ExpertItem(int Ready, int From, int To);
 
-    /// <summary>Down rows of one call.</summary>
-    private const int AxpyRows = 1024;
     /// <summary>By index of needed unit: where its tokens begin in the list of them (one more than there are units), and where its rows lie in the ring.</summary>
     private int[] _tokensFrom = new int[65];
     private int[] _ringRow = new int[64];
@@ -104,7 +102,7 @@ internal sealed unsafe partial class LayerStep
                 if (_neededFailed[i] || tokens == 0) continue;
                 int each = tokens < TiledRows ? Numerics.NeuronBlock : WeightLayout.PanelRows;
                 for (int n = _stripeFrom; n < end; n += each) _activationItems.Add(new ExpertItem(i, n, Math.Min(n + each, end)));
-                int columns = tokens < TiledRows ? hidden : StripColumns;
+                int columns = tokens >= TiledRows || _layer.Bundle.Panels ? StripColumns : hidden;
                 for (int c = 0; c < hidden; c += columns) _sumItems.Add(new ExpertItem(i, c, Math.Min(c + columns, hidden)));
             }
             pool.Run(_expertActJob ??= ExpertActItem, _activationItems.Count, parallel);
@@ -126,13 +124,12 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>The inputs of an expert's tokens as a format's kernels take them, and their distance.</summary>
-    private byte* InputsOf(WeightFormat format, int index, out nint stride)
+    /// <summary>The inputs of an expert's tokens.</summary>
+    private Inputs InputsOf(WeightFormat format, int index)
     {
+        if (TokensOf(index) < 2) return new Inputs(InputRow(format, _tokenRows[_tokensFrom[index]]), (nint)_gatheredStride);
         int quantised = Kernels.QuantizedBytes(_layer.Config.HiddenSize);
-        stride = (nint)_gatheredStride;
-        if (TokensOf(index) < 2) return InputRow(format, _tokenRows[_tokensFrom[index]]);
-        return _gathered + _ringRow[index] * _gatheredStride + (WeightLayout.IsQuantized(format) ? 0 : quantised);
+        return new Inputs(_gathered + _ringRow[index] * _gatheredStride + (WeightLayout.IsQuantized(format) ? 0 : quantised), (nint)_gatheredStride);
     }
 
     /// <summary>Activations of some neurons of an expert for all of its tokens, times the tokens' weights.</summary>
@@ -143,27 +140,16 @@ internal sealed unsafe partial class LayerStep
         var w = _layer.Weights!;
         var e = _layer.Experts!;
         var layout = _layer.Bundle;
-        RowOffsets offsets = _layer.Offsets;
         int tokens = TokensOf(index), n = to - from, unit = _needed[index], neuron = unit * e.Size + from;
-        byte** up = stackalloc byte*[2 * Numerics.NeuronBlock];
-        byte** gate = up + Numerics.NeuronBlock;
-        byte* at = _layer.Bundles!.UnitBase(_neededSlot[index], unit);
-        for (int i = 0; i < n; i++)
-        {
-            up[i] = at + offsets.Up(from + i);
-            gate[i] = up[i] + offsets.Gate;
-        }
+        byte** at = stackalloc byte*[Numerics.NeuronBlock];
+        Locate(index, from, n, at);
         float* a = _products + worker * 2 * StepLayout.ProductFloats(_capacity), u = a + StepLayout.ProductFloats(_capacity);
-        byte* panel = _woven + worker * _wovenBytes;
-        // For one token memory sets the pace: what lies together is read together.
-        bool pairs = c.Gated && tokens == 1 && layout.Gate == layout.Up && kernels.PairProducts(layout.Up, gate, up, n, c.HiddenSize, InputsOf(layout.Up, index, out _), a, u, panel);
-        if (!pairs) kernels.Products(c.Gated ? layout.Gate : layout.Up, c.Gated ? gate : up, n, c.HiddenSize, InputsOf(c.Gated ? layout.Gate : layout.Up, index, out nint stride), stride, tokens, a, n, panel);
+        Products(at, n, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, a, u, worker);
         AddBias(a, n, tokens, c.Gated ? w.GateBias : w.UpBias, neuron);
         Activations.Apply(kernels, c, a, n * tokens);
         if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, n * tokens).Count(0f));
         if (c.Gated)
         {
-            if (!pairs) kernels.Products(layout.Up, up, n, c.HiddenSize, InputsOf(layout.Up, index, out nint stride), stride, tokens, u, n, panel);
             AddBias(u, n, tokens, w.UpBias, neuron);
             Activations.Combine(c, a, u, n * tokens);
         }
@@ -183,34 +169,32 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    private static void AddBias(float* products, int n, int tokens, float* bias, int neuron)
+    /// <summary>Where n neurons of a needed expert lie, one by one or sixteen by sixteen.</summary>
+    private void Locate(int index, int from, int n, byte** at)
     {
-        if (bias == null) return;
-        for (int t = 0; t < tokens; t++, products += n)
-            for (int i = 0; i < n; i++) products[i] += bias[neuron + i];
+        RowOffsets offsets = _layer.Offsets;
+        byte* unit = _layer.Bundles!.UnitBase(_neededSlot[index], _needed[index]);
+        for (int i = from; i < from + n; i += offsets.Each) *at++ = unit + offsets.Of(i);
     }
 
     /// <summary>Down rows of an expert's neurons of the stripe, into some columns of its tokens' sums.</summary>
     private void ExpertSumItem(int item, int worker)
     {
         (int index, int from, int to) = _sumItems[item];
-        var layout = _layer.Bundle;
-        RowOffsets offsets = _layer.Offsets;
         int tokens = TokensOf(index), width = _layer.Config.HiddenSize, end = Math.Min(_stripeFrom + _stripe, _layer.Experts!.Size);
         float* sums = SumsOf(index);
         float* act = _act + (long)_actRow[index] * _stripe;
-        byte* at = _layer.Bundles!.UnitBase(_neededSlot[index], _needed[index]);
-        // Rows added one by one are asked for while others are added: the more the better.
-        int each = tokens < TiledRows ? AxpyRows : Kernels.ColumnRows;
-        byte** rows = stackalloc byte*[AxpyRows];
+        byte** lists = stackalloc byte*[2 * Numerics.NeuronBlock];
         for (int t = 0; t < tokens && _stripeFrom == 0; t++) new Span<float>(sums + (long)t * width + from, to - from).Clear();
-        for (int first = _stripeFrom; first < end; first += each)
+        Locate(index, _stripeFrom, Math.Min(Numerics.NeuronBlock, end - _stripeFrom), lists);
+        for (int first = _stripeFrom, turn = 0; first < end; first += Numerics.NeuronBlock, turn ^= 1)
         {
-            int n = Math.Min(each, end - first);
-            for (int i = 0; i < n; i++) rows[i] = at + offsets.Up(first + i) + offsets.Down;
-            if (tokens < TiledRows)
-                for (int t = 0; t < tokens; t++) kernels.Axpys(layout.Down, act + (long)t * _stripe + first - _stripeFrom, rows, n, width, sums + (long)t * width);
-            else kernels.Columns(layout.Down, rows, n, width, from, to, act + (long)(first - _stripeFrom) * Kernels.TokenGroup, (nint)_stripe * Kernels.TokenGroup, tokens, sums, width, whole: false);
+            byte** at = lists + turn * Numerics.NeuronBlock, next = lists + (turn ^ 1) * Numerics.NeuronBlock;
+            int n = Math.Min(Numerics.NeuronBlock, end - first), before = first - _stripeFrom, more = Math.Min(Numerics.NeuronBlock, end - first - n);
+            if (more > 0) Locate(index, first + n, more, next);
+            if (tokens >= TiledRows) AddColumns(at, n, from, to, act + (long)before * Kernels.TokenGroup, (nint)_stripe * Kernels.TokenGroup, tokens, sums, whole: false);
+            else if (_layer.Bundle.Panels) AddTiles(at, n, from, to, act + before, _stripe, tokens, sums, whole: false, more >= n ? next : null);
+            else AddRows(at, n, act + before, _stripe, tokens, sums);
         }
     }
 

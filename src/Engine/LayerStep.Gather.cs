@@ -320,13 +320,7 @@ internal sealed unsafe partial class LayerStep
         return sound;
     }
 
-    private void CheckItem(int item, int worker)
-    {
-        var segment = _segments[_ready[item]];
-        if (!IsSound(segment)) return;
-        for (int k = segment.From; k < segment.To; k++)
-            if (!_neededFailed[k]) Rearrange(_needed[k], _neededSlot[k], worker);
-    }
+    private void CheckItem(int item, int worker) => IsSound(_segments[_ready[item]]);
 
     private int Take(Span<Segment> segments, int index)
     {

@@ -101,7 +101,7 @@ internal sealed unsafe partial class LayerStep
                     }
                     pairs.Neurons[pairs.Count] = i;
                     pairs.Activations[pairs.Count] = sparse ? g[i] : 0;
-                    pairs.Up[pairs.Count++] = bundles.UnitBase(_neededSlot[k], unit) + offsets.Up(i - first);
+                    pairs.Up[pairs.Count++] = bundles.UnitBase(_neededSlot[k], unit) + offsets.Of(i - first);
                 }
             }
             EndRun(ref pairs, r, segment.Block, from);

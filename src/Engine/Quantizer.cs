@@ -52,40 +52,6 @@ public static partial class Quantizer
         }
     }
 
-    /// <summary>Weaves up to 16 rows in row layout, one after another, into one panel; missing rows become zeros.</summary>
-    public static void PackPanel(WeightFormat format, ReadOnlySpan<byte> rows, int rowCount, int cols, Span<byte> panel)
-    {
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(rowCount, WeightLayout.PanelRows);
-        int rowBytes = WeightLayout.RowBytes(format, cols);
-        panel = panel[..WeightLayout.PanelBytes(format, cols)];
-        panel.Clear();
-        for (int r = 0; r < rowCount; r++)
-        {
-            ReadOnlySpan<byte> row = rows.Slice(r * rowBytes, rowBytes);
-            if (!WeightLayout.IsQuantized(format))
-            {
-                row.CopyTo(panel[(r * rowBytes)..]);
-                continue;
-            }
-            // Integers four bytes at a time: for nibbles that is step s with step s + 4, as the row pairs column j with j + 16. Then the parameters.
-            int integers = WeightLayout.IntegerBytes(format, cols), parameters = cols / WeightLayout.Block * WeightLayout.ParameterBytes(format);
-            Weave(row[..integers], 4, r, panel);
-            Weave(row.Slice(integers, parameters), WeightLayout.ParameterGroup(format), r, panel[(integers * WeightLayout.PanelRows)..]);
-        }
-    }
-
-    /// <summary>Row r's bytes into a panel that takes <paramref name="each"/> bytes, four or two, of 16 rows in turn.</summary>
-    private static void Weave(ReadOnlySpan<byte> row, int each, int r, Span<byte> panel)
-    {
-        if (each == 4) Weave(MemoryMarshal.Cast<byte, uint>(row), MemoryMarshal.Cast<byte, uint>(panel)[r..]);
-        else Weave(MemoryMarshal.Cast<byte, ushort>(row), MemoryMarshal.Cast<byte, ushort>(panel)[r..]);
-    }
-
-    private static void Weave<T>(ReadOnlySpan<T> row, Span<T> panel)
-    {
-        for (int k = 0; k < row.Length; k++) panel[k * WeightLayout.PanelRows] = row[k];
-    }
-
     /// <summary>The floats a stored row stands for: integer * scale for q8 and q4, integer * scale + minimum for q4b and q4k, each product and sum rounded to float.</summary>
     public static void DequantizeRow(WeightFormat format, ReadOnlySpan<byte> row, int cols, Span<float> dst)
     {

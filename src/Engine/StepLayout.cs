@@ -30,7 +30,7 @@ internal readonly record struct StepLayout
     /// <summary>The inputs of experts' tokens, a row for each of the partial sums.</summary>
     public long Gathered { get; private init; }
     public long GatheredStride { get; private init; }
-    /// <summary>Sixteen neurons while they are rearranged, or a panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
+    /// <summary>A panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
     public long Woven { get; private init; }
     /// <summary>What the input is multiplied to where there is a latent; a latent, normalised, and its quantised form; the keys' parts that are made of it.</summary>
     public long Projected { get; private init; }
@@ -56,7 +56,7 @@ internal readonly record struct StepLayout
     {
         ModelConfig c = manifest.Model;
         int predictorRank = manifest.Predictors?.MaxRank ?? 0;
-        long woven = c.RowsPerNeuron * manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L);
+        long woven = manifest.Weights.All.Max(f => (WeightLayout.PanelBytes(f, c.HiddenSize) + 63L) & ~63L);
         long gathered = c.Experts == null ? 0 : Kernels.QuantizedBytes(c.HiddenSize) + (manifest.Weights.All.All(WeightLayout.IsQuantized) ? 0 : c.HiddenSize * 4L);
         int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.AttendedSize;
         // One arena serves every layer of the model, whichever of them it was made for.

@@ -43,7 +43,6 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _completed = completed;
         _requestOf = new ReadRequest?[Window.Slots];
         _trust = new Trust[Window.Slots];
-        IsWoven = new bool[Window.Slots];
         if (slots > 0) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
     }
 
@@ -52,8 +51,6 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <summary>Requests handed out and not yet settled; the store may be disposed only at 0.</summary>
     public int Outstanding { get; private set; }
     public object? Owner { get; init; }
-    /// <summary>By slot: the unit's neurons have been rearranged by who uses them, and stay so until the slot is read into again. A unit is rearranged by one thread.</summary>
-    public bool[] IsWoven { get; }
     /// <summary>Units are checked by who uses them first (<see cref="Check"/>), on the compute threads: they have to fetch them anyway, and one I/O thread that hashes everything it reads is slower than the device.</summary>
     public bool ChecksLate { get; init; }
     /// <summary>Gaps up to this are read across.</summary>
@@ -209,7 +206,6 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         {
             int slot = request.Slots[i];
             _requestOf[slot] = null;
-            IsWoven[slot] = false;
             _trust[slot] = request.Verify ? Trust.Checked : Trust.Unchecked;
             if (request.Faults[i] == ReadFault.None) Window.Filled(slot);
             else

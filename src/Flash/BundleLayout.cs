@@ -1,8 +1,10 @@
 namespace FlashOrleans.Flash;
 
 /// <summary>
-/// Where a neuron's rows are inside the bundle region. A unit holds <see cref="Group"/> neurons (one, unless bundles are smaller than a
-/// sector), unit u holds stored neurons u·Group … u·Group + Group - 1. Offsets are from the start of the unit.
+/// Where a neuron's rows are inside the bundle region. A unit holds <see cref="Group"/> neurons, unit u stored neurons u·Group … u·Group + Group - 1. Offsets are from the start of the unit.
+/// Where single neurons are read, a unit is one (or as many as fill a sector) and a neuron's rows lie one after another. Where a layer always uses all neurons of a unit (experts, and
+/// activations that are never zero), they lie in <see cref="Panels"/>: sixteen neurons at a time the gate rows woven into a panel, the up rows into another, then their down rows in tiles of
+/// <see cref="TileColumns"/> columns, so that what is multiplied together is read together, from flash and from memory.
 /// </summary>
 public sealed record BundleLayout
 {
@@ -20,6 +22,10 @@ public sealed record BundleLayout
     public required int Stride { get; init; }
     public required long Offset { get; init; }
     public required int Units { get; init; }
+    /// <summary>Sixteen neurons at a time as panels and tiles; else neuron by neuron.</summary>
+    public bool Panels { get; init; }
+    /// <summary>Columns of a tile of sixteen down rows, each a row of so many columns (fewer in the last tile).</summary>
+    public const int TileColumns = 256;
     /// <summary>Order on flash as a permutation of neuron ids, or "identity".</summary>
     public string Permutation { get; init; } = "identity";
 
@@ -28,6 +34,14 @@ public sealed record BundleLayout
     /// <summary>0 where there is no gate.</summary>
     public int GateBytes => Rows == 3 ? WeightLayout.RowBytes(Gate, Cols) : 0;
     public int BundleBytes => UpBytes + DownBytes + GateBytes;
+    /// <summary>Panels: bytes of sixteen neurons' gate rows (0 where there is no gate), up rows, and a whole tile and all tiles of their down rows.</summary>
+    public int GatePanelBytes => Rows == 3 ? WeightLayout.PanelBytes(Gate, Cols) : 0;
+    public int UpPanelBytes => WeightLayout.PanelBytes(Up, Cols);
+    public int TileBytes => WeightLayout.PanelRows * WeightLayout.RowBytes(Down, Math.Min(TileColumns, Cols));
+    public int TilesBytes => Cols / TileColumns * TileBytes + (Cols % TileColumns == 0 ? 0 : WeightLayout.PanelRows * WeightLayout.RowBytes(Down, Cols % TileColumns));
+    public int SixteenBytes => GatePanelBytes + UpPanelBytes + TilesBytes;
+    private static int Sixteens(int neurons) => (neurons + WeightLayout.PanelRows - 1) / WeightLayout.PanelRows;
+
     /// <summary>Units on flash that are read as one (<see cref="Joined"/>); their distance there.</summary>
     public int Run { get; private init; } = 1;
     private int UnitNeurons => Group / Run;
@@ -37,9 +51,11 @@ public sealed record BundleLayout
     public int UpOffset(int j) => Run == 1 ? j * BundleBytes : j / UnitNeurons * UnitStride + j % UnitNeurons * BundleBytes;
     public int DownOffset(int j) => UpOffset(j) + UpBytes;
     public int GateOffset(int j) => UpOffset(j) + UpBytes + DownBytes;
+    /// <summary>Panels: where the sixteen neurons begin that the j-th neuron of a unit is one of.</summary>
+    public int SixteenOffset(int j) => j / UnitNeurons * UnitStride + j % UnitNeurons / WeightLayout.PanelRows * SixteenBytes;
 
     /// <summary>Bytes of a unit that hold bundles; the rest up to <see cref="Stride"/> is zero.</summary>
-    public int UsedBytes => Stride - UnitStride + UnitNeurons * BundleBytes;
+    public int UsedBytes => Stride - UnitStride + (Panels ? Sixteens(UnitNeurons) * SixteenBytes : UnitNeurons * BundleBytes);
     public long Bytes => (long)Units * Stride;
 
     /// <summary>The two checked spans of a unit: what `exact` reads, then the rest. Grouped units are read and checked as a whole, their second span is empty.</summary>
@@ -65,12 +81,12 @@ public sealed record BundleLayout
     }
 
     /// <summary>
-    /// The geometry that the writer gives to a layer's feed-forward: enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a
+    /// The geometry that a package of this version has in a layer: panels of sixteen neurons or whole experts, or enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a
     /// unit lie close together, units begin at sectors.
     /// </summary>
-    internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer)
+    internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer, int version)
     {
-        int neurons = config.NeuronsOf(layer);
+        int neurons = config.NeuronsOf(layer), expert = config.ExpertsOf(layer)?.Size ?? 0;
         BundleLayout one = new()
         {
             Up = formats.Of(layer, "ffn.up"),
@@ -83,25 +99,31 @@ public sealed record BundleLayout
             Stride = 0,
             Offset = 0,
             Units = neurons,
+            Panels = version >= Manifest.PanelsVersion && !config.HasSelector(layer),
         };
-        int group = config.ExpertsOf(layer)?.Size ?? Math.Min(Math.Max(1, PackageLayout.Sector / one.BundleBytes), neurons);
-        long unit = (long)group * one.BundleBytes;
+        int least = one.Panels ? WeightLayout.PanelRows : Math.Min(Math.Max(1, PackageLayout.Sector / one.BundleBytes), neurons);
+        int group = expert > 0 ? expert : least;
+        long unit = one.Panels ? (long)Sixteens(group) * one.SixteenBytes : (long)group * one.BundleBytes;
         if (unit > 1 << 30) throw new FlashException($"{group} neurons of {one.BundleBytes} bytes are more than one unit of read can hold");
         return one with { Group = group, Stride = (int)PackageLayout.RoundUp(unit, PackageLayout.Sector), Units = (neurons + group - 1) / group };
     }
 }
 
-/// <summary>The offsets of a <see cref="BundleLayout"/> as plain numbers, for loops over neurons: from the up row of a unit's j-th neuron its down and gate rows are always as far.</summary>
+/// <summary>The offsets of a <see cref="BundleLayout"/> as plain numbers, for loops over neurons.</summary>
 public readonly struct RowOffsets(BundleLayout layout)
 {
-    private readonly int _bundle = layout.BundleBytes, _run = layout.Run, _group = layout.Group / layout.Run, _stride = layout.Stride / layout.Run;
-    public readonly int Down = layout.UpBytes, Gate = layout.UpBytes + layout.DownBytes;
+    private readonly int _run = layout.Run, _group = layout.Group / layout.Run, _stride = layout.Stride / layout.Run, _bytes = layout.Panels ? layout.SixteenBytes : layout.BundleBytes, _shift = layout.Panels ? 4 : 0;
+    /// <summary>Neurons that lie together: 1, or sixteen in panels.</summary>
+    public readonly int Each = layout.Panels ? WeightLayout.PanelRows : 1;
+    /// <summary>From where they begin to the rows or panels of each kind: the gate's, the up's, and the first down row, or tile.</summary>
+    public readonly int Gate = layout.Panels ? 0 : layout.UpBytes + layout.DownBytes, Up = layout.Panels ? layout.GatePanelBytes : 0, Down = layout.Panels ? layout.GatePanelBytes + layout.UpPanelBytes : layout.UpBytes;
+    /// <summary>From one tile to the next.</summary>
+    public readonly int Tile = layout.TileBytes;
 
-    /// <summary><see cref="BundleLayout.UpOffset"/>.</summary>
-    public int Up(int j)
+    /// <summary>Where the j-th neuron of a unit begins, or the sixteen that it is one of: <see cref="BundleLayout.UpOffset"/>, <see cref="BundleLayout.SixteenOffset"/>.</summary>
+    public int Of(int j)
     {
-        if (_run == 1) return j * _bundle;
-        int unit = j / _group;
-        return unit * _stride + (j - unit * _group) * _bundle;
+        int unit = _run == 1 ? 0 : j / _group;
+        return unit * _stride + ((j - unit * _group) >> _shift) * _bytes;
     }
 }

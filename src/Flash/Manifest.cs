@@ -49,7 +49,9 @@ public sealed record ManifestSideFile(string Name, long Bytes, string Xxh128);
 /// </summary>
 public sealed partial record Manifest
 {
-    public const int CurrentVersion = 2;
+    public const int CurrentVersion = 3;
+    /// <summary>Since this version feed-forwards that are never sparse lie in panels (<see cref="BundleLayout.Panels"/>). Packages without any say that they are of the version before, which is what they are.</summary>
+    internal const int PanelsVersion = 3;
     /// <summary>The oldest version that still opens.</summary>
     public const int OldestVersion = 1;
     public const string FormatTag = "flashorleans";
@@ -179,7 +181,7 @@ public sealed partial record Manifest
         if (Formats?.Keys.FirstOrDefault(k => k is not { Length: > 0 and <= 64 }) is { } odd) throw new FlashException($"'{Printable(odd)}' is no matrix");
         PackageLayout.Validate(Model, formats);
         if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
-        BundleLayout bundles = BundleLayout.For(Model, formats, 0);
+        BundleLayout bundles = BundleLayout.For(Model, formats, 0, FormatVersion);
         if (Group != bundles.Group || Stride != bundles.Stride)
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
         string predictor = PredictorOf(Model);
@@ -215,6 +217,14 @@ public sealed partial record Manifest
             if (side.Bytes is < 0 or > MaxSideFileBytes) throw new FlashException($"side file {side.Name} is listed with {side.Bytes} bytes");
             if (!IsHash(side.Xxh128)) throw new FlashException($"side file {side.Name} is listed without a hash of 32 hex digits");
         }
+    }
+
+    /// <summary>The version that packages of such a model are written in: the oldest that can say what is in them.</summary>
+    internal static int VersionOf(ModelConfig config)
+    {
+        for (int i = 0; i < config.Layers; i++)
+            if (!config.HasSelector(i)) return CurrentVersion;
+        return PanelsVersion - 1;
     }
 
     internal static string PredictorOf(ModelConfig config) => config.HasSelector(0) ? "selector" : "none";

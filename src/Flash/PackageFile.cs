@@ -14,7 +14,7 @@ public sealed unsafe class PackageFile : IDisposable
     private readonly string _label;
     private readonly ulong[][] _bundleHashes = [];
 
-    private PackageFile(FlashFile file, string label, SectionTable table, IReadOnlyList<SectionEntry> known, string permutation, FileScan scan)
+    private PackageFile(FlashFile file, string label, SectionTable table, IReadOnlyList<SectionEntry> known, Manifest manifest, FileScan scan)
     {
         File = file;
         _label = label;
@@ -25,20 +25,7 @@ public sealed unsafe class PackageFile : IDisposable
             Name = s.Name, Offset = s.Offset, Bytes = s.Bytes, Format = s.Format, Rows = s.Rows, Cols = s.Cols, Kind = s.Kind, Hash = s.Hash.ToString("x16"),
         })];
         if (!_entries.TryGetValue(PackageLayout.Bundles, out SectionEntry? b)) return;
-        Bundles = new BundleLayout
-        {
-            Up = b.Format,
-            Down = b.Down,
-            Gate = b.Gate,
-            Neurons = b.Rows,
-            Cols = b.Cols,
-            Rows = b.RowsPerNeuron,
-            Group = b.Group,
-            Stride = b.Stride,
-            Offset = b.Offset,
-            Units = (int)(b.Bytes / b.Stride),
-            Permutation = permutation,
-        };
+        Bundles = BundleLayout.For(manifest.Model, manifest.Weights, table.Layer, manifest.FormatVersion) with { Offset = b.Offset, Permutation = manifest.Permutation };
         _bundleHashes = LoadHashes(PackageLayout.Bundles, scan);
     }
 
@@ -64,7 +51,7 @@ public sealed unsafe class PackageFile : IDisposable
             if (hash != listed.Header)
                 throw new FlashException(file.Name, 0, $"the header is not the one in the manifest (hash {hash}, expected {listed.Header}): the file is damaged or belongs to another import");
             IReadOnlyList<SectionEntry> known = Known(table, index == 0 ? PackageLayout.Edge(manifest.Model, manifest.Weights) : PackageLayout.Slice(manifest, layer), file.Name);
-            return new PackageFile(file, listed.Path, table, known, manifest.Permutation, scan);
+            return new PackageFile(file, listed.Path, table, known, manifest, scan);
         }
         catch
         {
@@ -169,7 +156,7 @@ public sealed unsafe class PackageFile : IDisposable
         int most = Math.Max(1 << 20, PackageLayout.EmbedUnitBytes(manifest.Weights.Of("embed"), manifest.Model.EmbeddingWidth));
         // Without exceptions and experts every layer is like the first.
         int layers = manifest.Weights.Exceptions.Count == 0 && manifest.Model.Experts == null ? 1 : manifest.Model.Layers;
-        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i).Stride);
+        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i, manifest.FormatVersion).Stride);
         return most;
     }
 

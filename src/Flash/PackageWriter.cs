@@ -18,6 +18,8 @@ public sealed record PackageSpec
     public ActivityConfig? Activity { get; init; }
     /// <summary>How the experts are drawn, for random weights; else null.</summary>
     public RoutingConfig? Routing { get; init; }
+    /// <summary>Version of the format: the oldest that can say what is in the package. Tests write old ones.</summary>
+    internal int Version { get => field > 0 ? field : Manifest.VersionOf(Config); init; }
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -57,6 +59,7 @@ public sealed class PackageWriter : IDisposable
     /// <summary>What was found out about the package between <see cref="Open"/> and <see cref="Complete"/>.</summary>
     public Measured? Measured { get; set; }
 
+    internal int Version => _spec.Version;
     internal CancellationToken Cancel { get; }
     internal string FolderPath => _folder.Path;
     /// <summary>How a piece reaches its file; tests put a failing device here.</summary>
@@ -136,7 +139,7 @@ public sealed class PackageWriter : IDisposable
     }
 
     /// <summary>Starts the neuron bundles of the current slice.</summary>
-    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer));
+    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer, Version));
 
     /// <summary>Carries a small file along unread (tokenizer.json …).</summary>
     public void AddSideFile(string name, ReadOnlySpan<byte> bytes)
@@ -205,7 +208,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, Version, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
         });
         _current = file;
     }
@@ -245,9 +248,10 @@ public sealed class PackageWriter : IDisposable
 
     private static Manifest ManifestOf(PackageSpec spec)
     {
-        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0);
+        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0, spec.Version);
         return new Manifest
         {
+            FormatVersion = spec.Version,
             Name = spec.Name,
             Model = spec.Config,
             Quant = PackageLayout.FormatName(spec.Format.Most),

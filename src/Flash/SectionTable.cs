@@ -48,12 +48,12 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
 
     private static ReadOnlySpan<byte> Magic => "FLASHORL"u8;
 
-    public byte[] Encode()
+    public byte[] Encode(int version)
     {
         byte[] header = new byte[PackageLayout.Page];
         Span<byte> h = header;
         Magic.CopyTo(h);
-        BinaryPrimitives.WriteInt32LittleEndian(h[8..], Manifest.CurrentVersion);
+        BinaryPrimitives.WriteInt32LittleEndian(h[8..], version);
         BinaryPrimitives.WriteInt32LittleEndian(h[12..], Layer);
         BinaryPrimitives.WriteInt32LittleEndian(h[16..], header.Length);
         BinaryPrimitives.WriteInt32LittleEndian(h[20..], Sections.Count);

@@ -77,7 +77,7 @@ internal sealed class PackageFileWriter : IDisposable
     {
         int missing = Array.IndexOf(_done, false);
         if (missing >= 0) throw new InvalidOperationException($"{Path}: section {_entries[missing].Name} was not written");
-        byte[] header = new SectionTable(Layer, Bytes, _entries).Encode();
+        byte[] header = new SectionTable(Layer, Bytes, _entries).Encode(_owner.Version);
         Write(0, header);
         return SectionTable.Hash(header);
     }
@@ -190,7 +190,7 @@ public sealed class BundleWriter : IDisposable
     private readonly PackageFileWriter _file;
     private readonly BundleLayout _layout;
     private readonly SectionWriter _section;
-    private readonly byte[] _unit;
+    private readonly byte[] _unit, _sixteen;
     private readonly List<ulong> _hashes = [];
     private int _neurons;
     private bool _ended;
@@ -201,6 +201,7 @@ public sealed class BundleWriter : IDisposable
         _layout = layout;
         _section = new SectionWriter(file, entry);
         _unit = new byte[layout.Stride];
+        _sixteen = new byte[layout.Panels ? WeightLayout.PanelRows * layout.BundleBytes : 0];
     }
 
     /// <summary>The next neuron, in stored order: up row, down row and, when gated, gate row.</summary>
@@ -210,14 +211,38 @@ public sealed class BundleWriter : IDisposable
         if (_neurons == _layout.Neurons) throw new InvalidOperationException($"a layer has {_layout.Neurons} neurons; one more was written");
         int j = _neurons++ % _layout.Group;
         if (j == 0) Array.Clear(_unit);
-        bundle.CopyTo(_unit.AsSpan(_layout.UpOffset(j)));
-        if (j != _layout.Group - 1 && _neurons != _layout.Neurons) return;
+        bool whole = j == _layout.Group - 1 || _neurons == _layout.Neurons;
+        if (!_layout.Panels)
+        {
+            bundle.CopyTo(_unit.AsSpan(_layout.UpOffset(j)));
+        }
+        else
+        {
+            int k = j % WeightLayout.PanelRows;
+            bundle.CopyTo(_sixteen.AsSpan(k * bundle.Length));
+            if (k == WeightLayout.PanelRows - 1 || whole) WriteSixteen(_unit.AsSpan(_layout.SixteenOffset(j), _layout.SixteenBytes), k + 1);
+        }
+        if (!whole) return;
         for (int span = 0; span < 2; span++)
         {
             (int offset, int bytes) = _layout.Span(span);
             _hashes.Add(bytes == 0 ? 0 : XxHash3.HashToUInt64(_unit.AsSpan(offset, bytes)));
         }
         _section.Write(_unit);
+    }
+
+    /// <summary>The neurons that have been gathered, as panels and tiles.</summary>
+    private void WriteSixteen(Span<byte> to, int count)
+    {
+        int bundle = _layout.BundleBytes, cols = _layout.Cols, gate = _layout.GatePanelBytes, at = gate + _layout.UpPanelBytes;
+        if (gate > 0) Panel.Pack(_layout.Gate, _sixteen.AsSpan(_layout.UpBytes + _layout.DownBytes), count, cols, to, bundle);
+        Panel.Pack(_layout.Up, _sixteen, count, cols, to[gate..], bundle);
+        for (int from = 0; from < cols; from += BundleLayout.TileColumns)
+        {
+            int columns = Math.Min(BundleLayout.TileColumns, cols - from), bytes = WeightLayout.RowBytes(_layout.Down, columns);
+            for (int i = 0; i < WeightLayout.PanelRows; i++, at += bytes)
+                if (i < count) Panel.Columns(_layout.Down, _sixteen.AsSpan(i * bundle + _layout.UpBytes, _layout.DownBytes), cols, from, columns, to.Slice(at, bytes));
+        }
     }
 
     public void Dispose()

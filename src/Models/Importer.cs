@@ -368,15 +368,9 @@ public sealed class Importer
     /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
     private static void Weave(WeightFormat format, byte[] stored, int count, int stride, int offset, int cols, byte[] panels)
     {
-        int rowBytes = WeightLayout.RowBytes(format, cols), panelBytes = WeightLayout.PanelBytes(format, cols);
-        byte[] rows = ArrayPool<byte>.Shared.Rent(WeightLayout.PanelRows * rowBytes);
+        int panelBytes = WeightLayout.PanelBytes(format, cols);
         for (int first = 0; first < count; first += WeightLayout.PanelRows)
-        {
-            int n = Math.Min(WeightLayout.PanelRows, count - first);
-            for (int r = 0; r < n; r++) stored.AsSpan((first + r) * stride + offset, rowBytes).CopyTo(rows.AsSpan(r * rowBytes));
-            Quantizer.PackPanel(format, rows, n, cols, panels.AsSpan(first / WeightLayout.PanelRows * panelBytes, panelBytes));
-        }
-        ArrayPool<byte>.Shared.Return(rows);
+            Panel.Pack(format, stored.AsSpan(first * stride + offset), Math.Min(WeightLayout.PanelRows, count - first), cols, panels.AsSpan(first / WeightLayout.PanelRows * panelBytes, panelBytes), stride);
     }
 
     /// <summary>Rows of a block: whole panels, about <see cref="BlockNumbers"/> numbers.</summary>

@@ -76,12 +76,12 @@ internal sealed class TinyPackage : IDisposable
         _ => LowRanks(config),
     };
 
-    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null)
+    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null, int version = 0)
     {
         string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
         string path = Path.Combine(folder, "tiny.flash");
         var random = new Random(seed);
-        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Activity = activity, Provenance = new Provenance { Source = "random", Tool = "tests" } };
+        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Activity = activity, Version = version, Provenance = new Provenance { Source = "random", Tool = "tests" } };
         using (var writer = PackageWriter.Create(path, spec))
         {
             int d = config.HiddenSize;
@@ -183,7 +183,7 @@ internal sealed class TinyPackage : IDisposable
         for (int p = 0; p < WeightLayout.Panels(rows.Length); p++)
         {
             var chosen = rows.Skip(p * WeightLayout.PanelRows).Take(WeightLayout.PanelRows).ToArray();
-            Quantizer.PackPanel(format, chosen.SelectMany(r => r).ToArray(), chosen.Length, cols, panel);
+            Panel.Pack(format, chosen.SelectMany(r => r).ToArray(), chosen.Length, cols, panel);
             section.Write(panel);
         }
     }

@@ -14,6 +14,11 @@ public sealed class PackageFixtureTests
     /// <summary>Version 2 since it may hold trained predictors.</summary>
     private const string Predictors = "v2-predictors.flash", PredictorsHash = "8c9814f5d60c1230d02798d3625bcb33";
 
+    /// <summary>Version 3: feed-forwards that are never sparse lie in panels and tiles.</summary>
+    private const string V3 = "v3-tiny.flash", V3Hash = "591221ec5088564ba83a287892a6aeda";
+
+    private static ModelConfig Model(string name) => name == V3 ? PackageTiny.Wide(PackageTiny.Gated) with { Activation = Activation.Silu, Layers = 1, HiddenSize = 288, HeadDim = 72 } : PackageTiny.Gated;
+
     private static WeightFormats Mixed => new(WeightFormat.Q4, [new("ffn.down", WeightFormat.Q8), new("layers.1.attn.v", WeightFormat.BF16), new("layers.1.ffn.gate", WeightFormat.F32)]);
 
     private static string Folder(string name)
@@ -50,11 +55,30 @@ public sealed class PackageFixtureTests
         Assert.Equal(PackageTiny.Bundle(1, "slice1", layout.Group + 1, layout), scan.Read(slice.File, layout.Offset + layout.Stride + layout.UpOffset(1), layout.BundleBytes).ToArray());
     }
 
-    [Theory, InlineData(V2), InlineData(Predictors)]
+    [Fact]
+    public void Panels_of_the_first_day_still_open_with_every_number()
+    {
+        PackageVerifier.Verify(Folder(V3));
+        using FlashPackage package = FlashPackage.Open(Folder(V3));
+        Assert.Equal((V3Hash, 3), (package.Hash, package.Manifest.FormatVersion));
+        Assert.Equivalent(Model(V3), package.Config, strict: true);
+        using PackageFile slice = package.OpenSlice(0);
+        BundleLayout layout = slice.Bundles!;
+        Assert.Equal((true, 16, 2, 16 * 162, 16 * (272 + 48)), (layout.Panels, layout.Group, layout.Units, layout.UpPanelBytes, layout.TilesBytes));
+        using FileScan scan = new(new MemoryLedger());
+        // The gate row of the second neuron of the second unit, and its down row's first tile.
+        byte[] bundle = PackageTiny.Bundle(1, "slice0", 17, layout), row = new byte[layout.GateBytes];
+        ReadOnlySpan<byte> sixteen = scan.Read(slice.File, layout.Offset + layout.Stride, layout.SixteenBytes);
+        Panel.Unpack(layout.Gate, sixteen, 1, layout.Cols, row);
+        Assert.Equal(bundle.AsSpan(layout.UpBytes + layout.DownBytes, 162).ToArray(), row.AsSpan(0, 162).ToArray());
+        Assert.Equal(bundle.AsSpan(layout.UpBytes, 256).ToArray(), sixteen.Slice(layout.GatePanelBytes + layout.UpPanelBytes + 272, 256).ToArray());
+    }
+
+    [Theory, InlineData(V2), InlineData(Predictors), InlineData(V3)]
     public void The_writer_of_today_makes_the_same_bytes(string name)
     {
         using TemporaryFolder folder = new();
-        PackageTiny.Write(folder["tiny.flash"], PackageTiny.Gated, Mixed, predictors: name == Predictors ? PackageTiny.Predictors : null);
+        PackageTiny.Write(folder["tiny.flash"], Model(name), Mixed, predictors: name == Predictors ? PackageTiny.Predictors : null);
         foreach (string file in Directory.EnumerateFiles(Folder(name), "*", SearchOption.AllDirectories))
             Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder(name), file))));
     }

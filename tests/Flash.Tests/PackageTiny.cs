@@ -71,7 +71,7 @@ internal static class PackageTiny
         for (int layer = 0; layer < config.Layers; layer++)
         {
             writer.BeginSlice(layer);
-            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, predictors, permuted)) Section(writer, s, seed, "slice" + layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, Manifest.VersionOf(config), predictors, permuted)) Section(writer, s, seed, "slice" + layer);
         }
         writer.AddSideFile("tokenizer.json", "{}\n"u8);
     }

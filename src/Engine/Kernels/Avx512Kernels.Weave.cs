@@ -34,56 +34,6 @@ internal sealed unsafe partial class Avx512Kernels
         return at;
     }
 
-    protected override bool FourBitRows(WeightFormat format, byte** rows, byte** next, int cols, byte* x, float* y, byte* parameters)
-    {
-        int blocks = cols / WeightLayout.Block, integers = cols / 2, words = blocks * WeightLayout.ParameterBytes(format) / 4;
-        // Parameters in whole turns: of 16 words, or of 32 halves.
-        if (blocks % 4 != 0 || words % 16 != 0) return false;
-        float* scratch = stackalloc float[FourBit.ScratchFloats];
-        byte* turned = stackalloc byte[1024];
-        if (format == WeightFormat.Q4) WeaveHalves(rows, integers, blocks, parameters);
-        else
-            for (int w = 0; w < words; w += 16) Turn(rows, integers + w * 4, parameters + w * 64);
-        next = next == null ? rows : next;
-        switch (format)
-        {
-            case WeightFormat.Q4: FourBitRows<FormA>(rows, next, blocks, x, y, parameters, turned, scratch); return true;
-            case WeightFormat.Q4B: FourBitRows<FormB>(rows, next, blocks, x, y, parameters, turned, scratch); return true;
-            case WeightFormat.Q4K: FourBitRows<FormK>(rows, next, blocks, x, y, parameters, turned, scratch); return true;
-            default: return false;
-        }
-    }
-
-    /// <summary>Four blocks of sixteen rows are turned and, while they are in the first cache, multiplied.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FourBitRows<TForm>(byte** rows, byte** next, int blocks, byte* x, float* y, byte* parameters, byte* turned, float* scratch) where TForm : struct, IFourBit
-    {
-        Vector512<byte> nibble = Vector512.Create((byte)15);
-        Vector512<float> acc = default;
-        byte* xScales = x + blocks * WeightLayout.Block;
-        for (int block = 0; block < blocks;)
-        {
-            nint at = (nint)block * 16;
-            for (int r = 0; r < WeightLayout.PanelRows; r++) Sse.Prefetch1(next[r] + at);
-            Turn(rows, at, turned);
-            byte* line = turned;
-            for (int end = block + 4; block < end; block++)
-            {
-                Vector512<short> sums = default, more = default;
-                for (int step = 0; step < 4; step++, line += 64, x += 4)
-                {
-                    Vector512<byte> w = Vector512.Load(line);
-                    sums += Avx512BW.MultiplyAddAdjacent(w & nibble, Four(x));
-                    more += Avx512BW.MultiplyAddAdjacent((w.AsUInt16() >> 4).AsByte() & nibble, Four(x + 16));
-                }
-                x += 16;
-                TForm.Begin16(parameters, block, scratch);
-                acc = Q4Block<TForm>(sums + more, TForm.Scale16(parameters, block, scratch), TForm.Minimum16(parameters, block, scratch), xScales, block, blocks, acc);
-            }
-        }
-        acc.Store(y);
-    }
-
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Turn(byte** rows, nint at, byte* to)
     {

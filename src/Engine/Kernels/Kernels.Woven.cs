@@ -11,8 +11,8 @@ internal abstract unsafe partial class Kernels
     /// <summary>y[t * yStride + i] = row_i · x_t for n rows. <paramref name="panel"/> has room for one panel of the format.</summary>
     public void Products(WeightFormat format, byte** rows, int n, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* panel)
     {
-        // For one token whole bytes are as quickly multiplied where they are.
-        if (tokens == 1 && format is (WeightFormat.Q8 or WeightFormat.F32 or WeightFormat.BF16))
+        // For one token rows are as quickly multiplied where they are.
+        if (tokens == 1)
         {
             byte** xs = stackalloc byte*[ColumnRows];
             for (int i = 0; i < Math.Min(n, ColumnRows); i++) xs[i] = x;
@@ -22,27 +22,10 @@ internal abstract unsafe partial class Kernels
         for (int i = 0; i < n; i += WeightLayout.PanelRows)
         {
             int count = Math.Min(WeightLayout.PanelRows, n - i);
-            if (tokens == 1 && count == WeightLayout.PanelRows && FourBitRows(format, rows + i, i + 2 * WeightLayout.PanelRows <= n ? rows + i + WeightLayout.PanelRows : null, cols, x, y + i, panel)) continue;
             Weave(format, rows + i, count, cols, panel);
             Panels(format, panel, 0, 1, count, cols, x, xStride, tokens, y + i, yStride);
         }
     }
-
-    /// <summary>Products of two lists of n rows, each a's behind or before its b in memory, with one token, sixteen of a and sixteen of b in turn; false where the variant has no such way, and nothing is done.</summary>
-    public bool PairProducts(WeightFormat format, byte** a, byte** b, int n, int cols, byte* x, float* ya, float* yb, byte* panel)
-    {
-        const int each = WeightLayout.PanelRows;
-        if (n % each != 0) return false;
-        for (int i = 0; i < n; i += each)
-        {
-            if (!FourBitRows(format, a + i, b + i, cols, x, ya + i, panel)) return false;
-            FourBitRows(format, b + i, i + each < n ? a + i + each : null, cols, x, yb + i, panel);
-        }
-        return true;
-    }
-
-    /// <summary>Sixteen rows times one token without a panel in between, where the variant can; <paramref name="next"/>, if any, are the sixteen to ask memory for meanwhile.</summary>
-    protected virtual bool FourBitRows(WeightFormat format, byte** rows, byte** next, int cols, byte* x, float* y, byte* parameters) => false;
 
     /// <summary>The panel of n rows, 1 to 16; what is missing repeats the last row.</summary>
     public void Weave(WeightFormat format, byte** rows, int n, int cols, byte* panel)

@@ -39,7 +39,7 @@ public sealed class PackageTensors(FlashPackage package)
         byte[] row = new byte[WeightLayout.RowBytes(section.Format, section.Cols)];
         for (int r = 0; r < section.Rows; r++)
         {
-            UnweaveRow(section.Format, bytes.Span.Slice(r / WeightLayout.PanelRows * panelBytes, panelBytes), r % WeightLayout.PanelRows, section.Cols, row);
+            Panel.Unpack(section.Format, bytes.Span.Slice(r / WeightLayout.PanelRows * panelBytes, panelBytes), r % WeightLayout.PanelRows, section.Cols, row);
             Quantizer.DequantizeRow(section.Format, row, section.Cols, matrix.AsSpan(r * section.Cols, section.Cols));
         }
         return matrix;
@@ -50,29 +50,41 @@ public sealed class PackageTensors(FlashPackage package)
         BundleLayout b = slice.Bundles ?? throw new ArgumentException($"{slice.File.Name} has no bundles", nameof(slice));
         using NativeBuffer bytes = slice.Load(PackageLayout.Bundles, new MemoryLedger(), "reference");
         float[] matrix = new float[b.Neurons * b.Cols];
+        byte[] panelled = new byte[Math.Max(WeightLayout.RowBytes(b.Down, b.Cols), Math.Max(WeightLayout.RowBytes(b.Up, b.Cols), WeightLayout.RowBytes(b.Gate, b.Cols)))];
         for (int i = 0; i < b.Neurons; i++)
         {
             int j = i % b.Group;
-            int offset = name switch { "ffn.up" => b.UpOffset(j), "ffn.down" => b.DownOffset(j), _ => b.GateOffset(j) };
             WeightFormat format = name switch { "ffn.up" => b.Up, "ffn.down" => b.Down, _ => b.Gate };
-            ReadOnlySpan<byte> row = bytes.Span.Slice(i / b.Group * b.Stride + offset, WeightLayout.RowBytes(format, b.Cols));
+            int rowBytes = WeightLayout.RowBytes(format, b.Cols);
+            ReadOnlySpan<byte> unit = bytes.Span.Slice(i / b.Group * b.Stride, b.Stride), row;
+            if (b.Panels)
+            {
+                FromPanels(b, unit[b.SixteenOffset(j)..], j % WeightLayout.PanelRows, name, format, panelled.AsSpan(0, rowBytes));
+                row = panelled.AsSpan(0, rowBytes);
+            }
+            else
+            {
+                row = unit.Slice(name switch { "ffn.up" => b.UpOffset(j), "ffn.down" => b.DownOffset(j), _ => b.GateOffset(j) }, rowBytes);
+            }
             Quantizer.DequantizeRow(format, row, b.Cols, matrix.AsSpan(i * b.Cols, b.Cols));
         }
         return matrix;
     }
 
-    /// <summary>Row r of a panel in row layout (<see cref="WeightLayout"/> draws both).</summary>
-    private static void UnweaveRow(WeightFormat format, ReadOnlySpan<byte> panel, int r, int cols, Span<byte> row)
+    /// <summary>A row of the r-th of sixteen neurons, in row layout.</summary>
+    private static void FromPanels(BundleLayout b, ReadOnlySpan<byte> sixteen, int r, string name, WeightFormat format, Span<byte> row)
     {
-        row.Clear();
-        if (!WeightLayout.IsQuantized(format))
+        if (name != "ffn.down")
         {
-            panel.Slice(r * row.Length, row.Length).CopyTo(row);
+            Panel.Unpack(format, sixteen[(name == "ffn.up" ? b.GatePanelBytes : 0)..], r, b.Cols, row);
             return;
         }
-        // Integers in groups of 4 bytes, 16 rows of them in turn; then the parameters likewise, f16 scales in groups of 2.
-        int body = WeightLayout.IntegerBytes(format, cols), end = body + cols / WeightLayout.Block * WeightLayout.ParameterBytes(format), each = WeightLayout.ParameterGroup(format);
-        for (int k = 0; k < body; k += 4) panel.Slice(k * WeightLayout.PanelRows + r * 4, 4).CopyTo(row[k..]);
-        for (int k = body; k < end; k += each) panel.Slice(k * WeightLayout.PanelRows + r * each, each).CopyTo(row[k..]);
+        ReadOnlySpan<byte> tile = sixteen[(b.GatePanelBytes + b.UpPanelBytes)..];
+        for (int from = 0; from < b.Cols; from += BundleLayout.TileColumns)
+        {
+            int columns = Math.Min(BundleLayout.TileColumns, b.Cols - from), each = WeightLayout.RowBytes(format, columns);
+            Panel.PutColumns(format, tile.Slice(r * each, each), b.Cols, from, columns, row);
+            tile = tile[(WeightLayout.PanelRows * each)..];
+        }
     }
 }

@@ -60,7 +60,7 @@ public sealed unsafe class GgufBlocksTests
             Convert(format, blocks[(r * blockBytes)..((r + 1) * blockBytes)], cols, row);
             row.CopyTo(rows, r * rowBytes);
         }
-        Quantizer.PackPanel(format, rows, 4, cols, panel);
+        Panel.Pack(format, rows, 4, cols, panel);
         float[] y = new float[cols], acc = new float[cols];
         foreach (string name in Kernels.Available)
         {

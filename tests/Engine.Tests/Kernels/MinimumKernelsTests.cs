@@ -54,7 +54,7 @@ public sealed unsafe class MinimumKernelsTests
     public void A_row_stands_for_scale_times_integer_plus_minimum(string name, WeightFormat format)
     {
         byte[] row = Row(format), panel = new byte[WeightLayout.PanelBytes(format, Cols)];
-        Quantizer.PackPanel(format, [.. row, .. row, .. row], 3, Cols, panel);
+        Panel.Pack(format, [.. row, .. row, .. row], 3, Cols, panel);
         float[] stored = Numbers.Restore(format, row, Cols), unpacked = new float[Cols], acc = new float[Cols];
         acc.AsSpan().Fill(1.5f);
         fixed (byte* p = panel, pr = row)
@@ -79,7 +79,7 @@ public sealed unsafe class MinimumKernelsTests
         float[] x = new float[Cols];
         for (int k = 0; k < Cols; k++) x[k] = k % 32 == 0 ? 12.7f : MathF.Round(MathF.Sin(k) * 100) / 10;
         byte[] row = Row(format), panel = new byte[WeightLayout.PanelBytes(format, Cols)], quantized = new byte[Kernels.QuantizedBytes(Cols)];
-        Quantizer.PackPanel(format, [.. row, .. row, .. row], 3, Cols, panel);
+        Panel.Pack(format, [.. row, .. row, .. row], 3, Cols, panel);
         float* y = stackalloc float[4];
         float dot;
         fixed (byte* p = panel, pr = row, pq = quantized)

@@ -125,7 +125,7 @@ internal static unsafe class Made
             int count = Math.Min(16, rows - 16 * p);
             byte[] woven = new byte[count * rowBytes];
             for (int r = 0; r < count; r++) Row(format, cols, kind, seed + (16 * p + r) * 7).CopyTo(woven, r * rowBytes);
-            Quantizer.PackPanel(format, woven, count, cols, panels.AsSpan(p * panelBytes));
+            Panel.Pack(format, woven, count, cols, panels.AsSpan(p * panelBytes));
         }
         return panels;
     }

@@ -38,7 +38,7 @@ public sealed unsafe class QuantizerTests
         {
             byte[] stored = [.. Enumerable.Range(0, rows).SelectMany(r => Numbers.Store(format, Numbers.Normal(cols, r, 1)))];
             byte[] panel = new byte[WeightLayout.PanelBytes(format, cols)];
-            Quantizer.PackPanel(format, stored, rows, cols, panel);
+            Panel.Pack(format, stored, rows, cols, panel);
             float[] unpacked = new float[cols];
             for (int r = 0; r < 16; r++)
             {
