@@ -234,7 +234,7 @@ internal sealed unsafe partial class LayerStep
         _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
         if (_layer.Mode == FeedForwardMode.Dense)
         {
-            pool.Run(_checkJob ??= CheckItem, AnyUnchecked(segments) ? _ready.Count : 0, units * _layer.Bundles.Region.SlotBytes > ParallelCheckBytes);
+            CheckReady(segments, units);
             WithdrawWrong(segments);
             if (_ready.Count > 0 && _layer.Experts != null) RunExperts(work);
             else if (_ready.Count > 0) RunDense(work);
@@ -320,7 +320,25 @@ internal sealed unsafe partial class LayerStep
         return sound;
     }
 
-    private void CheckItem(int item, int worker) => IsSound(_segments[_ready[item]]);
+    /// <summary>Checks what has been read since, threads dividing spans of units: one expert that has come late keeps all of them busy.</summary>
+    private void CheckReady(ReadOnlySpan<Segment> segments, long units)
+    {
+        if (!AnyUnchecked(segments)) return;
+        var bundles = _layer.Bundles!;
+        pool.Run(_checkJob ??= CheckItem, _ready.Count * bundles.Region.Checks.Count, units * bundles.Region.SlotBytes > ParallelCheckBytes);
+        foreach (int i in _ready)
+            for (int k = segments[i].From; k < segments[i].To; k++)
+                if (!_neededFailed[k] && !bundles.Checked(_neededSlot[k])) _wrong = true;
+    }
+
+    private void CheckItem(int item, int worker)
+    {
+        var bundles = _layer.Bundles!;
+        int spans = bundles.Region.Checks.Count;
+        var segment = _segments[_ready[item / spans]];
+        for (int k = segment.From; k < segment.To; k++)
+            if (!_neededFailed[k]) bundles.CheckSpan(_needed[k], _neededSlot[k], item % spans);
+    }
 
     private int Take(Span<Segment> segments, int index)
     {

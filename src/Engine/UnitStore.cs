@@ -22,6 +22,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private readonly List<ReadRequest> _unsentLater = new(Waiting);
     private readonly ReadRequest?[] _requestOf;
     private readonly Trust[] _trust;
+    private readonly bool[] _unsound;
     private ReadRequest? _open;
 
     /// <summary>Whether what a slot holds has been checked against the unit's checksum.</summary>
@@ -43,6 +44,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _completed = completed;
         _requestOf = new ReadRequest?[Window.Slots];
         _trust = new Trust[Window.Slots];
+        _unsound = new bool[Window.Slots];
         if (slots > 0) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
     }
 
@@ -162,6 +164,20 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public bool Check(int unit, int slot)
     {
         if (_trust[slot] == Trust.Unchecked) _trust[slot] = Region.Verify(unit, Window.Memory(slot) + Region.Delta(unit)) == ReadFault.None ? Trust.Checked : Trust.Wrong;
+        return _trust[slot] == Trust.Checked;
+    }
+
+    /// <summary>Compute threads: checks one span of an unchecked unit; several threads may check those of one. <see cref="Checked"/> follows.</summary>
+    public void CheckSpan(int unit, int slot, int span)
+    {
+        if (_trust[slot] == Trust.Unchecked && !Region.IsSound(unit, Window.Memory(slot) + Region.Delta(unit), span)) Volatile.Write(ref _unsound[slot], true);
+    }
+
+    /// <summary>All spans of a unit have been checked; false when one is wrong (<see cref="RereadIfWrong"/>).</summary>
+    public bool Checked(int slot)
+    {
+        if (_trust[slot] == Trust.Unchecked) _trust[slot] = _unsound[slot] ? Trust.Wrong : Trust.Checked;
+        _unsound[slot] = false;
         return _trust[slot] == Trust.Checked;
     }
 

@@ -58,16 +58,27 @@ public sealed record BundleLayout
     public int UsedBytes => Stride - UnitStride + (Panels ? Sixteens(UnitNeurons) * SixteenBytes : UnitNeurons * BundleBytes);
     public long Bytes => (long)Units * Stride;
 
-    /// <summary>The two checked spans of a unit: what `exact` reads, then the rest. Grouped units are read and checked as a whole, their second span is empty.</summary>
-    internal (int Offset, int Bytes) Span(int index) => (Group > 1, Rows == 3, index) switch
+    /// <summary>
+    /// The two checked spans of a unit. One neuron: what `exact` reads, then the rest. Panels: the first half of its sixteens and the second, so that two threads check an expert that has just come. Other
+    /// groups are checked as a whole, their second span is empty.
+    /// </summary>
+    internal (int Offset, int Bytes) Span(int index)
     {
-        (true, _, 0) => (0, UsedBytes),
-        (true, _, _) => (0, 0),
-        (false, true, 0) => (0, UpBytes + DownBytes),
-        (false, true, _) => (UpBytes + DownBytes, GateBytes),
-        (false, false, 0) => (UpBytes, DownBytes),
-        (false, false, _) => (0, UpBytes),
-    };
+        if (Panels)
+        {
+            int sixteens = Sixteens(UnitNeurons), half = (sixteens + 1) / 2 * SixteenBytes;
+            return index == 0 ? (0, half) : sixteens == 1 ? (0, 0) : (half, sixteens * SixteenBytes - half);
+        }
+        return (Group > 1, Rows == 3, index) switch
+        {
+            (true, _, 0) => (0, UsedBytes),
+            (true, _, _) => (0, 0),
+            (false, true, 0) => (0, UpBytes + DownBytes),
+            (false, true, _) => (UpBytes + DownBytes, GateBytes),
+            (false, false, 0) => (UpBytes, DownBytes),
+            (false, false, _) => (0, UpBytes),
+        };
+    }
 
     /// <summary>
     /// The same bundles in longer units, for who reads all of them: a read is up to 256 KiB, one unit to find and keep instead of dozens; yet a layer has at least

@@ -91,9 +91,9 @@ public sealed unsafe class PackageFile : IDisposable
         if (joined is { Run: > 1 } j) return Joined(b, j);
         string name = _label + " bundles";
         (int offset, int bytes) = b.Span(0);
-        int[] rows = b.Group > 1 ? [] : whole ? [b.UpBytes, b.DownBytes, .. b.Rows == 3 ? [b.GateBytes] : Array.Empty<int>()] : b.Rows == 3 ? [b.UpBytes, b.DownBytes] : [b.DownBytes];
-        if (!whole || b.Group > 1) return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, offset, bytes, new UnitCheck(0, bytes, _bundleHashes[0])) { Rows = rows };
         (int restOffset, int restBytes) = b.Span(1);
+        int[] rows = b.Group > 1 ? [] : whole ? [b.UpBytes, b.DownBytes, .. b.Rows == 3 ? [b.GateBytes] : Array.Empty<int>()] : b.Rows == 3 ? [b.UpBytes, b.DownBytes] : [b.DownBytes];
+        if (restBytes == 0 || (!whole && b.Group == 1)) return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, offset, bytes, new UnitCheck(0, bytes, _bundleHashes[0])) { Rows = rows };
         return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, 0, b.UsedBytes, new UnitCheck(offset, bytes, _bundleHashes[0]), new UnitCheck(restOffset, restBytes, _bundleHashes[1])) { Rows = rows };
     }
 

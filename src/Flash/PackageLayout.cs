@@ -77,7 +77,7 @@ public static class PackageLayout
         ArgumentNullException.ThrowIfNull(manifest);
         BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer, manifest.FormatVersion);
         if (least > 0) b = b.Joined(least, most);
-        (int offset, int bytes) = b.Run > 1 || (whole && b.Group == 1) ? (0, b.UsedBytes) : b.Span(0);
+        (int offset, int bytes) = b.Group > 1 || whole ? (0, b.UsedBytes) : b.Span(0);
         // Sections begin at multiples of the package's alignment, which the device's may exceed.
         long start = (alignment <= manifest.Alignment ? 0 : manifest.Alignment) + offset;
         return (b.Units, UnitRegion.SlotBytesOf(start, b.Stride, bytes, alignment), bytes, b.Group);

@@ -59,11 +59,16 @@ public sealed class UnitRegion
     /// <summary>Checks the <see cref="PartBytes"/> bytes of a unit at <paramref name="part"/> (slot memory + <see cref="Delta"/>). Any thread, allocates nothing.</summary>
     public unsafe ReadFault Verify(int unit, byte* part)
     {
-        foreach (UnitCheck check in _checks)
-        {
-            if (XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) != check.Hashes[unit * check.Step + check.First]) return ReadFault.Checksum;
-        }
+        for (int span = 0; span < _checks.Length; span++)
+            if (!IsSound(unit, part, span)) return ReadFault.Checksum;
         return ReadFault.None;
+    }
+
+    /// <summary>The same of one of its checked spans.</summary>
+    public unsafe bool IsSound(int unit, byte* part, int span)
+    {
+        UnitCheck check = _checks[span];
+        return XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) == check.Hashes[unit * check.Step + check.First];
     }
 
     /// <summary>Bytes of a slot for parts of units that lie so: the worst case of rounding [start, start + bytes) outward to the device's alignment.</summary>
