@@ -34,7 +34,7 @@ public sealed class TurnedPartsTests
                 int cols = checkpoint.Shape(name).Cols;
                 float[] read = new float[parts[p].Count * cols];
                 checkpoint.ReadRows(name, parts[p].First, parts[p].Count, read);
-                Assert.Equal(plain[name].AsSpan(next * cols, read.Length), read);
+                Assert.True(plain[name].AsSpan(next * cols, read.Length).SequenceEqual(read), $"{name}, part {p}");
             }
             next += parts[p].Count;
         }
@@ -49,5 +49,4 @@ public sealed class TurnedPartsTests
         Assert.Equal((0, checkpoint.Config.FfnSize), (part.First, part.Count));
         Assert.Equal(checkpoint.Config.HiddenSize, Assert.Single(part.Rows).Count);
     }
-
 }
