@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Imports a generated GGUF file of about SIZE gigabytes, within 1 GiB of memory where control groups allow it, and prints one row of a table.
 #   bench/Import/run.sh [SIZE] [QUANT] [SOURCE]
-# SIZE: gigabytes (4). QUANT: what to import as (keep). SOURCE: q4, q8 or bf16, how the file is stored (q4). The file is a Llama 2 7B with as many layers as give the size.
+# SIZE: gigabytes (4). QUANT: what to import as (keep). SOURCE: q4, q8 or bf16, how the file is stored (q4), or safetensors (a folder of bf16 in shards). SHAPE: llama-2-7b (else), or qwen3-30b-a3b; it gets as
+# many layers as give the size, all 48 of the latter at 17.5 in q4.
 # FLASH: a published flash (else one is published). WORK: a folder on the disk to be measured (a temporary one), which needs room for file and package. KEEP=1 keeps the GGUF file there for the next run.
 set -euo pipefail
 size=${1:-4} quant=${2:-keep} source=${3:-q4}
@@ -21,14 +22,21 @@ if [ -z "${FLASH:-}" ]; then
     FLASH=$work/bin/flash
 fi
 
-# 202.4 million numbers a layer, 262.1 million in embedding and head.
-case $source in q4) bits=4.5 ;; q8) bits=8.5 ;; bf16) bits=16 ;; *) echo "SOURCE is q4, q8 or bf16" >&2; exit 2 ;; esac
-layers=$(awk -v s="$size" -v b="$bits" 'BEGIN { n = (s * 8e9 / b - 262.1e6) / 202.4e6; print n < 1 ? 1 : int(n) == n ? n : int(n) + 1 }')
-file=$work/$source-$layers.gguf
+# Numbers of a layer, numbers of embedding and head, layers of the whole.
+shape=${SHAPE:-llama-2-7b}
+case $shape in llama-2-7b) each=202.4e6 ends=262.1e6 most=9999 ;; qwen3-30b-a3b) each=623.1e6 ends=622.3e6 most=48 ;; *) echo "SHAPE is llama-2-7b or qwen3-30b-a3b" >&2; exit 2 ;; esac
+case $source in q4) bits=4.5 ;; q8) bits=8.5 ;; bf16 | safetensors) bits=16 ;; *) echo "SOURCE is q4, q8, bf16 or safetensors" >&2; exit 2 ;; esac
+layers=$(awk -v s="$size" -v b="$bits" -v e="$each" -v o="$ends" -v m="$most" 'BEGIN { n = (s * 8e9 / b - o) / e; n = n < 1 ? 1 : int(n) == n ? n : int(n) + 1; print (n > m ? m : n) }')
+file=$work/$shape-$source-$layers
+[ "$source" = safetensors ] || file=$file.gguf
 export FLASH_HOME=$work/home
-if [ ! -f "$file" ]; then
-    "$FLASH" synth --shape llama-2-7b --layers "$layers" --quant "$source" --gguf "$file" --name made >&2
-    "$FLASH" rm made >&2
+if [ ! -e "$file" ]; then
+    if [ "$source" = safetensors ]; then
+        python3 "$root/bench/Import/safetensors.py" "$shape" "$layers" "$file" >&2
+    else
+        "$FLASH" synth --shape "$shape" --layers "$layers" --quant "$source" --gguf "$file" --name made >&2
+        "$FLASH" rm made >&2
+    fi
 fi
 
 # What the disk does by itself, in the same run: past the page cache, 1 GiB.
@@ -70,11 +78,11 @@ if [ ${#inside[@]} -gt 0 ]; then
     memory=$(printf '%d MiB of 1024 (page cache included), anonymous %d MiB, %d times at the limit, %d killed' $(($(cat "$group/memory.max_usage_in_bytes") >> 20)) $((peak_rss >> 20)) \
         "$(cat "$group/memory.failcnt")" "$(awk '/^oom_kill / { print $2 }' "$group/memory.oom_control")")
 fi
-bytes=$(stat -c %s "$file")
+bytes=$(du -sb "$file" | cut -f1)
 package=$(du -sb "$FLASH_HOME/models/imported.flash" | cut -f1)
 machine="$(nproc) × $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
 awk -v s="$seconds" -v t="$ticks" -v hz="$(getconf CLK_TCK)" -v f="$bytes" -v p="$package" -v r="$rchar" -v w="$wchar" -v hwm="$hwm" -v m="$memory" -v dr="$disk_read" -v dw="$disk_write" -v l="$load" \
-    -v c="$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)" -v machine="$machine" -v command="flash import $source-$layers.gguf --quant $quant" 'BEGIN {
+    -v c="$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)" -v machine="$machine" -v command="flash import $(basename "$file") --quant $quant" 'BEGIN {
     print "| machine, load before | commit | command | file → package | seconds | processors busy | read, written | disk alone: read, write | memory | process at most |"
     print "|---|---|---|---|---|---|---|---|---|---|"
     printf "| %s, %s | %s | `%s` | %.2f → %.2f GB | %.1f | %.2f | %.0f, %.0f MB/s | %s, %s | %s | %d MiB |\n", machine, l, c, command, f / 1e9, p / 1e9, s, t / hz / s, r / s / 1e6, w / s / 1e6, dr, dw, m, hwm / 1024

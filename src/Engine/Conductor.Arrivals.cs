@@ -80,7 +80,7 @@ public sealed partial class Conductor
 
     private void PredictNow(Layer layer, ReadOnlySpan<float> rows, int count)
     {
-        if (!layer.IsReady || layer.Closing || !layer.Sparse || rows.Length != count * layer.Config.HiddenSize) return;
+        if (!layer.IsReady || layer.Closing || !layer.Chooses || rows.Length != count * layer.Config.HiddenSize) return;
         var step = RentStep(layer);
         try
         {

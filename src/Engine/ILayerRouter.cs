@@ -16,6 +16,8 @@ public interface ILayerRouter
     Layer? Next { get; }
     /// <summary>Predicted units of <see cref="Next"/>, ascending. The span is only valid during the call.</summary>
     void Hint(ReadOnlySpan<int> units);
+    /// <summary>Predicted units of the layer itself: of the first one, which none comes before. The span is only valid during the call.</summary>
+    void HintOwn(ReadOnlySpan<int> units) { }
     /// <summary>Hidden rows entering this layer, for a next layer on another silo; rows x width. Only when <see cref="Next"/> is null and <see cref="WantsRows"/>.</summary>
     void HintRows(ReadOnlySpan<float> rows, int count, int width);
     bool WantsRows { get; }

@@ -76,6 +76,8 @@ public sealed class Layer
     internal bool Exact => Mode == FeedForwardMode.Exact;
     /// <summary>Only neurons with a value above <see cref="Cut"/> are read and computed: their pre-activation in `exact`, their score in `predicted`.</summary>
     internal bool Sparse => Mode != FeedForwardMode.Dense;
+    /// <summary>Its steps need a part of its units, which look-ahead may foresee.</summary>
+    internal bool Chooses => Sparse || Experts != null;
     internal float Cut { get; private set; }
     /// <summary>Random weights: what says which neurons are active; null: the weights do.</summary>
     internal ActivityModel? Activity { get; private set; }

@@ -132,20 +132,26 @@ internal sealed unsafe partial class LayerStep
         _embeddingFrom = _embeddingTo;
     }
 
-    /// <summary>First act of a step: which units the next layer will want, judged from this layer's input.</summary>
+    /// <summary>First act of a step: which units the next layer will want, judged from this layer's input; of the first layer which experts it will want itself.</summary>
     private void LookAhead()
     {
         if (_rows > LookAheadRows) return;
         var router = _layer.Router;
+        // No layer comes before the first: its own router says it, of what the tokens became. Neurons of layer 0 hang on attention more than on the token: nothing is guessed of them.
+        if (_layer.IsFirst && _layer.Experts is { Early: false } && _layer.Options.Prefetch && _layer.Policy.Decide())
+        {
+            var own = Predict(_layer, _x, _rows);
+            if (own.Length > 0) router.HintOwn(own);
+        }
         if (router.Next is { } next)
         {
-            if (next.Options.Prefetch && (next.Sparse || next.Experts != null) && next.IsReady && next.Policy.Decide())
+            if (next.Options.Prefetch && next.Chooses && next.IsReady && next.Policy.Decide())
             {
                 var units = Predict(next, _x, _rows);
                 if (units.Length > 0) router.Hint(units);
             }
         }
-        else if (!_layer.IsLast && _layer.Options.Prefetch && (_layer.Sparse || _layer.Experts != null) && router.WantsRows)
+        else if (!_layer.IsLast && _layer.Options.Prefetch && _layer.Chooses && router.WantsRows)
         {
             router.HintRows(new ReadOnlySpan<float>(_x, _rows * _layer.Config.HiddenSize), _rows, _layer.Config.HiddenSize);
         }

@@ -42,7 +42,7 @@ internal sealed unsafe partial class LayerStep
         bundles.Flush();
     }
 
-    /// <summary>Look-ahead: the next layer's router on this layer's input, as if that entered the next feed-forward. The units that any row would use, ascending.</summary>
+    /// <summary>Look-ahead: a layer's router on what enters this layer, as if that entered the other's feed-forward. The units that any row would use, ascending.</summary>
     private ReadOnlySpan<int> PredictExperts(Layer next, float* rows, int count, long start)
     {
         var e = next.Experts!;

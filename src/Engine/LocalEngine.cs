@@ -105,11 +105,11 @@ public sealed class LocalEngine : IDisposable
             if (engine._sessions.TryGetValue(fault.Session, out var session)) session.Deliver(fault);
         }
 
-        public void Hint(ReadOnlySpan<int> units)
-        {
-            var next = Next!;
-            engine.Conductor.Prefetch(next, units[..next.Policy.Admit(units.Length)]);
-        }
+        public void Hint(ReadOnlySpan<int> units) => Prefetch(Next!, units);
+
+        public void HintOwn(ReadOnlySpan<int> units) => Prefetch(engine._layers[index], units);
+
+        private void Prefetch(Layer layer, ReadOnlySpan<int> units) => engine.Conductor.Prefetch(layer, units[..layer.Policy.Admit(units.Length)]);
 
         public void HintRows(ReadOnlySpan<float> rows, int count, int width)
         {

@@ -37,6 +37,7 @@ public sealed record ActivityConfig
     /// <summary>Refuses what the model cannot have.</summary>
     public void Check(ModelConfig model)
     {
+        void Demand(string what, double value, double low, double high) => FlashException.Demand("activity", what, value, low, high);
         if (model.Experts != null || !model.IsSparse) throw new FlashException("activity is drawn for the neurons of a ReLU model; this is none");
         if (Density.Count != model.Layers) throw new FlashException($"{Density.Count} densities where this model has {model.Layers} layers");
         foreach (double density in Density) Demand("a density", density, 1e-6, 0.5);
@@ -49,10 +50,5 @@ public sealed record ActivityConfig
         Demand("recall", Recall, 0.01, 1);
         Demand("aheadRecall", AheadRecall, 0.01, 1);
         Demand("aheadPrecision", AheadPrecision, 0.1, 1);
-    }
-
-    private static void Demand(string what, double value, double low, double high)
-    {
-        if (!(value >= low && value <= high)) throw new FlashException($"activity: {what} is {value}, which is outside {low}..{high}");
     }
 }

@@ -14,7 +14,7 @@ public enum RouterScore
 
 /// <summary>
 /// A feed-forward of experts: a router chooses a few for each token. Neuron j of expert e is neuron e · <see cref="Size"/> + j of the layer. Families differ in what is said here, in no code:
-/// score the logits; choose the highest scores (plus <see cref="ChoiceBias"/>); weigh each chosen expert by its score, divided by their sum where <see cref="Normalised"/>, times <see cref="Scale"/>;
+/// score the logits; choose the highest scores (plus <see cref="ChoiceBias"/>), where there are groups in the best of them alone; weigh each chosen expert by its score, divided by their sum where <see cref="Normalised"/>, times <see cref="Scale"/>;
 /// add the expert that all tokens share, where there is one. Fields that version 2 of the package format began without are absent where they say nothing.
 /// </summary>
 public sealed record ExpertConfig
@@ -36,6 +36,15 @@ public sealed record ExpertConfig
     /// <summary>A learned number for each expert is added to its score when experts are chosen, not when they are weighed.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public bool ChoiceBias { get; init; }
+    /// <summary>Experts are chosen in some groups of neighbours alone: how many groups there are. 0: among all.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public int Groups { get; init; }
+    /// <summary>Groups that a token may use.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public int UsedGroups { get; init; }
+    /// <summary>A group is worth the sum of so many of its highest scores.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public int GroupBest { get; init; }
     /// <summary>Added to the sum of the chosen scores before they are divided by it.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public float SumEps { get; init; }
@@ -51,6 +60,6 @@ public sealed record ExpertConfig
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public bool SharedGate { get; init; }
 
-    /// <summary>The section of the router's matrix; one that reads something else has another name, so that a build which does not know of it refuses the package.</summary>
-    [JsonIgnore] public string RouterSection => Early ? "ffn.router.early" : "ffn.router";
+    /// <summary>The section of the router's matrix; one that reads something else, or chooses otherwise, has another name, so that a build which does not know of it refuses the package.</summary>
+    [JsonIgnore] public string RouterSection => Early ? "ffn.router.early" : Groups > 0 ? "ffn.router.grouped" : "ffn.router";
 }

@@ -130,6 +130,12 @@ public static class PackageLayout
             Range("neurons of an expert", e.Size, 1, 1 << 20);
             Range("neurons of the shared expert", e.SharedSize, 0, 1 << 22);
             Demand(Enum.IsDefined(e.Score), "the scores of the router are none this version knows");
+            if (e.Groups != 0 || e.UsedGroups != 0 || e.GroupBest != 0)
+            {
+                Demand(e.Groups is > 1 and <= 1 << 12 && e.Count % e.Groups == 0 && !e.Early, $"{e.Count} experts cannot be chosen in {e.Groups} groups");
+                Demand(e.UsedGroups >= 1 && e.UsedGroups <= e.Groups && e.Active <= e.UsedGroups * (e.Count / e.Groups), $"{e.UsedGroups} of {e.Groups} groups do not have {e.Active} experts");
+                Range("experts that a group is judged by", e.GroupBest, 1, e.Count / e.Groups);
+            }
             Demand(!e.SharedGate || e.SharedSize > 0, "there is no shared expert to gate");
             foreach (float number in (ReadOnlySpan<float>)[e.SumEps, e.SumFloor, e.Scale ?? 1]) Demand(float.IsFinite(number) && number >= 0, $"{number} among the numbers of the router is of no use");
             Range("neurons of all experts", (int)Math.Min(int.MaxValue, (long)e.Count * e.Size), 1, 1 << 24);

@@ -23,16 +23,13 @@ public sealed record RoutingConfig
     /// <summary>Refuses what the model cannot have.</summary>
     public void Check(ModelConfig model)
     {
+        void Demand(string what, double value, double low, double high) => FlashException.Demand("routing", what, value, low, high);
         if (model.Experts == null) throw new FlashException("routing is drawn for a model of experts; this is none");
+        if (model.Experts.Groups > 0) throw new FlashException("routing is not drawn where experts are chosen in groups");
         foreach ((string what, double value) in new[] { ("fresh", Fresh), ("short", Short), ("long", Long), ("popularity", Popularity) }) Demand(what, value, 0, 100);
         Demand("shortTokens", ShortTokens, 1, 1 << 20);
         Demand("longTokens", LongTokens, 1, 1 << 20);
         Demand("aheadRecall", AheadRecall, 0.5, 1);
         if (Fresh + Short + Long + Popularity == 0) throw new FlashException("routing: all of its parts are 0");
-    }
-
-    private static void Demand(string what, double value, double low, double high)
-    {
-        if (!(value >= low && value <= high)) throw new FlashException($"routing: {what} is {value}, which is outside {low}..{high}");
     }
 }

@@ -22,7 +22,8 @@ internal sealed partial class LayerGrain(LayerHost host, IGrainFactory grains, I
         LayerKey key = LayerKey.Parse(this.GetPrimaryKeyString());
         _hosted = host.Attach(key);
         string next = (key with { Layer = key.Layer + 1 }).ToString();
-        _pump = new LayerPump(_hosted, grains.GetGrain<ILayerGrain>(next), grains.GetGrain<IPrefetchGrain>(next), id => grains.GetGrain<ISessionGrain>(id), logger);
+        _pump = new LayerPump(_hosted, grains.GetGrain<ILayerGrain>(next), grains.GetGrain<IPrefetchGrain>(next), id => grains.GetGrain<ISessionGrain>(id), logger,
+            key.Layer == 0 ? grains.GetGrain<IPrefetchGrain>(this.GetPrimaryKeyString()) : null);
         // The pump belongs to no call: with the context of this one, every wake-up and every message would carry it along.
         using (ExecutionContext.SuppressFlow()) _pumping = _pump.RunAsync();
         return Task.CompletedTask;

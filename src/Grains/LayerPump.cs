@@ -5,7 +5,7 @@ using Microsoft.Extensions.Logging;
 namespace FlashOrleans.Grains;
 
 /// <summary>
-/// Takes what leaves a layer out of its outbox and sends it: waves to the next layer, outcomes and failures to their sessions, hints to the next layer's prefetch grain.
+/// Takes what leaves a layer out of its outbox and sends it: waves to the next layer, outcomes and failures to their sessions, hints to the next layer's prefetch grain, those of the first layer for itself to its own.
 /// Runs on the layer grain's scheduler from activation until the outbox is closed and empty, and awaits no acknowledgement in line. A step is put among the
 /// <see cref="OutgoingCalls"/> before it leaves the outbox, so that it is never in nobody's hands. A send that fails, whenever, becomes a fault to
 /// the session of every slot; nothing ends the pump.
@@ -16,16 +16,18 @@ internal sealed class LayerPump
     private readonly HostedLayer _hosted;
     private readonly ILayerGrain _next;
     private readonly IPrefetchGrain _nextPrefetch;
+    private readonly IPrefetchGrain? _ownPrefetch;
     private readonly Func<Guid, ISessionGrain> _find;
     private readonly ILogger _logger;
     private readonly Action<ReadOnlyMemory<Slot>, Exception> _sendFailed;
     private readonly Dictionary<Guid, ISessionGrain> _sessions = [];
 
-    public LayerPump(HostedLayer hosted, ILayerGrain next, IPrefetchGrain nextPrefetch, Func<Guid, ISessionGrain> find, ILogger logger)
+    public LayerPump(HostedLayer hosted, ILayerGrain next, IPrefetchGrain nextPrefetch, Func<Guid, ISessionGrain> find, ILogger logger, IPrefetchGrain? ownPrefetch = null)
     {
         _hosted = hosted;
         _next = next;
         _nextPrefetch = nextPrefetch;
+        _ownPrefetch = ownPrefetch;
         _find = find;
         _logger = logger;
         _sendFailed = SendFailed;
@@ -68,9 +70,9 @@ internal sealed class LayerPump
             case OutboxKind.Fault:
                 SendFault(item.Fault, ref taken);
                 break;
-            case OutboxKind.Hint:
+            case OutboxKind.Hint or OutboxKind.OwnHint:
                 Take(ref taken);
-                Task sent = _nextPrefetch.Hint(item.Hint!);
+                Task sent = (item.Kind == OutboxKind.Hint ? _nextPrefetch : _ownPrefetch!).Hint(item.Hint!);
                 if (!sent.IsCompletedSuccessfully) _ = sent.ContinueWith(static t => _ = t.Exception, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
                 break;
         }
@@ -142,7 +144,7 @@ internal sealed class LayerPump
             case OutboxKind.Result:
                 Tell(new SlotFault(item.Result.Session, item.Result.Epoch, item.Result.Step, FaultKind.Unavailable, $"layer {_hosted.Key.Layer}: {error.Message}"));
                 break;
-            case OutboxKind.Hint:
+            case OutboxKind.Hint or OutboxKind.OwnHint:
                 item.Hint!.TryReturn();
                 break;
         }

@@ -35,6 +35,7 @@ internal abstract class BlockWeights : WeightSource
         (int values, int bytes) = GgufTypes.Block(type);
         // Whole blocks of each row around the wanted columns.
         int skip = (int)(firstCol % values), blocks = (skip + cols + values - 1) / values;
+        Held? held = HeldOf(tensor, firstRow, rows);
         byte[] stored = ArrayPool<byte>.Shared.Rent(checked(blocks * bytes));
         float[] numbers = ArrayPool<float>.Shared.Rent(blocks * values);
         try
@@ -42,8 +43,8 @@ internal abstract class BlockWeights : WeightSource
             for (int r = 0; r < rows; r++)
             {
                 Span<byte> part = stored.AsSpan(0, blocks * bytes);
-                ReadBlocks(tensor, firstRow + r, (int)(firstCol / values), part);
-                GgufDequantizer.Dequantize(type, part, numbers.AsSpan(0, blocks * values));
+                if (held == null) ReadBlocks(tensor, firstRow + r, (int)(firstCol / values), part);
+                GgufDequantizer.Dequantize(type, held == null ? part : held.Row(firstRow + r).Slice((int)(firstCol / values) * bytes, blocks * bytes), numbers.AsSpan(0, blocks * values));
                 numbers.AsSpan(skip, cols).CopyTo(destination[(r * cols)..]);
             }
         }
@@ -69,28 +70,32 @@ internal abstract class BlockWeights : WeightSource
         return Columns(tensor) % WeightLayout.Multiple(format) == 0 ? (format, lossless) : (WeightFormat.BF16, false);
     }
 
-    public override void ReadStored(string tensor, long row, WeightFormat format, Span<byte> destination)
+    public override void ReadStored(string tensor, long firstRow, int count, WeightFormat format, Span<byte> destination, int stride)
     {
         GgufType type = TypeOf(tensor);
-        (int values, int bytes) = GgufTypes.Block(type);
-        int cols = Columns(tensor);
-        byte[] stored = ArrayPool<byte>.Shared.Rent(checked(cols / values * bytes));
+        int cols = Columns(tensor), rowBytes = checked((int)RowBytes(tensor)), kept = WeightLayout.RowBytes(format, cols), done = 0;
+        byte[] stored = ArrayPool<byte>.Shared.Rent(checked(count * rowBytes));
         try
         {
-            Span<byte> blocks = stored.AsSpan(0, cols / values * bytes);
-            ReadBlocks(tensor, row, 0, blocks);
-            switch (format)
+            // One read for all of them: a row is a kilobyte or less.
+            ReadRaw(tensor, firstRow, count, stored.AsSpan(0, count * rowBytes));
+            for (; done < count; done++)
             {
-                case WeightFormat.Q8: GgufBlocks.Q8Row(blocks, cols, destination); break;
-                case WeightFormat.Q4: GgufBlocks.Q4Row(blocks, cols, destination); break;
-                case WeightFormat.Q4B: GgufBlocks.Q4BRow(blocks, cols, destination); break;
-                case WeightFormat.Q4K: GgufBlocks.Q4KRow(blocks, cols, destination); break;
-                default: throw new InvalidOperationException($"rows of {type} are read as floats");
+                ReadOnlySpan<byte> blocks = stored.AsSpan(done * rowBytes, rowBytes);
+                Span<byte> row = destination.Slice(done * stride, kept);
+                switch (format)
+                {
+                    case WeightFormat.Q8: GgufBlocks.Q8Row(blocks, cols, row); break;
+                    case WeightFormat.Q4: GgufBlocks.Q4Row(blocks, cols, row); break;
+                    case WeightFormat.Q4B: GgufBlocks.Q4BRow(blocks, cols, row); break;
+                    case WeightFormat.Q4K: GgufBlocks.Q4KRow(blocks, cols, row); break;
+                    default: throw new InvalidOperationException($"rows of {type} are read as floats");
+                }
             }
         }
         catch (ArgumentException e)
         {
-            throw new ModelFormatException(PathOf(tensor), $"tensor {tensor} row {row}: {e.Message}", e);
+            throw new ModelFormatException(PathOf(tensor), $"tensor {tensor} row {firstRow + done}: {e.Message}", e);
         }
         finally
         {

@@ -4,6 +4,9 @@ using FlashOrleans.Models.Text;
 
 namespace FlashOrleans.Models;
 
+/// <summary>Neurons of a layer, and the rows of the checkpoint whose columns they are.</summary>
+internal sealed record TurnedPart(int First, int Count, IReadOnlyList<HeldRows> Rows);
+
 /// <summary>
 /// A Hugging Face folder or a GGUF file, opened: its configuration, and its tensors under the names of a package (<see cref="Family"/>), each checked for presence, type
 /// and shape before anything is read. Reads rows on demand: fused tensors (q, k, v) appear as one, and <c>ffn.down</c> is turned neuron-major,
@@ -116,11 +119,11 @@ public sealed class Checkpoint : IDisposable
     internal void ReadStored(string name, int first, int count, WeightFormat format, byte[] to, int stride, int offset)
     {
         TensorMap map = Map(name);
-        int rowBytes = WeightLayout.RowBytes(format, map.Cols), at = 0;
+        int at = 0;
         foreach (Run run in map.Runs)
         {
-            for (int k = Math.Max(first - at, 0); k < run.Count && at + k < first + count; k++)
-                _weights.ReadStored(run.Source, run.First + (long)k * run.Step, format, to.AsSpan((at + k - first) * stride + offset, rowBytes));
+            int from = Math.Max(first - at, 0), end = Math.Min(run.Count, first + count - at), each = run.Step == 1 ? Math.Max(end - from, 1) : 1;
+            for (int k = from; k < end; k += each) _weights.ReadStored(run.Source, run.First + (long)k * run.Step, each, format, to.AsSpan((at + k - first) * stride + offset), stride);
             at += run.Count;
         }
     }
@@ -159,14 +162,50 @@ public sealed class Checkpoint : IDisposable
             for (int i = 0; i < destination.Length; i++) destination[i] += map.Offset;
     }
 
-    /// <summary>Prepares a tensor whose rows are columns in the checkpoint (<see cref="WeightSource.Hold"/>); not while the one before is read. False: there was nothing to do.</summary>
-    internal bool Hold(string name, CancellationToken cancel)
+    /// <summary>
+    /// Rows [0, <paramref name="rows"/>) of some tensors, cut into parts whose columns in the checkpoint can be held together. Cut only where another matrix begins there, as each expert has one of its
+    /// own; one part where nothing is turned.
+    /// </summary>
+    internal IReadOnlyList<TurnedPart> Turned(int rows, IEnumerable<string> names, long most = WeightSource.MostHeld / 2)
     {
-        string[] sources = [.. Map(name).Runs.Where(static r => r.Transposed).Select(static r => r.Source).Distinct()];
-        if (sources.Length != 1) return false;
-        _weights.Hold(sources[0], cancel);
-        return true;
+        var turned = new List<(int First, int End, HeldRows Rows)>();
+        foreach (TensorMap map in names.Where(Has).Select(Map))
+        {
+            int at = 0;
+            foreach (Run run in map.Runs)
+            {
+                if (run.Transposed) turned.Add((at, at + run.Count, new HeldRows(run.Source, run.Base, map.Cols)));
+                at += run.Count;
+            }
+        }
+        int[] cuts = [.. turned.Select(static t => t.First).Append(0).Append(rows).Distinct().Order()];
+        var parts = new List<TurnedPart>();
+        var held = new List<HeldRows>();
+        long bytes = 0;
+        int first = 0;
+        for (int i = 0; i + 1 < cuts.Length; i++)
+        {
+            HeldRows[] added = [.. turned.Where(t => t.First < cuts[i + 1] && t.End > cuts[i]).Select(static t => t.Rows).Distinct()];
+            long more = added.Sum(_weights.HeldBytes);
+            if (cuts[i] > first && bytes + more > most)
+            {
+                parts.Add(new TurnedPart(first, cuts[i] - first, held));
+                (first, bytes, held) = (cuts[i], 0, []);
+            }
+            foreach (HeldRows rowsOf in added)
+            {
+                int before = held.FindIndex(h => h.Tensor == rowsOf.Tensor && h.First + h.Count == rowsOf.First);
+                if (before >= 0) held[before] = held[before] with { Count = held[before].Count + rowsOf.Count };
+                else held.Add(rowsOf);
+            }
+            bytes += more;
+        }
+        parts.Add(new TurnedPart(first, rows - first, held));
+        return parts;
     }
+
+    /// <summary>Holds what a part needs (<see cref="WeightSource.Hold"/>).</summary>
+    internal void Hold(TurnedPart part, int room, CancellationToken cancel) => _weights.Hold(part.Rows, room, cancel);
 
     /// <summary>A whole tensor, for models that fit in memory (<c>ReferenceModel</c>).</summary>
     public float[] Read(string name)

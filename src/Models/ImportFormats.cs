@@ -88,6 +88,8 @@ internal static class ImportFormats
             // One format for all rows: theirs where they agree, else 8 bits.
             WeightFormat nearest = found.Length == 1 ? found[0] : WeightFormat.Q8;
             if (cols % WeightLayout.Multiple(nearest) != 0) nearest = WeightFormat.BF16;
+            // Of columns that become rows.
+            if (matrix != "ffn.down" && checkpoint.IsTurned(tensor)) nearest = Turned(nearest);
             all[key] = choose(matrix, nearest);
         }
     }

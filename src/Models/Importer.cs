@@ -7,7 +7,7 @@ namespace FlashOrleans.Models;
 
 /// <summary>
 /// A Hugging Face folder or a GGUF file → a flash package. Rows are read, stored in the package's format and written in blocks of about a MiB, several at a time
-/// (<see cref="OrderedBlocks{TScratch}"/>), so that memory does not depend on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns. The thread that calls
+/// (<see cref="OrderedBlocks{TScratch}"/>), so that memory does not depend on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns, out of memory where it is not too large (<see cref="TurnedParts"/>). The thread that calls
 /// <see cref="Import"/> waits (never a grain turn). An error or a cancellation leaves nothing behind: a checkpoint at fault is a
 /// <see cref="ModelFormatException"/>, a disk at fault a <see cref="FlashException"/>.
 /// </summary>
@@ -193,7 +193,7 @@ public sealed class Importer
         _step($"layer {layer + 1} of {_config.Layers}");
         string prefix = $"layers.{layer}.";
         _writer.BeginSlice(layer);
-        using var held = new BackgroundWork<bool>(stop => _checkpoint.Hold(prefix + "ffn.down", stop), _cancel);
+        using var parts = new TurnedParts(_checkpoint, _checkpoint.Turned(_config.NeuronsOf(layer), [prefix + "ffn.up", prefix + "ffn.down", prefix + "ffn.gate"]), _cancel);
         WriteVectors(prefix, "attn_norm.weight", "attn_norm.bias", "attn.qkv.bias", "attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias", "attn.sinks",
             "attn.o.bias", "attn_out_norm.weight", "attn_out_norm.bias", "ffn_norm.weight", "ffn_norm.bias", "ffn_out_norm.weight", "ffn_out_norm.bias",
             "ffn.router.bias", "ffn.router.choice", "ffn.shared.mix", "attn.q_latent_norm", "attn.kv_latent_norm", "ffn.down.bias");
@@ -227,8 +227,7 @@ public sealed class Importer
         foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix, matrix.IsByNeuron ? order : null);
         if (_study?.CoreOf(layer) is { } core) WriteNumbers(PackageLayout.Core, core);
         if (order != null) WriteNumbers(PackageLayout.Permutation, order);
-        _ = held.Result;
-        WriteFeedForward(prefix, layer, order);
+        WriteFeedForward(prefix, layer, order, parts);
     }
 
     /// <summary>Whole numbers as a vector of floats.</summary>
@@ -309,7 +308,7 @@ public sealed class Importer
     /// The bundles, up ‖ down ‖ gate row of each neuron, and beside them, for ReLU models, the deciding rows once more as resident panels: woven from the same
     /// stored rows, so that a neuron's numbers are the same in both places.
     /// </summary>
-    private void WriteFeedForward(string prefix, int layer, int[]? order)
+    private void WriteFeedForward(string prefix, int layer, int[]? order, TurnedParts parts)
     {
         int d = _config.HiddenSize, n = _config.NeuronsOf(layer), blockRows = BlockRows(d, n);
         (string Kind, WeightFormat Format, int Offset)[] kinds = new (string, WeightFormat, int)[_config.RowsPerNeuron];
@@ -325,23 +324,29 @@ public sealed class Importer
         int panelBytes = WeightLayout.PanelBytes(decides, d);
         using BundleWriter bundles = _writer.BeginBundles();
         using SectionWriter? selector = _config.HasSelector(layer) ? _writer.BeginSection("ffn.selector", decides, n, d) : null;
-        int Count(int block) => Math.Min(blockRows, n - block * blockRows);
-        _blocks.Run((n + blockRows - 1) / blockRows, (k, block) =>
+        for (int p = 0; p < parts.All.Count; p++)
         {
-            byte[] stored = block.Stored.Of(blockRows * bundleBytes);
-            for (int i = 0; i < kinds.Length; i++)
+            TurnedPart part = parts.All[p];
+            parts.Await(p);
+            int Count(int block) => Math.Min(blockRows, part.Count - block * blockRows);
+            _blocks.Run((part.Count + blockRows - 1) / blockRows, (k, block) =>
             {
-                (string kind, WeightFormat format, int at) = kinds[i];
-                if (order == null) Fill(kept[i], format, kind, prefix + kind, k * blockRows, Count(k), d, block, stored, bundleBytes, at);
-                for (int j = 0; order != null && j < Count(k); j++) Fill(kept[i], format, kind, prefix + kind, order[k * blockRows + j], 1, d, block, stored, bundleBytes, at + j * bundleBytes);
-            }
-            if (selector != null) Weave(decides, stored, Count(k), bundleBytes, offset, d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
-        }, (k, block) =>
-        {
-            Enter(block);
-            for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes, bundleBytes));
-            selector?.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
-        }, _cancel);
+                int first = part.First + k * blockRows;
+                byte[] stored = block.Stored.Of(blockRows * bundleBytes);
+                for (int i = 0; i < kinds.Length; i++)
+                {
+                    (string kind, WeightFormat format, int at) = kinds[i];
+                    if (order == null) Fill(kept[i], format, kind, prefix + kind, first, Count(k), d, block, stored, bundleBytes, at);
+                    for (int j = 0; order != null && j < Count(k); j++) Fill(kept[i], format, kind, prefix + kind, order[first + j], 1, d, block, stored, bundleBytes, at + j * bundleBytes);
+                }
+                if (selector != null) Weave(decides, stored, Count(k), bundleBytes, offset, d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+            }, (k, block) =>
+            {
+                Enter(block);
+                for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes, bundleBytes));
+                selector?.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
+            }, _cancel);
+        }
     }
 
     /// <summary>Rows of a tensor in the package's format: as they are stored where that is the same, else through floats.</summary>

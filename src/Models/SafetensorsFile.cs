@@ -1,7 +1,6 @@
 using System.Buffers;
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
-using Microsoft.Win32.SafeHandles;
 
 namespace FlashOrleans.Models;
 
@@ -20,42 +19,30 @@ public sealed record TensorInfo(string Name, string Type, IReadOnlyList<long> Sh
 public sealed class SafetensorsFile : IDisposable
 {
     private const int ScratchBytes = 256 * 1024;
-    private readonly SafeFileHandle _handle;
+    private readonly BinaryFile _file;
     private readonly Dictionary<string, TensorInfo> _tensors;
 
-    private SafetensorsFile(string path, SafeFileHandle handle, long length, Dictionary<string, TensorInfo> tensors)
+    private SafetensorsFile(BinaryFile file, Dictionary<string, TensorInfo> tensors)
     {
-        Path = path;
-        Length = length;
-        _handle = handle;
+        _file = file;
         _tensors = tensors;
     }
 
-    public string Path { get; }
-    public long Length { get; }
+    public string Path => _file.Path;
+    public long Length => _file.Length;
     public IReadOnlyDictionary<string, TensorInfo> Tensors => _tensors;
 
     public static SafetensorsFile Open(string path)
     {
-        SafeFileHandle handle;
+        BinaryFile file = BinaryFile.Open(path);
         try
         {
-            handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw new ModelFormatException(path, $"cannot be opened: {e.Message}", e);
-        }
-        try
-        {
-            long length = RandomAccess.GetLength(handle);
-            byte[] header = ReadHeader(path, handle, length);
-            var tensors = SafetensorsHeader.Parse(path, header, 8 + (long)header.Length, length);
-            return new SafetensorsFile(path, handle, length, tensors);
+            byte[] header = ReadHeader(file);
+            return new SafetensorsFile(file, SafetensorsHeader.Parse(path, header, 8 + (long)header.Length, file.Length));
         }
         catch
         {
-            handle.Dispose();
+            file.Dispose();
             throw;
         }
     }
@@ -91,23 +78,40 @@ public sealed class SafetensorsFile : IDisposable
     {
         ArgumentNullException.ThrowIfNull(tensor);
         byte[] bytes = new byte[tensor.Bytes];
-        Fill(tensor.Offset, bytes);
+        _file.Read(tensor.Offset, bytes);
         return bytes;
     }
 
-    public void Dispose() => _handle.Dispose();
+    /// <summary>Bytes of a tensor as they are in the file, from byte <paramref name="from"/> of it on.</summary>
+    internal void ReadRaw(TensorInfo tensor, long from, Span<byte> destination)
+    {
+        if (from < 0 || from > tensor.Bytes - destination.Length)
+            throw new ArgumentOutOfRangeException(nameof(from), $"bytes {from}..{from + destination.Length} of {tensor.Name}, which has {tensor.Bytes}");
+        _file.Read(tensor.Offset + from, destination);
+    }
+
+    internal static int ElementBytes(string type) => type == "F32" ? 4 : 2;
+
+    /// <summary>Stored numbers as floats.</summary>
+    internal static void Widen(string type, ReadOnlySpan<byte> from, Span<float> to)
+    {
+        if (type == "F32") from.CopyTo(MemoryMarshal.AsBytes(to));
+        else Widen(type, MemoryMarshal.Cast<byte, ushort>(from), to);
+    }
+
+    public void Dispose() => _file.Dispose();
 
     private static long Columns(TensorInfo tensor) => tensor.Shape.Count == 0 ? 1 : tensor.Shape[^1];
 
     private void ReadFloats(TensorInfo tensor, long element, Span<float> destination)
     {
-        int size = tensor.Type == "F32" ? 4 : 2;
+        int size = ElementBytes(tensor.Type);
         if (!IsFloat(tensor.Type))
             throw new ModelFormatException(Path, $"tensor {tensor.Name} has type {tensor.Type}; weights are F32, F16 or BF16");
         long offset = tensor.Offset + element * size;
         if (size == 4)
         {
-            Fill(offset, MemoryMarshal.AsBytes(destination));
+            _file.Read(offset, MemoryMarshal.AsBytes(destination));
             return;
         }
         byte[] scratch = ArrayPool<byte>.Shared.Rent(Math.Min(ScratchBytes, destination.Length * 2));
@@ -117,7 +121,7 @@ public sealed class SafetensorsFile : IDisposable
             {
                 int n = Math.Min(destination.Length - done, scratch.Length / 2);
                 Span<byte> bytes = scratch.AsSpan(0, n * 2);
-                Fill(offset + done * 2L, bytes);
+                _file.Read(offset + done * 2L, bytes);
                 Widen(tensor.Type, MemoryMarshal.Cast<byte, ushort>(bytes), destination.Slice(done, n));
                 done += n;
             }
@@ -136,33 +140,13 @@ public sealed class SafetensorsFile : IDisposable
             for (int i = 0; i < from.Length; i++) to[i] = (float)BitConverter.UInt16BitsToHalf(from[i]);
     }
 
-    private void Fill(long offset, Span<byte> bytes) => Fill(Path, _handle, offset, bytes);
-
-    private static void Fill(string path, SafeFileHandle handle, long offset, Span<byte> bytes)
-    {
-        while (!bytes.IsEmpty)
-        {
-            int read;
-            try
-            {
-                read = RandomAccess.Read(handle, bytes, offset);
-            }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-            {
-                throw new ModelFormatException(path, $"cannot be read at byte {offset}: {e.Message}", e);
-            }
-            if (read == 0) throw new ModelFormatException(path, $"ends at byte {offset}: the file became shorter while it was read");
-            bytes = bytes[read..];
-            offset += read;
-        }
-    }
-
     /// <summary>The JSON header: 8 bytes of length, little-endian, then as many bytes.</summary>
-    private static byte[] ReadHeader(string path, SafeFileHandle handle, long length)
+    private static byte[] ReadHeader(BinaryFile file)
     {
+        (string path, long length) = (file.Path, file.Length);
         if (length < 8) throw new ModelFormatException(path, $"{length} bytes are too few for a safetensors file; download it again");
         Span<byte> prefix = stackalloc byte[8];
-        Fill(path, handle, 0, prefix);
+        file.Read(0, prefix);
         if (prefix[..4].SequenceEqual("GGUF"u8)) throw new ModelFormatException(path, "is a GGUF file, not safetensors");
         ulong size = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
         if (size > SafetensorsHeader.MaxBytes)
@@ -170,7 +154,7 @@ public sealed class SafetensorsFile : IDisposable
         if (size > (ulong)length - 8)
             throw new ModelFormatException(path, $"header length {size} at byte 0 is beyond the end of the file ({length} bytes); download it again");
         byte[] header = new byte[size];
-        Fill(path, handle, 8, header);
+        file.Read(8, header);
         return header;
     }
 }

@@ -32,13 +32,28 @@ internal sealed class WeightFiles : WeightSource
 
     public override void ReadRows(string tensor, long firstRow, int count, Span<float> destination) => _tensors[tensor].File.ReadRows(_tensors[tensor].Tensor, firstRow, count, destination);
 
-    public override void ReadBlock(string tensor, long firstRow, int rows, long firstCol, int cols, Span<float> destination) =>
-        _tensors[tensor].File.ReadBlock(_tensors[tensor].Tensor, firstRow, rows, firstCol, cols, destination);
+    public override void ReadBlock(string tensor, long firstRow, int rows, long firstCol, int cols, Span<float> destination)
+    {
+        (SafetensorsFile file, TensorInfo info) = _tensors[tensor];
+        if (HeldOf(tensor, firstRow, rows) is not { } held)
+        {
+            file.ReadBlock(info, firstRow, rows, firstCol, cols, destination);
+            return;
+        }
+        int size = SafetensorsFile.ElementBytes(info.Type);
+        for (int r = 0; r < rows; r++)
+            SafetensorsFile.Widen(info.Type, held.Row(firstRow + r).Slice((int)firstCol * size, cols * size), destination.Slice(r * cols, cols));
+    }
+
+    protected override long RowBytes(string tensor) => _tensors[tensor].Tensor is var info ? info.Shape[^1] * SafetensorsFile.ElementBytes(info.Type) : 0;
+
+    protected override void ReadRaw(string tensor, long firstRow, int count, Span<byte> destination) =>
+        _tensors[tensor].File.ReadRaw(_tensors[tensor].Tensor, firstRow * RowBytes(tensor), destination);
 
     /// <summary>Half precision has no format of its own: bfloat16 takes as much room and loses three bits.</summary>
     public override (WeightFormat Format, bool Lossless) Nearest(string tensor) => (_tensors[tensor].Tensor.Type == "F32" ? WeightFormat.F32 : WeightFormat.BF16, false);
 
-    public override void ReadStored(string tensor, long row, WeightFormat format, Span<byte> destination) => throw new InvalidOperationException("safetensors rows are read as floats");
+    public override void ReadStored(string tensor, long firstRow, int count, WeightFormat format, Span<byte> destination, int stride) => throw new InvalidOperationException("safetensors rows are read as floats");
 
     public static WeightFiles Open(string folder)
     {

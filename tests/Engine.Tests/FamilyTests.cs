@@ -114,6 +114,29 @@ public sealed class FamilyTests
         Assert.Equal(fresh.Run(Sampling.Greedy, topLogits: 384).Top, session.Run(Sampling.Greedy, topLogits: 384).Top);
     }
 
+    /// <summary>The first layer has none before it: its router looks at what the tokens became. The bits are those without.</summary>
+    [Theory]
+    [InlineData("olmoe")]
+    [InlineData("qwen3-moe")]
+    public void Experts_of_the_first_layer_are_fetched_from_the_token(string family)
+    {
+        using var imported = Import(family, "f32");
+        int[] ids = Prompts(family)[^1].Ids;
+        (int[] Tokens, LayerStats First) Run(bool prefetch)
+        {
+            using var engine = new LocalEngine(imported.Package, null, new() { Window = 0.4, Prefetch = prefetch });
+            using var session = engine.OpenSession();
+            return ([.. session.Generate(ids, 24, Sampling.Greedy).Select(r => r.Token)], engine.Layers[0].Stats);
+        }
+        (int[] plain, LayerStats none) = Run(prefetch: false);
+        (int[] ahead, LayerStats first) = Run(prefetch: true);
+        Assert.Equal(plain, ahead);
+        Assert.Equal(0, none.PredictedUnits);
+        Assert.True(first.PrefetchIssued > 0, "nothing was fetched");
+        // Random weights: attention adds little to the stream, so the router says nearly the same before and after it.
+        Assert.InRange((double)first.PredictedHit / first.PredictedFor, 0.5, 1);
+    }
+
     /// <summary>Values of another width than keys, in every form of the cache.</summary>
     [Fact]
     public void Values_narrower_than_keys_are_kept_in_sixteen_and_in_eight_bits_too()

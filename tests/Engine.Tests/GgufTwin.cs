@@ -18,7 +18,7 @@ internal sealed class GgufTwin
         ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("qwen3-moe", "qwen3moe"), ("gemma", "gemma"), ("gemma2", "gemma2"), ("gemma3-text", "gemma3"), ("phi", "phi2"),
         ("phi3", "phi3"), ("phi3-longrope", "phi3"), ("falcon", "falcon"), ("falcon-7b-like", "falcon"), ("gpt2", "gpt2"), ("starcoder2", "starcoder2"),
         ("stablelm", "stablelm"), ("olmo2", "olmo2"), ("olmoe", "olmoe"), ("cohere", "command-r"), ("granite", "granite"), ("smollm3", "smollm3"), ("gpt-oss", "gpt-oss"),
-        ("qwen2-moe", "qwen2moe"), ("granite-moe", "granitemoe"), ("glm4-moe", "glm4moe"), ("ernie4_5-moe", "ernie4_5-moe"),
+        ("qwen2-moe", "qwen2moe"), ("granite-moe", "granitemoe"), ("glm4-moe", "glm4moe"), ("ernie4_5-moe", "ernie4_5-moe"), ("deepseek-v2", "deepseek2"),
     ];
 
     private static readonly (string Theirs, string Gguf)[] s_names =
@@ -34,6 +34,8 @@ internal sealed class GgufTwin
         ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down"), ("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down"),
         ("block_sparse_moe.gate", "ffn_gate_inp"), ("mlp.gate", "ffn_gate_inp"), ("mlp.router", "ffn_gate_inp"), ("block_sparse_moe.router.layer", "ffn_gate_inp"),
         ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"), ("mlp.moe_statics.e_score_correction_bias", "exp_probs_b.bias"), ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+        ("self_attn.q_a_proj", "attn_q_a"), ("self_attn.q_a_layernorm", "attn_q_a_norm"), ("self_attn.q_b_proj", "attn_q_b"), ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+        ("self_attn.kv_a_layernorm", "attn_kv_a_norm"), ("self_attn.kv_b_proj", "attn_kv_b"), ("block_sparse_moe.primary_router", "ffn_gate_inp"),
         ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"), ("mlp.shared_expert.up_proj", "ffn_up_shexp"), ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
         ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"), ("mlp.shared_experts.up_proj", "ffn_up_shexp"), ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
     ];
@@ -45,15 +47,16 @@ internal sealed class GgufTwin
     private readonly Dictionary<string, (int[] Shape, float[] Data)> _tensors = new(StringComparer.Ordinal);
     private readonly GgufBuilder _file = new();
     private int _foretelling;
+    private bool _older;
 
-    private GgufTwin(string golden, string architecture)
+    private GgufTwin(string checkpoint, string architecture)
     {
         _architecture = architecture;
-        _config = TestData.Json(Path.Combine(TestData.Golden(golden), "config.json"));
+        _config = TestData.Json(Path.Combine(checkpoint, "config.json"));
         (_hidden, _heads, _layers) = (Int("hidden_size", Int("n_embd")), Int("num_attention_heads", Int("n_head")), Int("num_hidden_layers", Int("n_layer")));
         _kv = Int("num_key_value_heads", Int("num_kv_heads", architecture == "falcon" ? 1 : _heads));
         _headDim = Int("head_dim", _hidden / _heads);
-        using var weights = SafetensorsFile.Open(Path.Combine(TestData.Golden(golden), "model.safetensors"));
+        using var weights = SafetensorsFile.Open(Path.Combine(checkpoint, "model.safetensors"));
         foreach (TensorInfo tensor in weights.Tensors.Values)
         {
             float[] data = new float[tensor.Elements];
@@ -65,18 +68,26 @@ internal sealed class GgufTwin
     /// <summary>The file's bytes; experts may be stored in four bits, or as the numbers that four bits can say.</summary>
     public static byte[] Write(string golden, string architecture, bool mxfp4 = false, bool rounded = false, int foretelling = 0)
     {
-        var twin = new GgufTwin(golden, architecture) { _foretelling = foretelling };
-        twin.Arrange();
-        for (int i = 0; i < foretelling; i++) twin._tensors[$"blk.{twin._layers + i}.nextn.eh_proj.weight"] = ([twin._hidden, 2 * twin._hidden], new float[2 * twin._hidden * twin._hidden]);
-        twin.Keys();
-        foreach ((string name, (int[] shape, float[] data)) in twin._tensors)
+        var twin = new GgufTwin(TestData.Golden(golden), architecture) { _foretelling = foretelling };
+        return twin.Build(mxfp4, rounded);
+    }
+
+    /// <summary>Any checkpoint; <paramref name="older"/>: as files of deepseek2 were before keys and values of latents had tensors of their own.</summary>
+    public static byte[] WriteFolder(string checkpoint, string architecture, bool older = false) => new GgufTwin(checkpoint, architecture) { _older = older }.Build();
+
+    private byte[] Build(bool mxfp4 = false, bool rounded = false)
+    {
+        Arrange();
+        for (int i = 0; i < _foretelling; i++) _tensors[$"blk.{_layers + i}.nextn.eh_proj.weight"] = ([_hidden, 2 * _hidden], new float[2 * _hidden * _hidden]);
+        Keys();
+        foreach ((string name, (int[] shape, float[] data)) in _tensors)
         {
             long[] dims = [.. shape.Reverse().Select(n => (long)n)];
             bool experts = (mxfp4 || rounded) && name.EndsWith("_exps.weight", StringComparison.Ordinal);
-            if (experts && mxfp4) twin._file.Tensor(name, GgufType.MXFP4, dims, Mxfp4.Encode(data));
-            else twin._file.Tensor(name, dims, experts ? Mxfp4.Decode(Mxfp4.Encode(data)) : data);
+            if (experts && mxfp4) _file.Tensor(name, GgufType.MXFP4, dims, Mxfp4.Encode(data));
+            else _file.Tensor(name, dims, experts ? Mxfp4.Decode(Mxfp4.Encode(data)) : data);
         }
-        return twin._file.Build();
+        return _file.Build();
     }
 
     /// <summary>What is stored another way than in the checkpoint.</summary>
@@ -96,6 +107,8 @@ internal sealed class GgufTwin
             float scale = MathF.Sqrt(_headDim / (float)Int("query_pre_attn_scalar"));
             foreach (string name in Named(".attn_q.weight")) Change(name, (shape, data) => (shape, [.. data.Select(x => x * scale)]));
         }
+        if (_architecture == "deepseek2" && !_older)
+            foreach (string name in Named(".attn_kv_b.weight")) SplitLatent(name);
         if (_architecture == "gpt-oss") SplitExperts();
         else if (_architecture == "granitemoe") UnpairExperts();
         else if (Experts > 0) StackExperts();
@@ -113,20 +126,22 @@ internal sealed class GgufTwin
         Key("context_length", (uint)Int("max_position_embeddings", Int("n_positions")));
         Key("embedding_length", (uint)_hidden);
         Key("block_count", (uint)layers);
-        Key("feed_forward_length", (uint)Int("intermediate_size", Int("ffn_hidden_size", 4 * _hidden)));
+        Key("feed_forward_length", (uint)Int("intermediate_size", Int("ffn_hidden_size", Int("moe_ffn_hidden_size", 4 * _hidden))));
         Key("attention.head_count", (uint)_heads);
-        if (_architecture != "gpt2") Key("attention.head_count_kv", (uint)_kv);
+        if (_architecture != "gpt2") Key("attention.head_count_kv", (uint)(_architecture == "deepseek2" && !_older ? 1 : _kv));
+        if (_architecture == "deepseek2") LatentKeys();
         if (Has("rms_norm_eps")) Key("attention.layer_norm_rms_epsilon", Float("rms_norm_eps"));
         else Key("attention.layer_norm_epsilon", Float(Has("layer_norm_eps") ? "layer_norm_eps" : Has("norm_epsilon") ? "norm_epsilon" : "layer_norm_epsilon"));
         if (Has("head_dim")) Key("attention.key_length", (uint)_headDim).Key("attention.value_length", (uint)_headDim);
         // The converters of these write no base: it is 10000.
         if (Has("rope_theta") && _architecture is not ("gemma" or "gemma2" or "phi2" or "falcon" or "stablelm")) Key("rope.freq_base", Float("rope_theta"));
-        if (_architecture is "llama" or "granite" or "granitemoe" or "smollm3" or "phi3") Key("rope.dimension_count", (uint)_headDim);
+        if (_architecture == "smallthinker") Key("attention.sliding_window", (uint)Int("sliding_window_size"));
+        if (_architecture is "llama" or "granite" or "granitemoe" or "smollm3" or "phi3" or "smallthinker") Key("rope.dimension_count", (uint)_headDim);
         if (Has("partial_rotary_factor")) Key("rope.dimension_count", (uint)(Float("partial_rotary_factor") * _headDim));
         if (Has("sliding_window") && _architecture != "dots1" && !(_config.TryGetProperty("use_sliding_window", out JsonElement uses) && !uses.GetBoolean())) Key("attention.sliding_window", (uint)Int("sliding_window"));
         if (Experts > 0)
         {
-            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok", Int("moe_k")));
+            Key("expert_count", (uint)Experts).Key("expert_used_count", (uint)Int("num_experts_per_tok", Int("moe_k", Int("moe_num_active_primary_experts"))));
             if (_architecture is not ("llama" or "olmoe" or "granitemoe")) Key("expert_feed_forward_length", (uint)_tensors[$"blk.{Leading}.ffn_gate_exps.weight"].Shape[1]);
             if (_architecture == "qwen2moe") Key("expert_shared_feed_forward_length", (uint)Int("shared_expert_intermediate_size"));
             if (Leading > 0)
@@ -135,7 +150,15 @@ internal sealed class GgufTwin
                 Key("expert_shared_count", (uint)Int("n_shared_experts", Int("moe_num_shared_experts")));
             }
             if (_architecture == "ernie4_5-moe") Key("interleave_moe_layer_step", (uint)Int("moe_layer_interval"));
-            if (Has("routed_scaling_factor")) Key("expert_weights_scale", Float("routed_scaling_factor")).Key("expert_weights_norm", _config.GetProperty("norm_topk_prob").GetBoolean()).Key("expert_gating_func", 2u);
+            if (_architecture == "smallthinker") Key("expert_gating_func", _config.GetProperty("moe_primary_router_apply_softmax").GetBoolean() ? 1u : 2u);
+            if (Int("n_group") > 1) Key("expert_group_count", (uint)Int("n_group")).Key("expert_group_used_count", (uint)Int("topk_group"));
+            if (_architecture == "deepseek2")
+            {
+                Key("expert_weights_scale", Float("routed_scaling_factor"));
+                if (_config.GetProperty("norm_topk_prob").GetBoolean()) Key("expert_weights_norm", true);
+                if (_config.GetProperty("scoring_func").GetString() == "sigmoid") Key("expert_gating_func", 2u);
+            }
+            else if (Has("routed_scaling_factor")) Key("expert_weights_scale", Float("routed_scaling_factor")).Key("expert_weights_norm", _config.GetProperty("norm_topk_prob").GetBoolean()).Key("expert_gating_func", 2u);
             if (Has("num_nextn_predict_layers")) Key("nextn_predict_layers", (uint)(Int("num_nextn_predict_layers") + _foretelling));
         }
         if (_architecture == "gemma2") Key("attn_logit_softcapping", Float("attn_logit_softcapping")).Key("final_logit_softcapping", Float("final_logit_softcapping"));
@@ -162,6 +185,7 @@ internal sealed class GgufTwin
             case "yarn":
                 Key("rope.scaling.type", "yarn").Key("rope.scaling.factor", Number("factor"));
                 Key("rope.scaling.original_context_length", (uint)Number("original_max_position_embeddings"));
+                if (s.TryGetProperty("mscale_all_dim", out _)) Key("rope.scaling.yarn_log_multiplier", 0.1f * Number("mscale_all_dim"));
                 if (s.TryGetProperty("beta_fast", out _)) Key("rope.scaling.yarn_beta_fast", Number("beta_fast"));
                 if (s.TryGetProperty("beta_slow", out _)) Key("rope.scaling.yarn_beta_slow", Number("beta_slow"));
                 break;
@@ -189,15 +213,15 @@ internal sealed class GgufTwin
     /// <summary>One tensor for a kind, experts outermost; a layer without experts becomes one of equal experts, and all are as wide as the widest.</summary>
     private void StackExperts()
     {
-        string inner = _architecture == "llama" ? "block_sparse_moe.experts" : "mlp.experts";
-        int size = Int("moe_intermediate_size", Int("intermediate_size"));
+        string inner = _architecture is "llama" or "smallthinker" ? "block_sparse_moe.experts" : "mlp.experts";
+        int size = Int("moe_intermediate_size", Int("intermediate_size", Int("moe_ffn_hidden_size")));
         if (Leading == 0 && _tensors.Keys.Any(n => n.EndsWith(".ffn_gate.weight", StringComparison.Ordinal))) size = Int("intermediate_size");
         // Equal experts get equal shares: of all of them where the chosen ones are not scaled to sum 1.
         float share = _architecture == "qwen2moe" ? Experts / (float)Int("num_experts_per_tok") : 1;
         for (int i = Leading; i < _layers; i++)
         {
             bool dense = _tensors.ContainsKey($"blk.{i}.ffn_gate.weight");
-            foreach ((string kind, string theirs) in _architecture == "llama" ? new[] { ("gate", "w1"), ("up", "w3"), ("down", "w2") } : [("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")])
+            foreach ((string kind, string theirs) in _architecture == "llama" ? new[] { ("gate", "w1"), ("up", "w3"), ("down", "w2") } : _architecture == "smallthinker" ? [("gate", "gate"), ("up", "up"), ("down", "down")] : [("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")])
             {
                 var all = new List<float>();
                 for (int e = 0; e < Experts; e++)
@@ -219,6 +243,25 @@ internal sealed class GgufTwin
                 _tensors[$"blk.{i}.ffn_{kind}_shexp.weight"] = (kind == "down" ? [_hidden, shared] : [shared, _hidden], new float[shared * _hidden]);
             _tensors[$"blk.{i}.ffn_gate_inp_shexp.weight"] = ([_hidden], new float[_hidden]);
         }
+    }
+
+    /// <summary>Of each head the key's part, inputs first, and the value's.</summary>
+    private void SplitLatent(string name)
+    {
+        (int[] shape, float[] data) = _tensors[name];
+        int own = Int("qk_nope_head_dim"), value = Int("v_head_dim"), rank = shape[1], one = (own + value) * rank;
+        _tensors.Remove(name);
+        _tensors[name.Replace("kv_b", "k_b", StringComparison.Ordinal)] = ([_heads, rank, own], [.. Enumerable.Range(0, _heads).SelectMany(h => Transposed(data[(h * one)..(h * one + own * rank)], own, rank))]);
+        _tensors[name.Replace("kv_b", "v_b", StringComparison.Ordinal)] = ([_heads, value, rank], [.. Enumerable.Range(0, _heads).SelectMany(h => data[(h * one + own * rank)..((h + 1) * one)])]);
+    }
+
+    private void LatentKeys()
+    {
+        int rank = Int("kv_lora_rank"), turned = Int("qk_rope_head_dim"), key = Int("qk_nope_head_dim") + turned, value = Int("v_head_dim");
+        Key("attention.kv_lora_rank", (uint)rank).Key("rope.dimension_count", (uint)turned);
+        if (Has("q_lora_rank")) Key("attention.q_lora_rank", (uint)Int("q_lora_rank"));
+        if (_older) Key("attention.key_length", (uint)key).Key("attention.value_length", (uint)value);
+        else Key("attention.key_length", (uint)(rank + turned)).Key("attention.value_length", (uint)rank).Key("attention.key_length_mla", (uint)key).Key("attention.value_length_mla", (uint)value);
     }
 
     /// <summary>Gate and up lie behind each other for each expert.</summary>
@@ -344,7 +387,7 @@ internal sealed class GgufTwin
         return this;
     }
 
-    private int Experts => Int("num_local_experts", Int("num_experts", Int("n_routed_experts", Int("moe_num_experts"))));
+    private int Experts => Int("num_local_experts", Int("num_experts", Int("n_routed_experts", Int("moe_num_experts", Int("moe_num_primary_experts")))));
     /// <summary>Dense layers before the first one of experts.</summary>
     private int Leading => Int("first_k_dense_replace", Int("moe_layer_start_index"));
     private bool Has(string key) => _config.TryGetProperty(key, out JsonElement value) && value.ValueKind != JsonValueKind.Null;

@@ -1,4 +1,5 @@
 using FlashOrleans.Flash;
+using FlashOrleans.Models.Synthetic;
 
 namespace FlashOrleans.Engine.Tests;
 
@@ -75,5 +76,38 @@ public sealed class RoutingTests
             foreach (int e in set) last[e] = t;
         }
         Assert.InRange(1 - Firing.Experts(0.125).MissedWith(share, 1) / 0.125, hits / (double)uses - 0.06, hits / (double)uses + 0.06);
+    }
+
+    /// <summary>A shape as `flash synth` makes it: whatever is held of the drawn experts, the tokens are the same, and a layer never holds more than it may.</summary>
+    [Fact]
+    public void A_synthetic_model_says_the_same_with_room_for_all_experts_of_a_layer_for_two_and_for_one()
+    {
+        string folder = Directory.CreateTempSubdirectory("flash-routing-").FullName;
+        try
+        {
+            string shape = Path.Combine(folder, "shape.json"), path = Path.Combine(folder, "m.flash");
+            File.WriteAllText(shape, """
+                {"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_act":"silu","vocab_size":512,"hidden_size":256,"intermediate_size":512,"moe_intermediate_size":64,"num_hidden_layers":3,
+                 "num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,"num_experts":16,"num_experts_per_tok":4,"norm_topk_prob":true,"max_position_embeddings":512,"rms_norm_eps":1e-6,"tie_word_embeddings":false}
+                """);
+            SyntheticModel.Create(path, new SyntheticOptions { Shape = shape, Activity = "auto", Name = "m" });
+            using FlashPackage package = FlashPackage.Open(path);
+            Assert.NotNull(package.Manifest.Routing);
+            int[]? said = null;
+            foreach (int held in new[] { 16, 2, 1 })
+                foreach (bool prefetch in new[] { true, false })
+                {
+                    using var engine = new LocalEngine(package, new() { Threads = 2 }, new() { Window = held / 16.0, Prefetch = prefetch });
+                    using var session = engine.OpenSession();
+                    int[] tokens = [.. session.Generate([1, 2, 3, 4, 5, 6, 7], 12, Sampling.Greedy).Select(r => r.Token)];
+                    Assert.Equal(said ??= tokens, tokens);
+                    Assert.All(engine.Layers, l => Assert.True(l.Stats.WindowUsed <= held));
+                    Assert.All(engine.Layers, l => Assert.True(held == 16 || l.Stats.UnitsHit < l.Stats.UnitsNeeded));
+                }
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 }

@@ -1,20 +1,11 @@
-using System.Runtime.InteropServices;
-using System.Text.Json;
-using FlashOrleans.Flash;
-
 namespace FlashOrleans.Engine.Tests;
 
 /// <summary>
 /// SmallThinker by its paper (arXiv 2507.20984) and its configuration's words, since there is no golden: a tiny random checkpoint, and beside it the model written down once more, in double, for this test alone.
 /// </summary>
-public sealed class SmallThinkerTests : IDisposable
+public sealed class SmallThinkerTests : PaperModel
 {
     private const int Hidden = 64, Heads = 4, KvHeads = 2, HeadDim = 16, Layers = 4, Experts = 6, Active = 2, Size = 24, Vocabulary = 128, Window = 5;
-    private static readonly int[] s_ids = [3, 99, 17, 64, 5, 120, 8, 41, 77, 2, 30, 11, 90];
-    private readonly string _folder = Directory.CreateTempSubdirectory("flash-smallthinker-").FullName;
-    private readonly Dictionary<string, (int[] Shape, float[] Data)> _tensors = new(StringComparer.Ordinal);
-
-    public void Dispose() => Directory.Delete(_folder, recursive: true);
 
     [Theory]
     [InlineData(false, true)]
@@ -23,22 +14,28 @@ public sealed class SmallThinkerTests : IDisposable
     public void Logits_equal_the_paper_s_model_written_down_independently(bool softmax, bool early)
     {
         using var imported = Create(softmax, early);
-        double[][] expected = Logits(softmax, early);
-        List<float[]> reference = ReferenceModel.FromPackage(imported.Package).Run(s_ids).Logits;
-        for (int i = 0; i < s_ids.Length; i++)
-            for (int t = 0; t < Vocabulary; t++) Assert.Equal(expected[i][t], reference[i][t], 2e-4);
-        foreach ((int id, float logit) in Run(imported.Package, "auto", 0.3, 4, threads: 2)) Assert.Equal(expected[^1][id], logit, 2e-4);
+        AssertLogits(Logits(softmax, early), imported.Package);
     }
 
     [Fact]
     public void With_room_for_all_experts_for_two_or_for_one_the_bits_are_the_same()
     {
         using var imported = Create(softmax: false, early: true);
-        (int, float)[] plain = Run(imported.Package, "scalar", 1, 64, threads: 1);
-        foreach (string kernels in Kernels.Available)
-            foreach (int held in new[] { Experts, 2, 1 })
-                foreach (int threads in new[] { 1, 3 })
-                    Assert.Equal(plain, Run(imported.Package, kernels, (double)held / Experts, threads == 1 ? 1 : 5, threads));
+        AssertBits(imported.Package);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_GGUF_file_computes_what_its_checkpoint_computes(bool softmax)
+    {
+        string checkpoint = Checkpoint(softmax, early: true), file = PathOf("m.gguf");
+        File.WriteAllBytes(file, GgufTwin.WriteFolder(checkpoint, "smallthinker"));
+        using var plain = ImportedPackage.Create(checkpoint, "f32");
+        using var gguf = ImportedPackage.Create(file, "f32");
+        Assert.Equal(plain.Package.Config.Experts, gguf.Package.Config.Experts);
+        Assert.Equal(plain.Package.Config.LayerTraits, gguf.Package.Config.LayerTraits);
+        Assert.Equal(Run(plain.Package, "auto", 0.3, 4, threads: 2), Run(gguf.Package, "auto", 0.3, 4, threads: 2));
     }
 
     /// <summary>What the early router asks for is what the feed-forward then needs: nothing is read in vain, nothing is missed.</summary>
@@ -48,7 +45,7 @@ public sealed class SmallThinkerTests : IDisposable
         using var imported = Create(softmax: false, early: true);
         using var engine = new LocalEngine(imported.Package, null, new() { Window = 1 });
         using var session = engine.OpenSession();
-        Assert.Equal(5, session.Generate(s_ids, 5, Sampling.Greedy).Count());
+        Assert.Equal(5, session.Generate(Ids, 5, Sampling.Greedy).Count());
         foreach (var layer in engine.Layers)
         {
             Assert.True(layer.Stats.PrefetchIssued > 0);
@@ -58,19 +55,10 @@ public sealed class SmallThinkerTests : IDisposable
         }
     }
 
-    private static (int, float)[] Run(FlashPackage package, string kernels, double window, int chunk, int threads)
-    {
-        using var engine = new LocalEngine(package, new() { Kernels = kernels, Threads = threads }, new() { Window = window });
-        using var session = engine.OpenSession();
-        session.Timeline.Append(s_ids);
-        return session.Run(Sampling.Greedy, SlotFlags.Sample, Vocabulary, chunk).Top!;
-    }
+    private ImportedPackage Create(bool softmax, bool early) => ImportedPackage.Create(Checkpoint(softmax, early), "f32");
 
-    private ImportedPackage Create(bool softmax, bool early)
+    private string Checkpoint(bool softmax, bool early)
     {
-        var random = new Random(7);
-        void Add(string name, float scale, params int[] shape) =>
-            _tensors[name] = (shape, [.. Enumerable.Range(0, shape.Aggregate(1, (a, b) => a * b)).Select(_ => shape.Length == 1 ? 1 + 0.2f * (random.NextSingle() - 0.5f) : scale * 2 * (random.NextSingle() - 0.5f))]);
         Add("model.embed_tokens.weight", 1, Vocabulary, Hidden);
         Add("model.norm.weight", 1, Hidden);
         for (int i = 0; i < Layers; i++)
@@ -90,9 +78,7 @@ public sealed class SmallThinkerTests : IDisposable
                 Add(l + $"block_sparse_moe.experts.{e}.down.weight", 0.4f, Hidden, Size);
             }
         }
-        string checkpoint = Path.Combine(_folder, $"{softmax}-{early}");
-        Directory.CreateDirectory(checkpoint);
-        File.WriteAllText(Path.Combine(checkpoint, "config.json"), JsonSerializer.Serialize(new Dictionary<string, object>
+        return Write($"{softmax}-{early}", new()
         {
             ["architectures"] = new[] { "SmallThinkerForCausalLM" },
             ["model_type"] = "smallthinker",
@@ -105,6 +91,7 @@ public sealed class SmallThinkerTests : IDisposable
             ["head_dim"] = HeadDim,
             ["max_position_embeddings"] = 256,
             ["rms_norm_eps"] = 1e-6,
+            ["rope_theta"] = 1e6,
             ["rope_layout"] = new[] { 0, 1, 1, 1 },
             ["sliding_window_layout"] = new[] { 0, 1, 1, 1 },
             ["sliding_window_size"] = Window,
@@ -113,29 +100,14 @@ public sealed class SmallThinkerTests : IDisposable
             ["moe_ffn_hidden_size"] = Size,
             ["moe_primary_router_apply_softmax"] = softmax,
             ["moe_enable_early_router"] = early,
-        }));
-        WriteSafetensors(Path.Combine(checkpoint, "model.safetensors"));
-        return ImportedPackage.Create(checkpoint, "f32");
-    }
-
-    private void WriteSafetensors(string path)
-    {
-        long at = 0;
-        var header = new Dictionary<string, object>();
-        foreach ((string name, (int[] shape, float[] data)) in _tensors)
-            header[name] = new Dictionary<string, object> { ["dtype"] = "F32", ["shape"] = shape, ["data_offsets"] = new[] { at, at += data.Length * 4L } };
-        byte[] json = JsonSerializer.SerializeToUtf8Bytes(header);
-        using FileStream file = File.Create(path);
-        file.Write(BitConverter.GetBytes((long)json.Length));
-        file.Write(json);
-        foreach ((_, float[] data) in _tensors.Values) file.Write(MemoryMarshal.AsBytes<float>(data));
+        });
     }
 
     // ---------------------------------------------------------------- the model, once more
 
     private double[][] Logits(bool softmax, bool early)
     {
-        double[][] stream = [.. s_ids.Select(id => Row("model.embed_tokens.weight", id))];
+        double[][] stream = [.. Ids.Select(id => Row("model.embed_tokens.weight", id))];
         for (int i = 0; i < Layers; i++)
         {
             string l = $"model.layers.{i}.";
@@ -190,20 +162,4 @@ public sealed class SmallThinkerTests : IDisposable
             }
         return y;
     }
-
-    private double[] Norm(double[] x, string weight)
-    {
-        double size = Math.Sqrt(x.Sum(static a => a * a) / x.Length + 1e-6);
-        return [.. x.Select((a, j) => a / size * _tensors[weight].Data[j])];
-    }
-
-    private double[] Times(string matrix, double[] x)
-    {
-        (int[] shape, float[] data) = _tensors[matrix];
-        return [.. Enumerable.Range(0, shape[0]).Select(r => Enumerable.Range(0, shape[1]).Sum(c => (double)data[r * shape[1] + c] * x[c]))];
-    }
-
-    private double[] Row(string matrix, int row) => [.. _tensors[matrix].Data.AsSpan(row * Hidden, Hidden).ToArray().Select(static f => (double)f)];
-
-    private static double[] Sum(double[] a, double[] b) => [.. a.Zip(b, static (x, y) => x + y)];
 }

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -31,7 +32,7 @@ public sealed class LayerPumpTests : IDisposable
         return wave;
     }
 
-    private async Task PumpAsync(Func<WaveMessage, Task>? forward = null, Action<int>? session = null, Func<PrefetchHint, Task>? hint = null)
+    private async Task PumpAsync(Func<WaveMessage, Task>? forward = null, Action<int>? session = null, Func<PrefetchHint, Task>? hint = null, Func<PrefetchHint, Task>? own = null)
     {
         int calls = 0;
         // The pump takes what throws for a failed send: what a test found wrong is kept for the end.
@@ -56,7 +57,7 @@ public sealed class LayerPumpTests : IDisposable
                 session?.Invoke(calls++);
                 return default(ValueTask);
             }),
-            NullLogger.Instance);
+            NullLogger.Instance, Fake.Of<IPrefetchGrain>((_, arguments) => own!((PrefetchHint)arguments[0]!)));
         _hosted.Outbox.Close();
         await pump.RunAsync();
         Assert.Null(wrong);
@@ -160,5 +161,22 @@ public sealed class LayerPumpTests : IDisposable
             Assert.Equal(8, refused + faulted);
             Assert.Equal(0, hosted.WavesHeld);
         }
+    }
+
+    [Fact]
+    public async Task The_first_layer_s_hints_for_itself_go_to_its_own_prefetch_grain_and_the_others_to_the_next_one_s()
+    {
+        List<string> told = [];
+        Func<PrefetchHint, Task> Told(string whom) => hint =>
+        {
+            Assert.True(hint.TryClaim(out byte[] array));
+            told.Add($"{whom} {string.Join(' ', MemoryMarshal.Cast<byte, int>(array.AsSpan(0, hint.Length)).ToArray())}");
+            PrefetchHint.Return(array);
+            return Task.CompletedTask;
+        };
+        _hosted.HintOwn([3, 5]);
+        _hosted.Hint([4]);
+        await PumpAsync(hint: Told("next"), own: Told("own"));
+        Assert.Equal(["own 3 5", "next 4"], told);
     }
 }

@@ -7,7 +7,7 @@ namespace FlashOrleans.Models.Tests;
 [CollectionDefinition(nameof(AloneCollection), DisableParallelization = true)]
 public sealed class AloneCollection;
 
-/// <summary>An import's memory does not depend on the checkpoint's size. Alone, because it looks at the whole heap.</summary>
+/// <summary>An import's memory does not depend on the checkpoint's size: a few blocks, and the one matrix that is turned (at most 128 MiB). Alone, because it looks at the whole heap.</summary>
 [Collection(nameof(AloneCollection))]
 public sealed class ImportMemoryTests : IDisposable
 {
@@ -16,7 +16,7 @@ public sealed class ImportMemoryTests : IDisposable
     public void Dispose() => Directory.Delete(_folder, true);
 
     [Fact]
-    public void Memory_stays_at_a_few_blocks_whatever_the_checkpoint()
+    public void Memory_stays_at_a_few_blocks_and_a_turned_matrix_whatever_the_checkpoint()
     {
         const int d = 512, n = 6144, layers = 2, vocab = 8192;
         string source = Path.Combine(_folder, "source");
@@ -27,7 +27,7 @@ public sealed class ImportMemoryTests : IDisposable
         ImportResult result = Importer.Import(source, Path.Combine(_folder, "m.flash"), new ImportOptions { Quant = "q8" }, watch);
 
         Assert.True(watch.Samples > 20, $"{watch.Samples} samples");
-        Assert.True(watch.Most < 12 << 20, $"{watch.Most >> 20} MiB were alive while {bytes >> 20} MiB were imported");
+        Assert.True(watch.Most < 32 << 20, $"{watch.Most >> 20} MiB were alive while {bytes >> 20} MiB were imported");
         Assert.Equal(WeightFormat.Q8, result.Format);
     }
 

@@ -89,14 +89,16 @@ internal static unsafe class Activations
         float sum = e.Score == RouterScore.Softmax ? Exponentials(all) : 1;
         for (int i = 0; i < e.Count && e.Score == RouterScore.Sigmoid; i++) all[i] = Sigmoid(all[i]);
         Span<bool> isChosen = e.Count <= 1024 ? stackalloc bool[e.Count] : new bool[e.Count];
+        Span<bool> isOpen = e.Groups <= 256 ? stackalloc bool[e.Groups] : new bool[e.Groups];
+        if (e.Groups > 0) OpenGroups(e, all, sum, choiceBias, isOpen);
         for (int k = 0; k < e.Active; k++)
         {
             int best = -1;
             float most = 0;
             for (int i = 0; i < e.Count; i++)
             {
-                if (isChosen[i]) continue;
-                float value = choiceBias == null ? all[i] : all[i] / sum + choiceBias[i];
+                if (isChosen[i] || (e.Groups > 0 && !isOpen[i / (e.Count / e.Groups)])) continue;
+                float value = ChoiceScore(all, sum, choiceBias, i);
                 if (best < 0 || value > most) (best, most) = (i, value);
             }
             isChosen[best] = true;
@@ -106,6 +108,49 @@ internal static unsafe class Activations
         for (int i = 0; i < e.Count; i++) chosen += isChosen[i] ? all[i] : 0;
         float total = e.Normalised ? MathF.Max(chosen + e.SumEps * sum, e.SumFloor * sum) : sum;
         for (int i = 0; i < e.Count; i++) all[i] = isChosen[i] ? all[i] / total * scale : 0;
+    }
+
+    private static float ChoiceScore(ReadOnlySpan<float> scores, float sum, float* choiceBias, int i) => choiceBias == null ? scores[i] : scores[i] / sum + choiceBias[i];
+
+    /// <summary>The groups whose best experts have the largest scores together: the lower one among equals.</summary>
+    private static void OpenGroups(ExpertConfig e, ReadOnlySpan<float> scores, float sum, float* choiceBias, Span<bool> isOpen)
+    {
+        int size = e.Count / e.Groups;
+        for (int k = 0; k < e.UsedGroups; k++)
+        {
+            int best = -1;
+            float most = 0;
+            for (int g = 0; g < e.Groups; g++)
+            {
+                if (isOpen[g]) continue;
+                float worth = GroupWorth(e, scores, sum, choiceBias, g * size, size);
+                if (best < 0 || worth > most) (best, most) = (g, worth);
+            }
+            isOpen[best] = true;
+        }
+    }
+
+    /// <summary>The sum of the largest scores from <paramref name="first"/> on, the largest first: of which experts they are does not matter.</summary>
+    private static float GroupWorth(ExpertConfig e, ReadOnlySpan<float> scores, float sum, float* choiceBias, int first, int size)
+    {
+        float worth = 0, last = float.PositiveInfinity;
+        for (int taken = 0; taken < e.GroupBest;)
+        {
+            // The next lower score, as often as it is there.
+            float next = float.NegativeInfinity;
+            int times = 0;
+            for (int i = first; i < first + size; i++)
+            {
+                float score = ChoiceScore(scores, sum, choiceBias, i);
+                if (!(score < last) || score < next) continue;
+                times = score > next ? 1 : times + 1;
+                next = score;
+            }
+            if (times == 0) break;
+            for (; times > 0 && taken < e.GroupBest; times--, taken++) worth += next;
+            last = next;
+        }
+        return worth;
     }
 
     /// <summary>e^(x - the largest), and their sum.</summary>

@@ -323,7 +323,7 @@ public sealed partial class ReferenceModel
         float[] score = MatVec(w.Router!, w.RouterBias, routed, e.Count);
         if (e.Score == RouterScore.Softmax) Softmax(score);
         else for (int i = 0; i < e.Count; i++) score[i] = Sigmoid(score[i]);
-        int[] chosen = [.. Enumerable.Range(0, e.Count).OrderByDescending(i => score[i] + (w.ChoiceBias?[i] ?? 0)).ThenBy(i => i).Take(e.Active)];
+        int[] chosen = Choose(e, [.. score.Select((s, i) => s + (w.ChoiceBias?[i] ?? 0))]);
         float total = e.Normalised ? MathF.Max(chosen.Sum(i => score[i]) + e.SumEps, e.SumFloor) : 1;
         int d = x.Length;
         float[] y = w.Shared != null ? Shared(w.Shared, x) : new float[d];
@@ -339,6 +339,20 @@ public sealed partial class ReferenceModel
             for (int j = 0; j < d && w.DownBias != null; j++) y[j] += weight * w.DownBias[expert * d + j];
         }
         return y;
+    }
+
+    /// <summary>The highest scores: where there are groups, of those whose best are highest together.</summary>
+    private static int[] Choose(ExpertConfig e, float[] score)
+    {
+        IEnumerable<int> open = Enumerable.Range(0, e.Count);
+        if (e.Groups > 0)
+        {
+            int size = e.Count / e.Groups;
+            float[] worth = [.. score.Chunk(size).Select(g => g.OrderDescending().Take(e.GroupBest).Sum())];
+            int[] used = [.. Enumerable.Range(0, e.Groups).OrderByDescending(g => worth[g]).ThenBy(g => g).Take(e.UsedGroups)];
+            open = open.Where(i => used.Contains(i / size));
+        }
+        return [.. open.OrderByDescending(i => score[i]).ThenBy(i => i).Take(e.Active)];
     }
 
     private float[] Shared(SharedExpert w, float[] x)

@@ -161,16 +161,18 @@ internal sealed class HostedLayer : ILayerRouter
 
     public void Hint(ReadOnlySpan<int> units) => PostHint(MemoryMarshal.AsBytes(units), units.Length, rows: false);
 
+    public void HintOwn(ReadOnlySpan<int> units) => PostHint(MemoryMarshal.AsBytes(units), units.Length, rows: false, OutboxKind.OwnHint);
+
     public void HintRows(ReadOnlySpan<float> rows, int count, int width) => PostHint(MemoryMarshal.AsBytes(rows), count, rows: true);
 
     public bool WantsRows => Options.Prefetch && _host.ManySilos;
 
-    private void PostHint(ReadOnlySpan<byte> data, int count, bool rows)
+    private void PostHint(ReadOnlySpan<byte> data, int count, bool rows, OutboxKind kind = OutboxKind.Hint)
     {
         if (count == 0) return;
         Interlocked.Increment(ref _hints);
         PrefetchHint hint = PrefetchHint.Rent(data, count, rows);
-        if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Hint, Hint = hint })) hint.TryReturn();
+        if (!Outbox.Post(new OutboxItem { Kind = kind, Hint = hint })) hint.TryReturn();
     }
 
     private void FaultAll(Wave wave, FaultKind kind, string why)

@@ -4,7 +4,7 @@ using FlashOrleans.Engine;
 
 namespace FlashOrleans.Grains;
 
-internal enum OutboxKind : byte { Wave, Result, Fault, Hint }
+internal enum OutboxKind : byte { Wave, Result, Fault, Hint, OwnHint }
 
 /// <summary>One thing that leaves a layer.</summary>
 internal readonly struct OutboxItem

@@ -29,6 +29,7 @@ internal static class ExpertFamilies
             ChoiceBias = "mlp.moe_statics.e_score_correction_bias", ChoiceBiasIsRow = true, Rotation = RotationOrder.Neighbours,
         }),
         new("DeepseekV2ForCausalLM", "deepseek_v2", DeepSeek2, static c => WithShared(c) with { Rotation = RotationOrder.Neighbours }) { KnownCode = true },
+        new("DeepseekV3ForCausalLM", "deepseek_v3", DeepSeek3, static c => WithShared(c) with { Rotation = RotationOrder.Neighbours }) { KnownCode = true },
         new("SmallThinkerForCausalLM", "smallthinker", SmallThinker, static _ => TensorNames.Llama with
         {
             Router = "block_sparse_moe.primary_router", Experts = "block_sparse_moe.experts.{0}.", ExpertGate = "gate", ExpertUp = "up", ExpertDown = "down",
@@ -107,10 +108,9 @@ internal static class ExpertFamilies
     private static ModelConfig Dots1(ConfigJson json) =>
         SigmoidExperts(json, json.Common("dots1").Windows(json, slidesByDefault: true, firstByDefault: 62) with { QkNorm = QkNorm.Head }, count: 128, active: 6);
 
-    /// <summary>What descends from DeepSeek-V3: sigmoids, a bias of the choice, a scale, shared experts as one; the first layers are dense.</summary>
+    /// <summary>What descends from DeepSeek-V3: sigmoids, a bias of the choice, groups by their two best, a scale, shared experts as one; the first layers are dense.</summary>
     private static ModelConfig SigmoidExperts(ConfigJson json, ModelConfig c, int count, int active)
     {
-        json.Refuse(json.Size("n_group", 1 << 12, absent: 1) != 1, "n_group", "1: experts are chosen among all");
         int size = json.Size("moe_intermediate_size", 1 << 22, absent: 1408);
         ExpertConfig experts = Experts(json, json.Size("n_routed_experts", 1 << 12, absent: count), size, json.Flag("norm_topk_prob", true), active) with
         {
@@ -120,6 +120,7 @@ internal static class ExpertFamilies
             Scale = Scale(json),
             SharedSize = Shared(json, "n_shared_experts", size, absent: 1),
         };
+        experts = Grouped(json, experts, best: 2);
         int dense = json.Whole("first_k_dense_replace") ?? 1;
         return DenseWhere(c with { Experts = experts }, i => i < dense);
     }
@@ -155,24 +156,23 @@ internal static class ExpertFamilies
         return c with { Experts = experts, SlidingWindow = bounded ? window : 0, LayerTraits = traits.All(static t => t == LayerTraits.None) ? [] : traits };
     }
 
-    /// <summary>Attention by latents, greedy choice by softmax.</summary>
+    /// <summary>Groups of experts where there are several and not all of them are used; <paramref name="best"/>: by how many of its experts a group is judged.</summary>
+    private static ExpertConfig Grouped(ConfigJson json, ExpertConfig experts, int best)
+    {
+        int groups = json.Size("n_group", 1 << 12, absent: 1), used = json.Size("topk_group", 1 << 12, absent: groups);
+        if (groups == 1 || used >= groups) return experts;
+        if (experts.Count % groups != 0 || experts.Active > used * (experts.Count / groups)) throw json.Wrong($"{used} of {groups} groups (n_group, topk_group) do not give {experts.Active} of {experts.Count} experts");
+        return experts with { Groups = groups, UsedGroups = used, GroupBest = Math.Min(best, experts.Count / groups) };
+    }
+
+    /// <summary>Attention by latents, choice by softmax: greedy, or in groups by the best of each.</summary>
     private static ModelConfig DeepSeek2(ConfigJson json)
     {
-        json.Refuse((json.Text("topk_method") ?? "greedy") != "greedy", "topk_method", "greedy");
+        string method = json.Text("topk_method") ?? "greedy";
+        json.Refuse(method is not ("greedy" or "group_limited_greedy"), "topk_method", "greedy, group_limited_greedy");
         json.Refuse((json.Text("scoring_func") ?? "softmax") != "softmax", "scoring_func", "softmax");
-        json.Refuse(json.Size("moe_layer_freq", 1 << 12, absent: 1) != 1, "moe_layer_freq", "1");
-        json.Refuse(json.Flag("attention_bias", false), "attention_bias", "false");
-        int turned = json.Size("qk_rope_head_dim", 1 << 12, absent: 64), own = json.Size("qk_nope_head_dim", 1 << 12, absent: 128), size = json.Size("moe_intermediate_size", 1 << 22, absent: 1407);
-        (RopeConfig rope, double attention) = LatentRope(json, turned);
-        ModelConfig c = json.Common("deepseek-v2", rope: rope) with
-        {
-            HeadDim = own + turned,
-            ValueDim = json.Size("v_head_dim", 1 << 12, absent: 128),
-            Rope = rope with { Dims = turned },
-            AttentionScale = attention == 1 ? 0 : (float)(attention * attention / Math.Sqrt(own + turned)),
-            Latent = new LatentConfig { KvRank = json.Size("kv_lora_rank", 1 << 16, absent: 512), RopeDim = turned, QueryRank = json.IsNull("q_lora_rank") ? 0 : json.Size("q_lora_rank", 1 << 16, absent: 1536) },
-        };
-        json.Refuse(c.KvHeads != c.Heads, "num_key_value_heads", "as many as num_attention_heads");
+        int size = json.Size("moe_intermediate_size", 1 << 22, absent: 1407);
+        ModelConfig c = Latents(json, "deepseek-v2");
         ExpertConfig experts = Experts(json, json.Size("n_routed_experts", 1 << 12, absent: 64), size, normalised: false) with
         {
             Scale = Scale(json),
@@ -181,7 +181,35 @@ internal static class ExpertFamilies
         // The families' code never divides by the sum, whatever the configuration says.
         json.Refuse(json.Flag("norm_topk_prob", false), "norm_topk_prob", "false");
         int dense = json.Whole("first_k_dense_replace") ?? 0;
-        return DenseWhere(c with { Experts = experts }, i => i < dense);
+        return DenseWhere(c with { Experts = method == "greedy" ? experts : Grouped(json, experts, best: 1) }, i => i < dense);
+    }
+
+    /// <summary>Attention by latents, choice by sigmoids and a bias. Layers that foretell further tokens are not among those that the configuration counts.</summary>
+    private static ModelConfig DeepSeek3(ConfigJson json)
+    {
+        json.Refuse((json.Text("topk_method") ?? "noaux_tc") != "noaux_tc", "topk_method", "noaux_tc");
+        json.Refuse((json.Text("scoring_func") ?? "sigmoid") != "sigmoid", "scoring_func", "sigmoid");
+        json.Refuse(!json.Flag("rope_interleave", true), "rope_interleave", "true");
+        return SigmoidExperts(json, Latents(json, "deepseek-v3"), count: 256, active: 8);
+    }
+
+    /// <summary>DeepSeek without its experts.</summary>
+    private static ModelConfig Latents(ConfigJson json, string architecture)
+    {
+        json.Refuse(json.Size("moe_layer_freq", 1 << 12, absent: 1) != 1, "moe_layer_freq", "1");
+        json.Refuse(json.Flag("attention_bias", false), "attention_bias", "false");
+        int turned = json.Size("qk_rope_head_dim", 1 << 12, absent: 64), own = json.Size("qk_nope_head_dim", 1 << 12, absent: 128);
+        (RopeConfig rope, double attention) = LatentRope(json, turned);
+        ModelConfig c = json.Common(architecture, rope: rope) with
+        {
+            HeadDim = own + turned,
+            ValueDim = json.Size("v_head_dim", 1 << 12, absent: 128),
+            Rope = rope with { Dims = turned },
+            AttentionScale = attention == 1 ? 0 : (float)(attention * attention / Math.Sqrt(own + turned)),
+            Latent = new LatentConfig { KvRank = json.Size("kv_lora_rank", 1 << 16, absent: 512), RopeDim = turned, QueryRank = json.IsNull("q_lora_rank") ? 0 : json.Size("q_lora_rank", 1 << 16, absent: 1536) },
+        };
+        json.Refuse(c.KvHeads != c.Heads, "num_key_value_heads", "as many as num_attention_heads");
+        return c;
     }
 
     /// <summary>Yarn of DeepSeek stretches the scores by a factor of its own: that of cosines and sines is the quotient of two, the scores' the square of the second.</summary>

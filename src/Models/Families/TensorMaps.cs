@@ -152,10 +152,24 @@ internal sealed class TensorMaps
         Vector(o + "attn.kv_latent_norm", s + _n.KvLatentNorm + ".weight", rank);
         // What is not rotated: in the order that the queries have it in.
         int[] parts = [.. order[turned..(hd / 2)], .. order[(hd / 2 + turned)..]];
-        string both = s + _n.KvFromLatent + ".weight";
-        Shape(both, [_c.Heads * (own + vd), rank]);
-        List<Run> keys = Merge([.. Enumerable.Range(0, _c.Heads).SelectMany(h => parts.Select(j => new Run(both, h * (own + vd) + j, 1)))]);
-        Run[] values = [.. Enumerable.Range(0, _c.Heads).Select(h => new Run(both, h * (own + vd) + own, vd))];
+        IEnumerable<Run> keyRows;
+        Run[] values;
+        if (_n.KeysFromLatent is { } apart)
+        {
+            string ofKeys = s + apart + ".weight", ofValues = s + _n.ValuesFromLatent + ".weight";
+            Shape(ofKeys, [_c.Heads, rank, own]);
+            Shape(ofValues, [_c.Heads, vd, rank]);
+            keyRows = Enumerable.Range(0, _c.Heads).SelectMany(h => parts.Select(j => new Run(ofKeys, j, 1, Transposed: true, Base: h * rank)));
+            values = [new Run(ofValues, 0, _c.Heads * vd)];
+        }
+        else
+        {
+            string both = s + _n.KvFromLatent + ".weight";
+            Shape(both, [_c.Heads * (own + vd), rank]);
+            keyRows = Enumerable.Range(0, _c.Heads).SelectMany(h => parts.Select(j => new Run(both, h * (own + vd) + j, 1)));
+            values = [.. Enumerable.Range(0, _c.Heads).Select(h => new Run(both, h * (own + vd) + own, vd))];
+        }
+        List<Run> keys = Merge([.. keyRows]);
         _maps.Add(new TensorMap(o + "attn.k_b", _c.Heads * own, rank, keys));
         _maps.Add(new TensorMap(o + "attn.v_b", _c.Heads * vd, rank, values));
         Rows(o + "attn.o", s + _n.O + ".weight", d, _c.AttendedSize);

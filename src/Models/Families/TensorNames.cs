@@ -60,6 +60,9 @@ internal sealed record TensorNames
     public string KvLatentNorm { get; init; } = "self_attn.kv_a_layernorm";
     /// <summary>For each head the key's own part and the value.</summary>
     public string KvFromLatent { get; init; } = "self_attn.kv_b_proj";
+    /// <summary>GGUF: the two of them apart, [heads, latent, key's part] and [heads, value, latent].</summary>
+    public string? KeysFromLatent { get; init; }
+    public string ValuesFromLatent { get; init; } = "";
 
     public string Gate { get; init; } = "mlp.gate_proj";
     public string Up { get; init; } = "mlp.up_proj";
@@ -113,6 +116,13 @@ internal sealed record TensorNames
         QNorm = "attn_q_norm",
         KNorm = "attn_k_norm",
         O = "attn_output",
+        QLatent = "attn_q_a",
+        QLatentNorm = "attn_q_a_norm",
+        QFromLatent = "attn_q_b",
+        KvLatent = "attn_kv_a_mqa",
+        KvLatentNorm = "attn_kv_a_norm",
+        KvFromLatent = "attn_kv_b",
+        ValuesFromLatent = "attn_v_b",
         Gate = "ffn_gate",
         Up = "ffn_up",
         Down = "ffn_down",

@@ -7,12 +7,12 @@ namespace FlashOrleans.Models.Gguf;
 internal static class GgufCommon
 {
     /// <summary>The keys that every architecture spells alike; architectures change what is different. RMSNorm, rotary positions, gated SiLU.</summary>
-    public static ModelConfig Common(this GgufKeys k, string family, NormKind norm = NormKind.Rms)
+    public static ModelConfig Common(this GgufKeys k, string family, NormKind norm = NormKind.Rms, (int Key, int Value)? head = null)
     {
         int hidden = k.Size("embedding_length", 1 << 18), layers = k.Size("block_count", 1 << 14), heads = k.Size("attention.head_count", 1 << 16);
         if (hidden % heads != 0 && !k.Has("attention.key_length")) throw k.Wrong($"{k.Architecture}.embedding_length {hidden} does not divide among {heads} heads");
-        int headDim = k.Size("attention.key_length", 1 << 16, absent: hidden / heads), kv = k.Size("attention.head_count_kv", 1 << 16, absent: heads);
-        k.Refuse(k.Size("attention.value_length", 1 << 16, absent: headDim) != headDim, "attention.value_length", "the same as key_length");
+        int headDim = head?.Key ?? k.Size("attention.key_length", 1 << 16, absent: hidden / heads), kv = k.Size("attention.head_count_kv", 1 << 16, absent: heads);
+        k.Refuse(head == null && k.Size("attention.value_length", 1 << 16, absent: headDim) != headDim, "attention.value_length", "the same as key_length");
         if (heads % kv != 0) throw k.Wrong($"{heads} attention heads do not divide among {kv} key/value heads");
         if (headDim % 2 != 0) throw k.Wrong($"rotary positions need an even head size, not {headDim}");
         k.Refuse(k.Flag("attention.causal") == false, "attention.causal", "true");
@@ -30,6 +30,7 @@ internal static class GgufCommon
             Heads = heads,
             KvHeads = kv,
             HeadDim = headDim,
+            ValueDim = head?.Value ?? 0,
             FfnSize = k.Size("feed_forward_length", 1 << 24),
             MaxPositions = positions,
             Norm = norm,
@@ -83,8 +84,9 @@ internal static class GgufCommon
         k.Refuse(function > 2, "expert_gating_func", "1 (softmax), 2 (sigmoid)");
         k.Refuse(normalised != null && function > 0 && (RouterScore)(function - 1) != score, "expert_gating_func", score == RouterScore.Softmax ? "1 (softmax)" : "2 (sigmoid)");
         k.Refuse(k.Flag("expert_weights_norm") is { } norm && norm != (normalised ?? norm), "expert_weights_norm", normalised == true ? "true" : "false");
-        k.Refuse(k.Whole("expert_group_count") > 1, "expert_group_count", "1: experts are chosen among all");
-        _ = k.Whole("expert_group_used_count");
+        (int groups, int used) = (k.Whole("expert_group_count") ?? 0, k.Whole("expert_group_used_count") ?? 0);
+        if (groups <= 1 || used == 0 || used >= groups) (groups, used) = (0, 0);
+        else if (count % groups != 0 || active > used * (count / groups)) throw k.Wrong($"{used} of {groups} groups (expert_group_used_count, expert_group_count) do not give {active} of {count} experts");
         int dense = k.Whole("leading_dense_block_count") ?? 0, step = k.Size("interleave_moe_layer_step", 1 << 14, absent: 1);
         bool[] isDense = [.. Enumerable.Range(0, c.Layers).Select(i => i < dense || (i + 1) % step != 0)];
         int first = Array.IndexOf(isDense, false);
@@ -105,6 +107,10 @@ internal static class GgufCommon
                 Normalised = normalised ?? k.Flag("expert_weights_norm") ?? false,
                 RouterBias = k.HasTensor(layer + "ffn_gate_inp.bias"),
                 Score = function > 0 ? (RouterScore)(function - 1) : score,
+                Groups = groups,
+                UsedGroups = used,
+                // No key says it: those who choose by softmax take a group's best, those by sigmoids its two best.
+                GroupBest = groups == 0 ? 0 : (function > 0 ? (RouterScore)(function - 1) : score) == RouterScore.Softmax ? 1 : Math.Min(2, count / groups),
                 ChoiceBias = k.HasTensor(layer + "exp_probs_b.bias"),
                 Scale = scale == 1 ? null : (float)scale,
                 SharedSize = (int)Math.Min(shared, 1 << 22),

@@ -125,9 +125,6 @@ internal sealed partial class GgufFile : IDisposable
         _parts[tensor.Part].Read(tensor.Offset + row * tensor.RowBytes + at, destination);
     }
 
-    /// <summary>Holds a tensor in memory (<see cref="BinaryFile.Hold"/>).</summary>
-    public void Hold(GgufTensor tensor, CancellationToken cancel) => _parts[tensor.Part].Hold(tensor.Offset, tensor.Bytes, cancel);
-
     public void Dispose()
     {
         foreach (BinaryFile part in _parts) part.Dispose();

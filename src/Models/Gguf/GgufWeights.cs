@@ -25,13 +25,15 @@ internal sealed class GgufWeights(GgufFile file) : BlockWeights
 
     public override void ReadRows(string tensor, long firstRow, int count, Span<float> destination) => file.ReadRows(file.Tensors[tensor], firstRow, count, destination);
 
-    public override void Hold(string tensor, CancellationToken cancel) => file.Hold(file.Tensors[tensor], cancel);
-
     public override void Dispose() => file.Dispose();
 
     protected override GgufType TypeOf(string tensor) => file.Tensors[tensor].Type;
 
     protected override int Columns(string tensor) => checked((int)file.Tensors[tensor].Columns);
+
+    protected override long RowBytes(string tensor) => file.Tensors[tensor].RowBytes;
+
+    protected override void ReadRaw(string tensor, long firstRow, int count, Span<byte> destination) => file.ReadRaw(file.Tensors[tensor], firstRow, count, destination);
 
     protected override void ReadBlocks(string tensor, long row, int firstBlock, Span<byte> to) => file.ReadBlocks(file.Tensors[tensor], row, firstBlock, to);
 }

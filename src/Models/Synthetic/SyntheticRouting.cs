@@ -21,6 +21,7 @@ internal static class SyntheticRouting
     public static RoutingConfig? Read(string what, ModelConfig model, ulong seed)
     {
         if (model.Experts == null || what == "none") return null;
+        if (what == "auto" && model.Experts.Groups > 0) return null;
         if (what is "auto" or "paper") return new RoutingConfig { Seed = seed };
         if (!File.Exists(what)) throw new ModelFormatException($"--activity '{what}' of a model of experts is neither paper nor none nor a file");
         try

@@ -67,6 +67,16 @@ internal sealed class SyntheticWeights : BlockWeights
 
     protected override GgufType TypeOf(string tensor) => _tensors[tensor].Type;
     protected override int Columns(string tensor) => _tensors[tensor].Columns;
+    protected override long RowBytes(string tensor) => (long)Columns(tensor) / GgufTypes.Block(TypeOf(tensor)).Values * GgufTypes.Block(TypeOf(tensor)).Bytes;
+
+    protected override void ReadRaw(string tensor, long firstRow, int count, Span<byte> destination)
+    {
+        int rowBytes = destination.Length / Math.Max(count, 1);
+        for (int r = 0; r < count; r++) ReadRow(tensor, firstRow + r, destination.Slice(r * rowBytes, rowBytes));
+    }
+
+    /// <summary>Any part is made when it is asked for.</summary>
+    public override void Hold(IReadOnlyList<HeldRows> rows, int room, CancellationToken cancel) { }
     protected override void ReadBlocks(string tensor, long row, int firstBlock, Span<byte> to) => Blocks(_tensors[tensor], row, firstBlock, to);
 
     /// <summary>A row as a GGUF file stores it.</summary>
