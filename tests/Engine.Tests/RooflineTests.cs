@@ -90,4 +90,34 @@ public sealed class RooflineTests
         Assert.Equal("compute", slow.Times.Limit);
         Assert.Equal(8 / (slow.Needs.MultiplyAdds / 1e6), slow.TokensPerSecond, 1e-9);
     }
+
+    [Fact]
+    public void A_step_that_was_tried_says_what_layers_head_and_hops_of_the_whole_model_take()
+    {
+        // Two layers of 2 ms, a last one with a head of 4 ms more for a thousand tokens, and 4 ms between them all.
+        StepTrial trial = StepTrial.Of(1, 0.014, [0.002, 0.002, 0.006], 1000);
+        Assert.Equal(0.002, trial.LayerSeconds, 1e-12);
+        Assert.Equal(0.001, trial.HopSeconds, 1e-12);
+        ModelConfig model = TinyPackage.Llama(layers: 10, hidden: 64, ffn: 320) with { VocabSize = 2000 };
+        Assert.Equal(10 * 0.002 + 0.008 + 11 * 0.001, trial.Seconds(model), 1e-12);
+        // Disturbed: never less than nothing.
+        Assert.Equal(0, StepTrial.Of(1, 0.001, [0.002, 0.002, 0.001], 1000).HopSeconds);
+    }
+
+    [Fact]
+    public void Flash_that_look_ahead_foresees_runs_beside_a_tried_step_and_the_rest_after_it()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(layers: 2, hidden: 64, ffn: 320), WeightFormat.F32);
+        var plan = BudgetPlan.Of(tiny.Package, new EngineOptions { Threads = 1, Budget = new() { Size = BudgetSize.OfBytes(1L << 30), Host = BudgetHost.Engine } }, new());
+        StepTrial trial = StepTrial.Of(1, 0.006, [0.002, 0.002], 1000);
+        Expectation none = Expectation.Of(plan, s_rates, 1), tried = Expectation.Of(plan, s_rates, 1, trial);
+        Assert.Null(none.ExpectedTokensPerSecond);
+        Assert.Equal(none.Times, tried.Times);
+        // All is in memory here.
+        Assert.Equal(1 / trial.Seconds(plan.Manifest.Model), tried.ExpectedTokensPerSecond!.Value, 1e-9);
+        Assert.Equal(0.1, StepTrial.Overlap(0.1, 0.05, 1), 1e-12);
+        Assert.Equal(0.11, StepTrial.Overlap(0.1, 0.05, 0.8), 1e-12);
+        Assert.Equal(0.3, StepTrial.Overlap(0.1, 0.3, 0.8), 1e-12);
+        Assert.Equal(0.15, StepTrial.Overlap(0.1, 0.05, 0), 1e-12);
+    }
 }

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using FlashOrleans.Cli.Bench;
 using FlashOrleans.Cli.Options;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
@@ -22,7 +23,7 @@ internal static class PlanVerb
             Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
             the same share of every layer. Exit code 1 and what would do when the budget is too small.
             Expected tok/s: from (reading memory, multiplying and reading flash one after the other) to (all at once, as far as look-ahead works). All three are measured for
-            a second or two unless given. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4).
+            a second or two unless given. For a model of experts there is one figure beside the two: a small model of its rows and formats is written, run as this one would be, and deleted. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4).
             """,
             "flash plan emberling --budget 150MiB", "flash plan qwen3-30b-a3b --budget 8GiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
         { path, memory, reads, flash, compute, json };
@@ -30,7 +31,7 @@ internal static class PlanVerb
         var budget = new BudgetFlags(verb, promises: true, required: true);
         var engine = new EngineFlags(verb, window: false, budget: false);
         var speculation = new SpeculationFlags(verb, speculate: false);
-        verb.SetAction(parse =>
+        verb.SetAction(async (parse, _) =>
         {
             // A shape that nothing was written of: what a download or `flash synth` would bring.
             string name = model.Name(parse);
@@ -43,7 +44,10 @@ internal static class PlanVerb
             options = speculation.Over(app, parse, options, package is null ? [] : [package.Path]);
             var plan = BudgetPlan.Of(manifest, package?.DeviceAlignment ?? PackageLayout.Page, options, engine.Layer(parse));
             DeviceRates? rates = plan.Fits ? Rates(package, manifest, app.Store.Folder, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
-            Expectation[] speed = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct().Select(n => Expectation.Of(plan, rates, n))];
+            int[] sessions = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct()];
+            // Who gives all rates wants an answer about another machine.
+            StepTrial[] trials = rates is null || rates.Source == Given || manifest.Model.Experts == null ? [] : await PlanTrial.MeasureAsync(app, manifest, options, engine.Layer(parse), parse.GetValue(path)!, sessions);
+            Expectation[] speed = [.. sessions.Select(n => Expectation.Of(plan, rates!, n, trials.FirstOrDefault(t => t.Sessions == n)))];
             if (parse.GetValue(json)) app.Screen.Json(Everything(plan, rates, speed));
             else Print(app.Screen, plan, rates, speed);
             if (plan.Fits) return 0;
@@ -52,6 +56,8 @@ internal static class PlanVerb
         });
         return verb;
     }
+
+    private const string Given = "as given";
 
     private static DeviceRates Rates(FlashPackage? package, Manifest manifest, string folder, EngineOptions options, float? memory, float? reads, float? flash, float? compute)
     {
@@ -67,7 +73,7 @@ internal static class PlanVerb
             OneToken = one,
             ManyTokens = many,
             Reads = unit < longRead ? [Cost(unit, 1e-3 / reads), Cost(longRead, longRead / (flash * 1e9))] : [Cost(longRead, longRead / (flash * 1e9))],
-            Source = given == 4 ? "as given" : given > 0 ? $"as given, the rest {measured?.Source ?? "measured"}" : measured!.Source,
+            Source = given == 4 ? Given : given > 0 ? $"as given, the rest {measured?.Source ?? "measured"}" : measured!.Source,
         };
     }
 
@@ -98,6 +104,7 @@ internal static class PlanVerb
             e.Times.ComputeSeconds,
             e.Times.FlashSeconds,
             e.Times.Limit,
+            e.ExpectedTokensPerSecond,
             e.TokensPerSecond,
             e.LeastTokensPerSecond,
         }),
@@ -117,7 +124,8 @@ internal static class PlanVerb
         {
             screen.Out.WriteLine($"{e.Sessions} session{(e.Sessions == 1 ? "" : "s")}: a step reads {Units.Bytes(e.Needs.MemoryBytes)} of memory, multiplies {Units.Number(e.Needs.MultiplyAdds / 1e9, "0.00")} thousand millions "
                 + $"and reads {Units.Bytes(e.Needs.FlashBytes)} of flash in {Units.Number(e.Needs.FlashReads, "0")} reads: {Units.Number(1e3 * e.Times.MemorySeconds)}, {Units.Number(1e3 * e.Times.ComputeSeconds)} and {Units.Number(1e3 * e.Times.FlashSeconds)} ms; "
-                + $"expected {Units.Number(e.LeastTokensPerSecond, "0.00")} to {Units.Number(e.TokensPerSecond, "0.00")} tok/s");
+                + (e.ExpectedTokensPerSecond is { } tried ? $"expected {Units.Number(tried, "0.00")} tok/s by a step that was tried, {Units.Number(e.LeastTokensPerSecond, "0.00")} to {Units.Number(e.TokensPerSecond, "0.00")} by these limits"
+                    : $"expected {Units.Number(e.LeastTokensPerSecond, "0.00")} to {Units.Number(e.TokensPerSecond, "0.00")} tok/s"));
         }
     }
 }

@@ -5,7 +5,7 @@ namespace FlashOrleans.Engine;
 /// <summary>
 /// Expected speed of decoding under a plan: one step of n sessions takes the longest of what it reads from memory (resident weights once, the units it needs, keys and values of half the promised
 /// context), of what it multiplies, and of what it reads from flash (<see cref="Firing"/>: an upper estimate of misses). They overlap only in part, and look-ahead decides how far flash does, so this
-/// is what may be reached, not what will be. Pure.
+/// is what may be reached, not what will be. Where a step was tried (<see cref="StepTrial"/>) there is one figure beside the two: what look-ahead foresees of flash runs beside computing, the rest after it. Pure.
 /// </summary>
 public sealed record Expectation
 {
@@ -16,7 +16,13 @@ public sealed record Expectation
     /// <summary>Nothing overlaps.</summary>
     public double LeastTokensPerSecond => Sessions / (Times.MemorySeconds + Times.ComputeSeconds + Times.FlashSeconds);
 
-    public static Expectation Of(BudgetPlan plan, DeviceRates rates, int sessions)
+    /// <summary>By a step that was tried; null: none was.</summary>
+    public double? ExpectedTokensPerSecond { get; private init; }
+
+    /// <summary>Share of the experts that a layer misses which the router of the layer before named in time: assumed where nothing says it (docs/adr/0025).</summary>
+    private const double Foreseen = 0.8;
+
+    public static Expectation Of(BudgetPlan plan, DeviceRates rates, int sessions, StepTrial? trial = null)
     {
         ArgumentNullException.ThrowIfNull(plan);
         ArgumentNullException.ThrowIfNull(rates);
@@ -45,6 +51,9 @@ public sealed record Expectation
         bool last = needs.Layers.Any(l => l.Layer == work.Length - 1);
         StepNeeds all = needs.Shape.Needs(work, last ? sessions : 0, plan.Context / 2.0, bytes, reads);
         // The mean of all reads is no size that any of them has.
-        return new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
+        var expected = new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
+        if (trial == null) return expected;
+        double foreseen = !trial.LooksAhead ? 0 : plan.Manifest.Routing?.AheadRecall ?? Foreseen;
+        return expected with { ExpectedTokensPerSecond = sessions / StepTrial.Overlap(trial.Seconds(plan.Manifest.Model), seconds, foreseen) };
     }
 }

@@ -50,20 +50,7 @@ public static class SyntheticModel
             _ => throw new ModelFormatException($"quantisation \"{options.Quant}\" is none that random weights have; there are q4, q8, bf16 and f32"),
         };
         ModelConfig config = SyntheticShapes.Read(options.Shape, options.Layers);
-        // As PowerInfer stores them, a row of down for each neuron: the package's order, read as fast as it is made.
-        TensorNames names = TensorNames.Gguf with
-        {
-            // llama.cpp turns neighbours in what descends from Llama, halves in the other architectures.
-            Rotation = config.Architecture is "olmoe" or "qwen3-moe" or "gpt-oss" ? RotationOrder.Halves : RotationOrder.Neighbours,
-            Positions = "position_embd",
-            ProjectIn = "project_in",
-            ProjectOut = "project_out",
-            AttnOutNorm = "post_attention_norm",
-            FfnOutNorm = "post_ffw_norm",
-            Sinks = "attn_sinks",
-            Down = "ffn_down_t",
-            DownByNeuron = true,
-        };
+        TensorNames names = NamesOf(config);
         string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
         PackageLayout.Validate(config, format);
         RoutingConfig? routing = SyntheticRouting.Read(options.Activity, config, options.Seed);
@@ -83,6 +70,44 @@ public static class SyntheticModel
         ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, Routing = routing, RandomPredictors = predictors }, progress, cancel);
         gguf?.Complete();
         return result;
+    }
+
+    /// <summary>As PowerInfer stores them, a row of down for each neuron: the package's order, read as fast as it is made.</summary>
+    private static TensorNames NamesOf(ModelConfig config) => TensorNames.Gguf with
+    {
+        // llama.cpp turns neighbours in what descends from Llama, halves in the other architectures.
+        Rotation = config.Architecture is "olmoe" or "qwen3-moe" or "gpt-oss" ? RotationOrder.Halves : RotationOrder.Neighbours,
+        Positions = "position_embd",
+        ProjectIn = "project_in",
+        ProjectOut = "project_out",
+        AttnOutNorm = "post_attention_norm",
+        FfnOutNorm = "post_ffw_norm",
+        Sinks = "attn_sinks",
+        Down = "ffn_down_t",
+        DownByNeuron = true,
+    };
+
+    /// <summary>A small model with the rows, formats and attention of another one that has experts, to be run for its times: a few of its layers, a few of its experts, a part of its vocabulary.</summary>
+    public static void CreateSample(string packagePath, Manifest like, int layers, int vocabulary, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(like);
+        ExpertConfig e = like.Model.Experts ?? throw new ArgumentException("a model of experts is expected", nameof(like));
+        LayerTraits traits = like.Model.LayerTraits.LastOrDefault(static t => !t.HasFlag(LayerTraits.Dense));
+        ModelConfig config = like.Model with
+        {
+            Layers = layers,
+            LayerTraits = traits == LayerTraits.None ? [] : [.. Enumerable.Repeat(traits, layers)],
+            VocabSize = vocabulary,
+            BosToken = null,
+            EosTokens = [],
+            Experts = e with { Count = Math.Min(e.Count, 2 * e.Active), Groups = 0, UsedGroups = 0, GroupBest = 0 },
+        };
+        var formats = new WeightFormats(like.Weights.Most, like.Weights.Exceptions.Where(static x => !x.Key.StartsWith("layers.", StringComparison.Ordinal)));
+        GgufType type = formats.Most switch { WeightFormat.F32 => GgufType.F32, WeightFormat.BF16 => GgufType.BF16, WeightFormat.Q8 => GgufType.Q8_0, _ => GgufType.Q4_0 };
+        TensorNames names = NamesOf(config);
+        var weights = new SyntheticWeights("sample", config, TensorMaps.For(config, names, "").Shapes, type, 0, null);
+        using Checkpoint checkpoint = Checkpoint.Open("sample", config, names, weights, "the model says");
+        Importer.Import(checkpoint, packagePath, new ImportOptions { Formats = _ => formats }, null, cancel);
     }
 
     /// <summary>The manifest that a package of a shape would have, before anything of it is written: for planning. Of its files it knows the sizes alone.</summary>
