@@ -35,6 +35,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     private Turn? _turn;
     private Task? _restoring;
     private Guid _starting, _cancelledStart;
+    private bool _entered;
 
     public SessionGrain(LayerHost host, SessionStore store, Serializer<TurnRecord> records, ILogger<SessionGrain> logger)
     {
@@ -54,10 +55,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         (int epoch, int[] tokens) = await TakeAsync();
         _timeline = new SessionTimeline(_id, epoch, start: _state.Start);
         _timeline.Append(tokens);
+        _host.Entered(sessions: 1);
+        _entered = true;
     }
 
     public override async Task OnDeactivateAsync(DeactivationReason reason, CancellationToken cancellationToken)
     {
+        if (_entered) _host.Entered(sessions: -1);
         StopClock();
         await StoreRestAsync();
     }
@@ -115,7 +119,6 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             throw new TurnRejectedException($"turn {turnId} is over and has {turn.Chunks.Count} chunks; there is none at index {fromIndex}");
         turn.Enter(fromIndex);
         Advance();
-        bool stays = false;
         try
         {
             int next = fromIndex;
@@ -130,14 +133,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
                 }
                 if (turn.Ended) yield break;
                 // A grain with a waiting reader cannot leave memory, so a silent stream ends now and then and the client asks again.
-                stays = !await turn.ChangedAsync(s_readPatience, cancellationToken);
-                if (stays) yield break;
+                if (!await turn.ChangedAsync(s_readPatience, cancellationToken)) yield break;
             }
         }
         finally
         {
-            bool left = turn.Leave(_options.ReaderLease / 2);
-            if (left && !stays && !turn.Over && turn.Request.CancelOnDisconnect && ReferenceEquals(turn, _turn)) Finish(FinishReason.Cancelled);
+            // Why, a stream that ends does not say: Orleans ends those that nobody asks for, too, and after a standstill of the process that is all of them. Who leaves says so (Leave), who is gone is noticed.
+            turn.Leave(_options.ReaderLease / 2);
         }
     }
 

@@ -128,13 +128,11 @@ internal sealed class Turn
         Taken(Math.Min(from, _chunks.Count));
     }
 
-    /// <summary>A reader left. True when it was the last one and left on purpose: it was not a silent one with chunks waiting for it.</summary>
-    public bool Leave(TimeSpan silence)
+    /// <summary>A reader left: one that is to be waited for from now on, but not a silent one with chunks waiting for it.</summary>
+    public void Leave(TimeSpan silence)
     {
         Readers--;
-        bool lost = Unread > 0 && Silence >= silence;
-        if (!lost) Touch();
-        return Readers == 0 && !lost;
+        if (Unread == 0 || Silence < silence) Touch();
     }
 
     public void Taken(int count)
