@@ -81,7 +81,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             bool switched = _state.Package.Length > 0 && _state.Package != model.Package;
             if (switched && _timeline.Length > 0 && request.Input == InputMode.Append)
                 throw new TurnRejectedException($"session {_id} holds tokens of another package than {model.Name}; open a new session or replace the history");
-            (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
+            (TextCodec? text, int[] history, ExpectedText? expected) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
             await FindDraftModelAsync(model);
@@ -89,7 +89,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             Enter(request);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
-            var record = new TurnRecord { Request = request with { Text = null, Messages = null, Tokens = null }, Seed = seed, PromptTokens = history.Length, CachedTokens = cached, Start = _timeline.Chain[0] };
+            var record = new TurnRecord { Request = request with { Text = null, Messages = null, Tokens = null, PredictionText = null }, Seed = seed, PromptTokens = history.Length, CachedTokens = cached, Start = _timeline.Chain[0] };
             bool kept = request.Keep || _state.Stored;
 
             if (switched) CloseInLayers();
@@ -100,7 +100,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             _timeline.Append(history.AsSpan(common));
             _kept = Math.Min(_kept, common);
             if (kept) await StoreBeginAsync(model.Package, record, common);
-            Begin(new Turn(record, kept, Stops(record), text, _time, started));
+            Begin(new Turn(record, kept, Stops(record), text, _time, started) { Expected = expected });
             if (_cancelledStart == request.TurnId) Finish(FinishReason.Cancelled);
             return Accepted(_turn!, attached: false);
         }
@@ -258,12 +258,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     }
 
     /// <summary>Text to tokens on the loader thread.</summary>
-    private async Task<(TextCodec?, int[])> ReadAsync(TurnRequest request, ModelInfo model, int[] held)
+    private async Task<(TextCodec?, int[], ExpectedText?)> ReadAsync(TurnRequest request, ModelInfo model, int[] held)
     {
         try
         {
             TextCodec? text = model.HasTokenizer ? await _host.Catalog.TextAsync(model.Package) : null;
-            return (text, await _host.RunAsync(() => TurnInput.History(request, held, model, text)));
+            (int[] history, int[]? expected) = await _host.RunAsync(() => (TurnInput.History(request, held, model, text), TurnInput.Expected(request, model, text)));
+            return (text, history, expected is null ? null : new ExpectedText(expected));
         }
         catch (Exception e) when (e is FlashException or ModelFormatException)
         {

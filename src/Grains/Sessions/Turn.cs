@@ -42,6 +42,8 @@ internal sealed class Turn
     public TurnRecord Record { get; private set; }
     /// <summary>Hash of the package it runs on.</summary>
     public string Package { get; set; } = "";
+    /// <summary>What the answer will probably be. Not kept: a turn that is brought back does without.</summary>
+    public ExpectedText? Expected { get; init; }
     public TurnRequest Request => Record.Request;
     public Guid Id => Request.TurnId;
     public IReadOnlyList<TokenChunk> Chunks => _chunks;
