@@ -11,28 +11,34 @@ internal readonly record struct Gap(long At, double Milliseconds);
 /// <summary>One answer as its reader saw it.</summary>
 internal sealed record Answer(long Asked, long First, long Last, int Tokens, int Cached, string Text, IReadOnlyList<Gap> Gaps)
 {
+    /// <summary>Answers that said why they end, of several to one question; and the stream said that it does.</summary>
+    public int Finished { get; init; }
+    public bool Done { get; init; }
+
     public double Milliseconds(long at) => Stopwatch.GetElapsedTime(Asked, at).TotalMilliseconds;
 
     /// <summary>Tokens that came within a time.</summary>
     public int Between(long from, long to) => Gaps.Count(g => g.At > from && g.At <= to);
 }
 
-/// <summary>Asks a server for completions of seeded token ids and notes when what came. Any thread.</summary>
+/// <summary>Asks a server for completions and notes when what came. Any thread.</summary>
 internal sealed class LoadClient : IDisposable
 {
-    private readonly HttpClient _http;
     private readonly string _model;
     private readonly int _vocabulary, _seed;
 
     public LoadClient(string url, string model, int vocabulary, int seed)
     {
-        _http = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = 1024 }) { BaseAddress = new Uri(url), Timeout = Timeout.InfiniteTimeSpan };
+        // Nobody drains what it does not want to read: leaving closes the connection.
+        Http = new HttpClient(new SocketsHttpHandler { MaxConnectionsPerServer = 1024, ResponseDrainTimeout = TimeSpan.Zero, MaxResponseDrainSize = 0 }) { BaseAddress = new Uri(url), Timeout = Timeout.InfiniteTimeSpan };
         _model = model;
         _vocabulary = vocabulary;
         _seed = seed;
     }
 
-    /// <summary>Asks with the prompt of this number; <paramref name="begun"/> is told of the first token.</summary>
+    public HttpClient Http { get; }
+
+    /// <summary>Asks for tokens behind the prompt of this number, seeded token ids; <paramref name="begun"/> is told of the first token.</summary>
     public async Task<Answer> AskAsync(int number, int prompt, int generate, Action? begun)
     {
         var random = new Random(unchecked(_seed * 1_000_003 + number));
@@ -52,16 +58,27 @@ internal sealed class LoadClient : IDisposable
                 stream_options = new { include_usage = true },
             }),
         };
-        long asked = Stopwatch.GetTimestamp(), first = 0, last = 0;
-        using HttpResponseMessage response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
+        long asked = Stopwatch.GetTimestamp();
+        using HttpResponseMessage response = await Http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
         if (!response.IsSuccessStatusCode) throw new InvalidOperationException($"{(int)response.StatusCode}: {await response.Content.ReadAsStringAsync()}");
-        using var reader = new StreamReader(await response.Content.ReadAsStreamAsync());
+        Answer answer = await ReadAsync(response, asked, begun);
+        return answer.First != 0 ? answer : throw new InvalidOperationException("no token came");
+    }
+
+    /// <summary>Reads a stream, of chat or plain text, to its end or until so many pieces of text came. <paramref name="heard"/> is told of every line, pings too.</summary>
+    public static async Task<Answer> ReadAsync(HttpResponseMessage response, long asked, Action? begun = null, int most = int.MaxValue, Action<string>? heard = null, CancellationToken cancellationToken = default)
+    {
+        long first = 0, last = 0;
+        using var reader = new StreamReader(await response.Content.ReadAsStreamAsync(cancellationToken));
         var text = new StringBuilder();
         var events = new List<Gap>();
-        int tokens = 0, cached = 0;
-        while (await reader.ReadLineAsync() is { } line)
+        int tokens = 0, cached = 0, finished = 0;
+        bool done = false;
+        while (events.Count + (first == 0 ? 0 : 1) < most && await reader.ReadLineAsync(cancellationToken) is { } line)
         {
-            if (!line.StartsWith("data: ", StringComparison.Ordinal) || line == "data: [DONE]") continue;
+            heard?.Invoke(line);
+            done |= line == "data: [DONE]";
+            if (!line.StartsWith("data: ", StringComparison.Ordinal) || done) continue;
             long now = Stopwatch.GetTimestamp();
             using var json = JsonDocument.Parse(line.AsMemory(6));
             if (json.RootElement.TryGetProperty("error", out JsonElement error)) throw new InvalidOperationException(error.ToString());
@@ -72,8 +89,13 @@ internal sealed class LoadClient : IDisposable
                     && details.TryGetProperty("cached_tokens", out JsonElement already)) cached = already.GetInt32();
             }
             if (!json.RootElement.TryGetProperty("choices", out JsonElement choices) || choices.GetArrayLength() == 0) continue;
-            if (choices[0].TryGetProperty("text", out JsonElement piece)) text.Append(piece.GetString());
-            if (choices[0].TryGetProperty("finish_reason", out JsonElement finish) && finish.ValueKind == JsonValueKind.String && piece.ValueKind == JsonValueKind.String && piece.GetString()!.Length == 0) continue;
+            bool ends = choices[0].TryGetProperty("finish_reason", out JsonElement finish) && finish.ValueKind == JsonValueKind.String;
+            if (ends) finished++;
+            string? piece = choices[0].TryGetProperty("text", out JsonElement plain) ? plain.GetString()
+                : choices[0].TryGetProperty("delta", out JsonElement delta) && delta.TryGetProperty("content", out JsonElement content) ? content.GetString() : null;
+            // The head of a chat, and the end, are no tokens.
+            if (string.IsNullOrEmpty(piece) && (ends || piece is null || plain.ValueKind == JsonValueKind.Undefined)) continue;
+            text.Append(piece);
             if (first == 0)
             {
                 first = now;
@@ -82,9 +104,8 @@ internal sealed class LoadClient : IDisposable
             else events.Add(new Gap(now, Stopwatch.GetElapsedTime(last, now).TotalMilliseconds));
             last = now;
         }
-        if (first == 0) throw new InvalidOperationException("no token came");
-        return new Answer(asked, first, last, tokens, cached, text.ToString(), events);
+        return new Answer(asked, first, last, tokens, cached, text.ToString(), events) { Finished = finished, Done = done };
     }
 
-    public void Dispose() => _http.Dispose();
+    public void Dispose() => Http.Dispose();
 }

@@ -80,6 +80,10 @@ public sealed record TurnRequest
     [Id(20)] public Speculation Speculate { get; init; }
     /// <summary>What the answer will probably be, token by token: guesses are taken from it, at the index that the answer has reached.</summary>
     [Id(21)] public int[]? Prediction { get; init; }
+    /// <summary>What the answer will probably be, as text: where the answer goes another way, guesses go on from where the two meet again.</summary>
+    [Id(23)] public string? PredictionText { get; init; }
+    /// <summary>Where the history leaves no room for an answer its oldest tokens are dropped, half a context at a time, and the answer is that of a session which begins with what is kept. False: such a turn is refused.</summary>
+    [Id(24)] public bool Shift { get; init; }
     /// <summary>So many guesses a step, where there are so many (at most 8): for measurements. 0: as many as pay.</summary>
     [Id(22)] public int Drafts { get; init; }
 

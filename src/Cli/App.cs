@@ -66,6 +66,7 @@ internal sealed class App(Screen screen, Interrupts interrupts)
             BenchVerb.Create(this),
             PlanVerb.Create(this),
             ServeVerb.Create(this),
+            SessionsVerb.Create(this),
         };
         var help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((HelpAction)help.Action!);

@@ -31,6 +31,16 @@ public sealed partial class Conductor
         return done.Task;
     }
 
+    /// <summary>How many of a chain's first tokens a layer has in memory, held by the session or by nobody, and on disk; changes nothing. Null: the layer is not there.</summary>
+    public Task<(int Memory, int Disk)?> LookAsync(Layer layer, Guid session, ReadOnlyMemory<ulong> chain)
+    {
+        ArgumentOutOfRangeException.ThrowIfZero(chain.Length, nameof(chain));
+        var done = new TaskCompletionSource<(int, int)?>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Command(() => done.TrySetResult(layer is { IsReady: true, Closing: false, Kv: { } kv } ? kv.Look(session, chain.Span) : null));
+        if (_stop) done.TrySetResult(null);
+        return done.Task;
+    }
+
     /// <summary>A layer that leaves has all it computed saved first.</summary>
     private bool StillSaves(Layer layer)
     {

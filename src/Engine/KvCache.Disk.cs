@@ -34,6 +34,35 @@ internal sealed unsafe partial class KvCache
         foreach (var sequence in _sequences.Values) SealAll(sequence);
     }
 
+    /// <summary>Leading tokens of a chain that are in memory, and that are on disk.</summary>
+    public (int Memory, int Disk) Look(Guid session, ReadOnlySpan<ulong> chain)
+    {
+        int held = 0;
+        if (_sequences.TryGetValue(session, out var sequence))
+            for (held = Math.Min(sequence.Valid, chain.Length - 1); held >= 0 && sequence.HashAt(held) != chain[held];) held--;
+        return (Math.Max(Math.Max(held, 0), Reach(chain, saved: false)), Reach(chain, saved: true));
+    }
+
+    private int Reach(ReadOnlySpan<ulong> chain, bool saved)
+    {
+        int reach = 0;
+        while (reach < chain.Length - 1)
+        {
+            int end = Math.Min((reach / BlockPositions + 1) * BlockPositions, chain.Length - 1);
+            if ((saved ? FindSaved(chain, end) : _table.Find(chain[0], chain[end], end)) != KvTable.None)
+            {
+                reach = end;
+                continue;
+            }
+            // The last block of a turn ends where its last step did: a token or a few before the last one.
+            if (end < chain.Length - 1) return reach;
+            for (int last = end - 1; last > reach; last--)
+                if ((saved ? FindSaved(chain, last) : _table.Find(chain[0], chain[last], last)) != KvTable.None) return last;
+            return reach;
+        }
+        return reach;
+    }
+
     private void Join()
     {
         if (_store != null && !_store.Folder.Caches.Contains(this)) _store.Folder.Caches.Add(this);

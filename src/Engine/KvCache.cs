@@ -85,6 +85,8 @@ internal sealed unsafe partial class KvCache : IDisposable
     /// <summary>Bytes of blocks with something in them.</summary>
     public long UsedBytes => (long)_blocks * _blockBytes;
     public long CachedBytes => (long)_table.Cached * _blockBytes;
+    /// <summary>Bytes of blocks that are on disk.</summary>
+    public long SavedBytes => _store is { } store ? (long)store.Used * store.File.SlotBytes : 0;
     internal KvTable Table => _table;
     internal IReadOnlyDictionary<Guid, KvSequence> Sequences => _sequences;
 

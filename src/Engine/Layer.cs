@@ -213,6 +213,11 @@ public sealed class Layer
         WindowUsed = Bundles?.Window.Occupied ?? 0,
         WindowBytes = WindowBytes,
         KvBytes = Kv?.Bytes ?? 0,
+        KvSessions = Kv?.Sequences.Count ?? 0,
+        KvHeldBytes = Kv is { } kv ? kv.UsedBytes - kv.CachedBytes : 0,
+        KvCachedBytes = Kv?.CachedBytes ?? 0,
+        KvSavedBytes = Kv?.SavedBytes ?? 0,
+        Busy = Running != null,
         ResidentBytes = Weights?.Bytes ?? 0,
     };
 

@@ -43,5 +43,14 @@ public sealed record LayerStats
     public long WindowUsed { get; init; }
     public long WindowBytes { get; init; }
     public long KvBytes { get; init; }
+    /// <summary>Sessions that hold keys and values.</summary>
+    public int KvSessions { get; init; }
+    /// <summary>Bytes that they hold, and bytes that nobody holds and that stay while there is room.</summary>
+    public long KvHeldBytes { get; init; }
+    public long KvCachedBytes { get; init; }
+    /// <summary>Bytes of keys and values on disk.</summary>
+    public long KvSavedBytes { get; init; }
+    /// <summary>A step is being computed, or waits for flash.</summary>
+    public bool Busy { get; init; }
     public long ResidentBytes { get; init; }
 }

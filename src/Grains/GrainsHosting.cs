@@ -2,6 +2,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Orleans.Hosting;
 using Orleans.Runtime;
 using Orleans.Runtime.MembershipService.SiloMetadata;
+using Orleans.Serialization;
 
 namespace FlashOrleans.Grains;
 
@@ -18,6 +19,7 @@ public static class GrainsHosting
         silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<LayerHost>());
         silo.Services.AddSingleton<SessionStore>();
         silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<SessionStore>());
+        silo.Services.AddSingleton(static services => new SessionLook(services.GetRequiredService<LayerHost>(), services.GetRequiredService<SessionStore>(), services.GetRequiredService<Serializer<TurnRecord>>()));
         silo.Services.AddSingleton<SessionSweeper>();
         silo.Services.AddSingleton<ILifecycleParticipant<ISiloLifecycle>>(static services => services.GetRequiredService<SessionSweeper>());
         silo.AddPlacementDirector<LayerPlacement, LayerPlacementDirector>();

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Net;
+using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
 using FlashOrleans.Flash;
 using FlashOrleans.Grains;
@@ -11,7 +12,7 @@ internal static class SiloArguments
 {
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3] [--http-port N] [--http-host ADDRESS]
-               [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
+               [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--draft NAME] [--speculate auto|lookup|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
                [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--sessions-db FILE] [--session-ttl 7d|12h|30m] [--max-sessions N] [--verbose on|off]
          several silos share one --sessions-db, or a session that moves is without its history
         $FLASH_API_KEY, where it is set, is asked for over HTTP
@@ -23,6 +24,7 @@ internal static class SiloArguments
         BudgetSize? budget = null;
         int? sessions = null, context = null;
         bool window = false;
+        string? draft = null;
         int? port = null;
         IPAddress host = IPAddress.Loopback;
         for (int i = 0; i < args.Length; i += 2)
@@ -38,6 +40,7 @@ internal static class SiloArguments
                 case "--http-port": port = Number(name, value); continue;
                 case "--http-host": host = IPAddress.TryParse(value, out IPAddress? address) ? address : throw Wrong(name, value, "an address of this machine"); continue;
                 case "--kv-disk": options = options with { Engine = options.Engine with { KvDisk = Disk(name, value) } }; continue;
+                case "--draft": draft = value; continue;
                 case "--window": window = true; break;
             }
             options = name switch
@@ -50,6 +53,7 @@ internal static class SiloArguments
                 "--window" => options with { Layer = options.Layer with { Window = Share(name, value) } },
                 "--mode" => options with { Layer = options.Layer with { Mode = Choice<FeedForwardMode>(name, value) } },
                 "--kv" => options with { Layer = options.Layer with { Kv = Choice<KvType>(name, value) } },
+                "--speculate" => options with { Grains = options.Grains with { Speculate = Choice<Speculation>(name, value) is not Speculation.Default and var speculate ? speculate : throw Wrong(name, value, "off, lookup or auto") } },
                 "--prefetch" => options with { Layer = options.Layer with { Prefetch = Switch(name, value) } },
                 "--threads" => options with { Engine = options.Engine with { Threads = Number(name, value) } },
                 "--kernels" => options with { Engine = options.Engine with { Kernels = value } },
@@ -68,7 +72,16 @@ internal static class SiloArguments
             options = options with { Engine = options.Engine with { Budget = new BudgetOptions { Size = b, Sessions = sessions ?? 1, Context = context ?? BudgetOptions.DefaultContext, Host = port is null ? BudgetHost.Grains : BudgetHost.Http } } };
         if (port is { } http)
             options = options with { Http = new HttpOptions { Port = http, Address = host, ApiKey = Environment.GetEnvironmentVariable("FLASH_API_KEY") is { Length: > 0 } key ? key : null } };
-        return options.ModelsDirectory.Length > 0 ? options : throw new SiloUsageException($"--models is missing\n{Usage}");
+        if (options.ModelsDirectory.Length == 0) throw new SiloUsageException($"--models is missing\n{Usage}");
+        return draft is null ? options : options with { Engine = WithDraft(options, draft) };
+    }
+
+    private static EngineOptions WithDraft(FlashSiloOptions options, string draft)
+    {
+        PackageStore store = PackageStore.InFolder(options.ModelsDirectory);
+        string path = PackageStore.IsValidName(draft) ? store.Target(draft) : Path.GetFullPath(draft);
+        if (!Directory.Exists(path)) throw new SiloUsageException($"--draft is \"{draft}\", of which there is no package in {options.ModelsDirectory}: import it first");
+        return SiloDraft.Over(options.Engine, draft, path, store.List().Where(static p => p.Manifest is not null).Select(static p => p.Path));
     }
 
     private static int Number(string name, string value) =>

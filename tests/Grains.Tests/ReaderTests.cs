@@ -56,6 +56,37 @@ public sealed class ReaderTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task After_a_standstill_of_the_process_a_reader_has_a_moment_to_come_back()
+    {
+        FlashSession session = _cluster.Client.OpenSession();
+        TurnRequest turn = Turns.Of(_model.Prompt(1), 100);
+        await session.StartAsync(turn);
+        await Paused(session);
+        // All timers at once, as after a stop of two minutes.
+        _time.Advance(TimeSpan.FromMinutes(2));
+        _time.Advance(TimeSpan.FromSeconds(1));
+        Assert.True((await session.GetReportAsync()).Running);
+        Assert.Equal(_model.TokensAlone(_model.Prompt(1), 100), (await session.ReadAsync(turn.TurnId).AllAsync()).Tokens());
+    }
+
+    [Fact]
+    public async Task A_stream_that_ends_without_its_reader_having_left_does_not_cancel_the_turn()
+    {
+        FlashSession session = _cluster.Client.OpenSession();
+        TurnRequest turn = Turns.Of(_model.Prompt(1), 100);
+        await session.StartAsync(turn);
+        // What Orleans does to streams that nobody asked anything for half a minute: they are disposed, and their tokens cancelled.
+        using (var ended = new CancellationTokenSource())
+        {
+            await using IAsyncEnumerator<TokenChunk> stream = _cluster.Grains.GetGrain<ISessionGrain>(session.Id).Read(turn.TurnId, 0, ended.Token).GetAsyncEnumerator(ended.Token);
+            Assert.True(await stream.MoveNextAsync());
+            await ended.CancelAsync();
+        }
+        await Turns.UntilAsync(session.GetReportAsync, r => r.Readers == 0, "a stream that ended");
+        Assert.Equal(_model.TokensAlone(_model.Prompt(1), 100), (await session.ReadAsync(turn.TurnId).AllAsync()).Tokens());
+    }
+
+    [Fact]
     public async Task A_reader_that_comes_back_within_the_lease_gets_the_whole_answer()
     {
         FlashSession session = _cluster.Client.OpenSession();

@@ -29,12 +29,19 @@ internal sealed partial class Child : IDisposable
         get { lock (_errors) return _errors.ToString(); }
     }
 
-    public static Child Start(string project, string program, params string[] arguments)
+    public static Child Start(string project, string program, params string[] arguments) => StartIn(null, project, program, arguments);
+
+    /// <param name="home">$FLASH_HOME, where it is not that of the tests.</param>
+    /// <param name="project">Whose program.</param>
+    /// <param name="program">Its name.</param>
+    /// <param name="arguments">And what it is told.</param>
+    public static Child StartIn(string? home, string project, string program, params string[] arguments)
     {
         // artifacts/bin/Silo.Tests/debug → artifacts/bin/<project>/debug
         var here = new DirectoryInfo(AppContext.BaseDirectory);
         string folder = Path.Combine(here.Parent!.Parent!.FullName, project, here.Name);
         var start = new ProcessStartInfo(Path.Combine(folder, program)) { RedirectStandardOutput = true, RedirectStandardError = true };
+        if (home is not null) start.Environment["FLASH_HOME"] = home;
         foreach (string argument in arguments) start.ArgumentList.Add(argument);
         return new Child(Process.Start(Interruptible.Make(start)) ?? throw new InvalidOperationException($"{program} did not start"));
     }

@@ -32,6 +32,49 @@ public sealed class HttpChatTests(HttpSilo silo, EmberlingFolder models) : IClas
         if (speculate == "off") Assert.Equal((0, 0), (details.GetProperty("accepted_prediction_tokens").GetInt32(), details.GetProperty("rejected_prediction_tokens").GetInt32()));
     }
 
+    [Theory, InlineData("one"), InlineData("parts"), InlineData("another text")]
+    public async Task A_prediction_changes_how_fast_an_answer_comes_and_nothing_of_it(string kind)
+    {
+        string answer = Wire.Content(await _http.AskAsync(Wire.Chat, Wire.Body("\"max_tokens\": 60, \"ignore_eos\": true, \"temperature\": 0.9, \"seed\": 3, \"speculate\": \"off\"")));
+        string expected = kind == "another text" ? "\"Nothing like it, whatever comes.\"" : JsonSerializer.Serialize(answer);
+        if (kind == "parts") expected = $$"""[{"type": "text", "text": {{expected}}}]""";
+        JsonElement reply = await _http.AskAsync(Wire.Chat, Wire.Body($$"""
+            "max_tokens": 60, "ignore_eos": true, "temperature": 0.9, "seed": 3, "prediction": {"type": "content", "content": {{expected}}}
+            """));
+        Assert.Equal(answer, Wire.Content(reply));
+        JsonElement details = reply.GetProperty("usage").GetProperty("completion_tokens_details");
+        int accepted = details.GetProperty("accepted_prediction_tokens").GetInt32(), rejected = details.GetProperty("rejected_prediction_tokens").GetInt32();
+        Assert.Equal(60, reply.GetProperty("usage").GetProperty("completion_tokens").GetInt32());
+        if (kind != "another text") Assert.True(accepted > 0, $"{accepted} accepted, {rejected} rejected");
+    }
+
+    [Theory]
+    [InlineData("\"x\"", "prediction")]
+    [InlineData("{\"content\": \"x\"}", "prediction.type")]
+    [InlineData("{\"type\": \"tokens\", \"content\": \"x\"}", "prediction.type")]
+    [InlineData("{\"type\": \"content\"}", "prediction.content")]
+    [InlineData("{\"type\": \"content\", \"content\": [{\"type\": \"image_url\"}]}", "prediction.content[0].type")]
+    public async Task A_prediction_that_is_none_is_refused_by_name(string prediction, string field)
+    {
+        var (status, error, response) = await _http.FailAsync(Wire.Chat, Wire.Body($"\"prediction\": {prediction}"));
+        response.Dispose();
+        Assert.Equal((400, field), ((int)status, error.GetProperty("param").GetString()));
+    }
+
+    [Fact]
+    public async Task A_conversation_that_is_too_long_goes_on_where_that_was_asked_for()
+    {
+        string words = string.Concat(Enumerable.Repeat("the fox and the bear ", 400));
+        string body = $$"""{"model": "emberling", "max_tokens": 8, {{Greedy}}, "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "{{words}}"}, {"role": "assistant", "content": "{{words}}"}, {"role": "user", "content": "And then?"}]""";
+        var (status, error, response) = await _http.FailAsync(Wire.Chat, body + "}");
+        response.Dispose();
+        Assert.Equal((400, "context_length_exceeded"), ((int)status, error.GetProperty("code").GetString()));
+        JsonElement reply = await _http.AskAsync(Wire.Chat, body + ", \"context_shift\": true}"), again = await _http.AskAsync(Wire.Chat, body + ", \"context_shift\": true}");
+        Assert.Equal(Wire.Content(reply), Wire.Content(again));
+        // What was kept is computed once.
+        Assert.True(Wire.Cached(again) > 0);
+    }
+
     [Fact]
     public async Task A_reply_has_the_fields_that_clients_read()
     {

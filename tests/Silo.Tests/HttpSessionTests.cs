@@ -98,6 +98,17 @@ public sealed class HttpSessionTests(EmberlingFolder models) : IAsyncLifetime
         Assert.Empty((await Http.GetFromJsonAsync<JsonElement>("/v1/sessions")).GetProperty("data").EnumerateArray());
     }
 
+    [Fact]
+    public async Task A_session_says_whose_it_is_and_where_its_keys_and_values_are()
+    {
+        await Http.AskAsync(Wire.Chat, Wire.Body("\"max_tokens\": 100, \"ignore_eos\": true, \"user\": \"anna\""), ("x-session-id", "named"));
+        await Http.AskAsync(Wire.Chat, Wire.Body("\"max_tokens\": 3, \"ignore_eos\": true"), ("x-session-id", "nobody"));
+        JsonElement named = await Http.GetFromJsonAsync<JsonElement>("/v1/sessions/named"), nobody = await Http.GetFromJsonAsync<JsonElement>("/v1/sessions/nobody");
+        Assert.Equal(("anna", null), (named.GetProperty("user").GetString(), nobody.GetProperty("user").GetString()));
+        // All but the last token, which is computed when somebody goes on; nothing is saved here.
+        Assert.Equal((named.GetProperty("tokens").GetInt32() - 1, 0), (named.GetProperty("kv").GetProperty("memory").GetInt32(), named.GetProperty("kv").GetProperty("disk").GetInt32()));
+    }
+
     [Theory]
     [InlineData("not-an-id", "x", null, "UUID")]
     [InlineData("7a7ab1a4-5f2c-4f61-9d9e-111111111111", null, null, "x-session-id")]

@@ -36,6 +36,7 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
             Transcript[] all = [.. told.SelectMany(static t => t)];
             int wrong = 0;
             for (int i = 0; i < all.Length; i++) wrong += all[i].Wrong(expected[i]);
+            Assert.NotEmpty(Directory.GetFiles(Path.Combine(folder, "kv"), "*.kv", SearchOption.AllDirectories));
             output.WriteLine($"kills {server.Kills}, sessions {all.Length / Turns}, tokens delivered {server.Delivered} of {total}, sessions lost {all.Count(static t => t.Lost)}, wrong tokens {wrong}, turns resumed {all.Sum(static t => t.Resumed)}");
             Assert.Equal((kills, total, 0, 0), (server.Kills, server.Delivered, all.Count(static t => t.Lost), wrong));
             Assert.True(all.Sum(static t => t.Resumed) >= kills);
@@ -223,7 +224,8 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
 
         public async Task StartAsync()
         {
-            Child silo = Child.Start("Silo", "FlashOrleans.Silo", "--models", models, "--silo-port", "0", "--gateway-port", "0", "--http-port", "0", "--sessions-db", database);
+            // Keys and values are on disk, too: whole, half written, or of tokens that were never told.
+            Child silo = Child.StartIn(Path.GetDirectoryName(database)!, "Silo", "FlashOrleans.Silo", "--kv-disk", "64MiB", "--models", models, "--silo-port", "0", "--gateway-port", "0", "--http-port", "0", "--sessions-db", database);
             Match ready = Ready().Match(await silo.LineAsync("ready:"));
             _life.SetResult(new Life(silo, int.Parse(ready.Groups[1].Value, CultureInfo.InvariantCulture), int.Parse(ready.Groups[2].Value, CultureInfo.InvariantCulture), _dead.Token));
         }

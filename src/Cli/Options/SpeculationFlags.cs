@@ -1,8 +1,7 @@
 using System.CommandLine;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Engine;
-using FlashOrleans.Flash;
-using FlashOrleans.Models.Text;
+using FlashOrleans.Silo;
 
 namespace FlashOrleans.Cli.Options;
 
@@ -28,34 +27,6 @@ internal sealed class SpeculationFlags
     public EngineOptions Over(App app, ParseResult parse, EngineOptions engine, params IEnumerable<string> packages)
     {
         if (parse.GetValue(_draft) is not { } name) return engine;
-        string path = app.Library.Resolve(name, null, app.Interrupts.Stop);
-        var draft = DraftModel.At(path);
-        string? why = null;
-        bool any = false;
-        foreach (string package in packages)
-        {
-            if (FlashPackage.ReadManifest(package).Hash == draft.Manifest.Hash) continue;
-            string? wrong = Differs(package, path);
-            if (wrong is null) any = true;
-            else why ??= wrong;
-        }
-        if (!any) throw new CliException(why ?? $"--draft {name}: there is no other model here that it could draft for");
-        return engine with { Draft = draft };
-    }
-
-    /// <summary>Why one cannot draft for the other, in one line; null when it can.</summary>
-    private static string? Differs(string package, string draft)
-    {
-        using FlashPackage target = FlashPackage.Open(package), small = FlashPackage.Open(draft);
-        string names = $"--draft: {small.Name} cannot draft for {target.Name}";
-        TextCodec? text = TextCodec.FromFiles(target.SideFile), other = TextCodec.FromFiles(small.SideFile);
-        if ((text is null) != (other is null)) return $"{names}: only one of them has a tokenizer";
-        if (text is null || other is null) return target.Config.VocabSize == small.Config.VocabSize ? null : $"{names}: vocabularies of {small.Config.VocabSize} and {target.Config.VocabSize} tokens";
-        if (text.VocabSize != other.VocabSize) return $"{names}: their tokenizers have {other.VocabSize} and {text.VocabSize} tokens";
-        for (int id = 0; id < text.VocabSize; id++)
-        {
-            if (!text.TokenBytes(id).AsSpan().SequenceEqual(other.TokenBytes(id))) return $"{names}: token {id} is another text in each of them";
-        }
-        return null;
+        return SiloDraft.Over(engine, name, app.Library.Resolve(name, null, app.Interrupts.Stop), packages);
     }
 }

@@ -15,7 +15,7 @@ internal static class ServeVerb
 {
     private const int HttpPort = 8080, SiloPort = 11111, GatewayPort = 30000;
     public const long DefaultDisk = 4L << 30;
-    private const string KeyVariable = "FLASH_API_KEY";
+    public const string KeyVariable = "FLASH_API_KEY";
 
     public static Command Create(App app)
     {

@@ -23,6 +23,7 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
     private readonly ConcurrentDictionary<SiloAddress, bool> _active = new();
     private Conductor? _conductor;
     private bool _disposed;
+    private int _sessions, _turns;
 
     public LayerHost(LayerHostOptions options, ILocalSiloDetails silo, ISiloStatusOracle silos, ILogger<LayerHost> logger)
     {
@@ -51,6 +52,15 @@ public sealed class LayerHost : ILifecycleParticipant<ISiloLifecycle>, ISiloStat
 
     /// <summary>Guesses verified and right by package, since the silo started; any thread.</summary>
     public IReadOnlyList<(string Package, long Drafted, long Accepted)> Drafts => [.. StepTimes.Select(static p => (p.Key, p.Value.Drafts.Drafted, p.Value.Drafts.Accepted))];
+
+    /// <summary>Sessions in memory, and turns under way in them.</summary>
+    public (int Sessions, int Turns) Active => (Volatile.Read(ref _sessions), Volatile.Read(ref _turns));
+
+    internal void Entered(int sessions = 0, int turns = 0)
+    {
+        if (sessions != 0) Interlocked.Add(ref _sessions, sessions);
+        if (turns != 0) Interlocked.Add(ref _turns, turns);
+    }
 
     public void Participate(ISiloLifecycle observer)
     {

@@ -19,7 +19,7 @@ internal sealed partial class SessionGrain
     {
         StepTimes times = _host.StepTimes.GetOrAdd(turn.Package, static _ => new StepTimes());
         if (_drafter?.Times != times) _drafter = new Drafter(times);
-        _drafter.Begin(turn.Request, _options.Speculate, _kept);
+        _drafter.Begin(turn.Request, _options.Speculate, _kept, turn.Expected);
         _kept = int.MaxValue;
         _undrafted = _modelOff = false;
     }

@@ -13,7 +13,7 @@ internal sealed partial class SessionGrain
     private readonly OutgoingCalls _outgoing = new();
     private readonly Action<ReadOnlyMemory<Slot>, Exception> _sendFailed;
     private ITimer? _clock, _retry;
-    private long _submitted, _doubted;
+    private long _submitted, _doubted, _ticked, _stood;
     private double _usualStep;
     private bool _asking, _waitingToRetry;
     private int _attempts, _misses;
@@ -163,11 +163,15 @@ internal sealed partial class SessionGrain
     {
         StopClock();
         TimeSpan period = TimeSpan.FromMilliseconds(Math.Clamp(_options.WatchdogMinDelay.TotalMilliseconds / 2, 5, 250));
+        _ticked = _time.GetTimestamp();
+        _stood = 0;
         _clock = _time.CreateTimer(Post, (Action)Tick, period, period);
+        _host.Entered(turns: 1);
     }
 
     private void StopClock()
     {
+        if (_clock is not null) _host.Entered(turns: -1);
         _clock?.Dispose();
         _retry?.Dispose();
         _clock = _retry = null;
@@ -180,7 +184,11 @@ internal sealed partial class SessionGrain
     private void Tick()
     {
         if (_turn is not { Over: false } turn) return;
-        if (turn.Abandoned(_options.ReaderLease)) Finish(FinishReason.Abandoned);
+        // A process that stood still cannot tell who was silent: readers have a moment to say that they are there.
+        long now = _time.GetTimestamp();
+        if (_time.GetElapsedTime(_ticked, now) >= _options.ReaderLease / 2) _stood = now;
+        _ticked = now;
+        if (turn.Abandoned(_options.ReaderLease) && (_stood == 0 || _time.GetElapsedTime(_stood, now) >= _options.ReaderLease / 15)) Finish(FinishReason.Abandoned);
         else if (AskedTooLong()) NotGuessed();
         else if (_timeline.InFlight && !_asking && _time.GetElapsedTime(_doubted) >= Patience()) Ignore(AskAsync());
     }

@@ -35,6 +35,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     private Turn? _turn;
     private Task? _restoring;
     private Guid _starting, _cancelledStart;
+    private bool _entered;
 
     public SessionGrain(LayerHost host, SessionStore store, Serializer<TurnRecord> records, ILogger<SessionGrain> logger)
     {
@@ -54,10 +55,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
         (int epoch, int[] tokens) = await TakeAsync();
         _timeline = new SessionTimeline(_id, epoch, start: _state.Start);
         _timeline.Append(tokens);
+        _host.Entered(sessions: 1);
+        _entered = true;
     }
 
     public override async Task OnDeactivateAsync(DeactivationReason reason, CancellationToken cancellationToken)
     {
+        if (_entered) _host.Entered(sessions: -1);
         StopClock();
         await StoreRestAsync();
     }
@@ -77,7 +81,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             bool switched = _state.Package.Length > 0 && _state.Package != model.Package;
             if (switched && _timeline.Length > 0 && request.Input == InputMode.Append)
                 throw new TurnRejectedException($"session {_id} holds tokens of another package than {model.Name}; open a new session or replace the history");
-            (TextCodec? text, int[] history) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
+            (TextCodec? text, int[] history, ExpectedText? expected) = await ReadAsync(request, model, _timeline.Tokens.ToArray());
             ulong seed = request.Sampling.Seed ?? TurnInput.DrawSeed();
 
             await FindDraftModelAsync(model);
@@ -85,7 +89,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             Enter(request);
             int common = switched ? 0 : _timeline.Tokens.CommonPrefixLength(history);
             int cached = Math.Min(Math.Min(_timeline.Computed, common), history.Length - 1);
-            var record = new TurnRecord { Request = request with { Text = null, Messages = null, Tokens = null }, Seed = seed, PromptTokens = history.Length, CachedTokens = cached, Start = _timeline.Chain[0] };
+            var record = new TurnRecord { Request = request with { Text = null, Messages = null, Tokens = null, PredictionText = null }, Seed = seed, PromptTokens = history.Length, CachedTokens = cached, Start = _timeline.Chain[0] };
             bool kept = request.Keep || _state.Stored;
 
             if (switched) CloseInLayers();
@@ -96,7 +100,7 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             _timeline.Append(history.AsSpan(common));
             _kept = Math.Min(_kept, common);
             if (kept) await StoreBeginAsync(model.Package, record, common);
-            Begin(new Turn(record, kept, Stops(record), text, _time, started));
+            Begin(new Turn(record, kept, Stops(record), text, _time, started) { Expected = expected });
             if (_cancelledStart == request.TurnId) Finish(FinishReason.Cancelled);
             return Accepted(_turn!, attached: false);
         }
@@ -115,7 +119,6 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
             throw new TurnRejectedException($"turn {turnId} is over and has {turn.Chunks.Count} chunks; there is none at index {fromIndex}");
         turn.Enter(fromIndex);
         Advance();
-        bool stays = false;
         try
         {
             int next = fromIndex;
@@ -130,14 +133,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
                 }
                 if (turn.Ended) yield break;
                 // A grain with a waiting reader cannot leave memory, so a silent stream ends now and then and the client asks again.
-                stays = !await turn.ChangedAsync(s_readPatience, cancellationToken);
-                if (stays) yield break;
+                if (!await turn.ChangedAsync(s_readPatience, cancellationToken)) yield break;
             }
         }
         finally
         {
-            bool left = turn.Leave(_options.ReaderLease / 2);
-            if (left && !stays && !turn.Over && turn.Request.CancelOnDisconnect && ReferenceEquals(turn, _turn)) Finish(FinishReason.Cancelled);
+            // Why, a stream that ends does not say: Orleans ends those that nobody asks for, too, and after a standstill of the process that is all of them. Who leaves says so (Leave), who is gone is noticed.
+            turn.Leave(_options.ReaderLease / 2);
         }
     }
 
@@ -256,12 +258,13 @@ internal sealed partial class SessionGrain : Grain, ISessionGrain
     }
 
     /// <summary>Text to tokens on the loader thread.</summary>
-    private async Task<(TextCodec?, int[])> ReadAsync(TurnRequest request, ModelInfo model, int[] held)
+    private async Task<(TextCodec?, int[], ExpectedText?)> ReadAsync(TurnRequest request, ModelInfo model, int[] held)
     {
         try
         {
             TextCodec? text = model.HasTokenizer ? await _host.Catalog.TextAsync(model.Package) : null;
-            return (text, await _host.RunAsync(() => TurnInput.History(request, held, model, text)));
+            (int[] history, int[]? expected) = await _host.RunAsync(() => (TurnInput.History(request, held, model, text), TurnInput.Expected(request, model, text)));
+            return (text, history, expected is null ? null : new ExpectedText(expected));
         }
         catch (Exception e) when (e is FlashException or ModelFormatException)
         {

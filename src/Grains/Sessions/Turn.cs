@@ -42,6 +42,8 @@ internal sealed class Turn
     public TurnRecord Record { get; private set; }
     /// <summary>Hash of the package it runs on.</summary>
     public string Package { get; set; } = "";
+    /// <summary>What the answer will probably be. Not kept: a turn that is brought back does without.</summary>
+    public ExpectedText? Expected { get; init; }
     public TurnRequest Request => Record.Request;
     public Guid Id => Request.TurnId;
     public IReadOnlyList<TokenChunk> Chunks => _chunks;
@@ -128,13 +130,11 @@ internal sealed class Turn
         Taken(Math.Min(from, _chunks.Count));
     }
 
-    /// <summary>A reader left. True when it was the last one and left on purpose: it was not a silent one with chunks waiting for it.</summary>
-    public bool Leave(TimeSpan silence)
+    /// <summary>A reader left: one that is to be waited for from now on, but not a silent one with chunks waiting for it.</summary>
+    public void Leave(TimeSpan silence)
     {
         Readers--;
-        bool lost = Unread > 0 && Silence >= silence;
-        if (!lost) Touch();
-        return Readers == 0 && !lost;
+        if (Unread == 0 || Silence < silence) Touch();
     }
 
     public void Taken(int count)

@@ -46,6 +46,7 @@ internal static class TurnInput
         };
         if (history.Length == before.Length && request.Tokens is not { Length: 0 }) throw Rejected("the input of the turn is empty");
         if (history.Length == 0) throw Rejected("the session is empty and so is the input of the turn");
+        if (request.Shift) history = Shift(history, () => Prefix(request, history, before, text), model.MaxPositions, request.MaxTokens);
         if (history.Length > model.MaxPositions)
             throw new TurnRejectedException($"{history.Length} tokens do not fit the context of model {model.Name}, which has {model.MaxPositions} positions; send less or start a new session") { TooLong = true };
         foreach (int token in history)
@@ -55,6 +56,49 @@ internal static class TurnInput
         if (request.Prediction is { } expected && expected.Any(token => (uint)token >= (uint)model.VocabSize)) throw Rejected($"the prediction has a token id outside the vocabulary of model {model.Name}");
         if (request.TopLogits > model.VocabSize) throw Rejected($"top logits is {request.TopLogits}; model {model.Name} has {model.VocabSize} tokens");
         return history;
+    }
+
+    /// <summary>The tokens of what the answer will probably be, where the request says that in words; more than an answer can have are of no use.</summary>
+    public static int[]? Expected(TurnRequest request, ModelInfo model, TextCodec? text)
+    {
+        if (request.PredictionText is not { Length: > 0 } words) return null;
+        if (text is null) throw Rejected($"model {model.Name} has no tokenizer: send a prediction as token ids");
+        int[] tokens = text.Encode(words, parseSpecial: false);
+        return tokens.Length <= model.MaxPositions ? tokens : tokens[..model.MaxPositions];
+    }
+
+    /// <summary>
+    /// A history that leaves no room for an answer loses its oldest tokens behind a prefix, in steps of half of what a context holds behind it: so that what is kept stays the same from turn to turn, and
+    /// computed, until another half has to go. An answer has room when it may have as many tokens as were asked for, or a quarter of the context. Where the prefix leaves too little nothing is dropped.
+    /// </summary>
+    internal static int[] Shift(int[] history, Func<int> prefix, int positions, int answer)
+    {
+        int room = Math.Clamp(answer, 1, Math.Max(1, positions / 4));
+        int excess = history.Length + room - positions;
+        if (excess <= 0) return history;
+        int kept = prefix(), half = (positions - kept) / 2;
+        if (half <= room) return history;
+        int drop = (excess + half - 1) / half * half;
+        return [.. history.AsSpan(0, kept), .. history.AsSpan(kept + drop)];
+    }
+
+    /// <summary>Tokens that stay when others are dropped: the system's messages with the head of what follows them, or what begins every text.</summary>
+    private static int Prefix(TurnRequest request, int[] history, int[] before, TextCodec? text)
+    {
+        if (text is null) return 0;
+        int[] begins = text.Encode("", parseSpecial: false, addSpecial: true);
+        if (before.Length == 0 && request.Messages is { } messages)
+        {
+            try
+            {
+                begins = text.ChatTemplate!.EncodeMore([], [.. messages.TakeWhile(static m => m.Role == "system").Select(static m => new ChatMessage(m.Role, m.Content)), new ChatMessage("user", "")], addGenerationPrompt: false);
+            }
+            catch (TemplateException)
+            {
+                // One that takes no empty message: what begins every text is enough.
+            }
+        }
+        return begins.AsSpan().CommonPrefixLength(history);
     }
 
     public static Sampling Sampling(SamplingOptions options, ulong seed) => new()

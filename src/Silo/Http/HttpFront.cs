@@ -35,6 +35,7 @@ internal sealed class HttpFront : IAsyncDisposable
     private readonly Generator _generator;
     private readonly FlashClient _client;
     private readonly SessionStore _sessions;
+    private readonly SessionLook _look;
     private readonly ILogger _logger;
     private readonly WebApplication _app;
     private readonly byte[]? _key;
@@ -47,6 +48,7 @@ internal sealed class HttpFront : IAsyncDisposable
         var host = services.GetRequiredService<LayerHost>();
         _client = client;
         _sessions = services.GetRequiredService<SessionStore>();
+        _look = services.GetRequiredService<SessionLook>();
         Admission = new Admission(options.MaxRunning ?? silo.Engine.Budget?.Sessions ?? 64, options.MaxWaiting, options.MaxWait, options.Time);
         _instruments = new HttpInstruments(host, Admission, services.GetRequiredService<ILocalSiloDetails>().SiloAddress.Endpoint.ToString());
 
@@ -119,7 +121,7 @@ internal sealed class HttpFront : IAsyncDisposable
             var job = new Job(await RequestReader.TextAsync(context, _options, Admission.Limit));
             await AnswerAsync(context, job, new TextReplies(job, _options.Time.GetUtcNow()));
         });
-        SessionRoutes.Map(_app, _client, _sessions);
+        SessionRoutes.Map(_app, _client, _sessions, _look);
         _app.MapGet("/v1/models", (HttpContext context) =>
             WireJson.WriteAsync(context.Response, new ModelList("list", [.. _store.List().Where(static p => p.Manifest is not null).Select(Model)]), WireJson.Shared.ModelList));
         _app.MapGet("/v1/models/{id}", (HttpContext context) =>

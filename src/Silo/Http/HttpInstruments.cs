@@ -47,6 +47,10 @@ internal sealed class HttpInstruments : IDisposable
         LayerGauges("window_occupancy", "Share of the window's slots that hold a unit", static s => s.WindowSlots == 0 ? 0 : (double)s.WindowUsed / s.WindowSlots);
         LayerGauges("window_size_bytes", "Memory of the window", static s => s.WindowBytes);
         LayerGauges("kv_size_bytes", "Memory of keys and values", static s => s.KvBytes);
+        LayerGauges("kv_sessions", "Sessions that hold keys and values", static s => s.KvSessions);
+        LayerGauges("kv_held_bytes", "Keys and values that sessions hold", static s => s.KvHeldBytes);
+        LayerGauges("kv_cached_bytes", "Keys and values that no session holds and that stay while there is room", static s => s.KvCachedBytes);
+        LayerGauges("kv_saved_bytes", "Keys and values on disk", static s => s.KvSavedBytes);
         Layers("demand_read", "By", "Bytes read because a step waited for them", static s => s.DemandBytes);
         Layers("prefetch_read", "By", "Bytes read ahead", static s => s.PrefetchBytes);
         Layers("prefetch_units", null, "Units read ahead", static s => s.PrefetchIssued);
@@ -61,6 +65,12 @@ internal sealed class HttpInstruments : IDisposable
         _meter.CreateObservableCounter("flashorleans.flash_read", () => host.Report().FlashBytes, "By", "Bytes read from flash, all layers");
         _meter.CreateObservableCounter("flashorleans.flash_reads", () => host.Report().FlashReads, null, "Reads from flash, all layers");
         _meter.CreateObservableCounter("flashorleans.flash_faults", () => host.Report().FlashFaults, null, "Reads that failed");
+        _meter.CreateObservableCounter("flashorleans.kv_disk_written", () => host.Conductor.KvDiskBytes.Written, "By", "Bytes of keys and values written to disk");
+        _meter.CreateObservableCounter("flashorleans.kv_disk_read", () => host.Conductor.KvDiskBytes.Read, "By", "Bytes of keys and values brought back from disk");
+        _meter.CreateObservableGauge("flashorleans.num_sessions", () => host.Active.Sessions, null, "Sessions in memory");
+        _meter.CreateObservableGauge("flashorleans.num_turns", () => host.Active.Turns, null, "Turns under way in them");
+        _meter.CreateObservableGauge("flashorleans.num_steps", () => host.Status.Count(static l => l.Stats is { Busy: true }), null, "Layers with a step that is being computed or waits for flash");
+        _meter.CreateObservableGauge("flashorleans.num_waves", () => host.Report().WavesHeld, null, "Waves that layers hold, 0 when nothing is asked for");
         _meter.CreateObservableGauge("flashorleans.native_memory_bytes", () => host.Report().NativeBytes, null, "Native memory held: weights, windows, keys and values, buffers");
     }
 

@@ -19,6 +19,10 @@ internal sealed record Plan
     public float? MinP { get; init; }
     public long? Seed { get; init; }
     public Speculation Speculate { get; init; }
+    /// <summary>What the answer will probably be.</summary>
+    public string? Prediction { get; init; }
+    /// <summary>A conversation that is too long loses its oldest part instead of being refused.</summary>
+    public bool Shift { get; init; }
     public int Choices { get; init; } = 1;
     public string[] Stops { get; init; } = [];
     /// <summary>Ids that end an answer beside the model's own, which <see cref="IgnoreEos"/> leaves out.</summary>
@@ -66,6 +70,8 @@ internal sealed record Plan
         StopStrings = Stops.Length == 0 ? null : Stops,
         TopLogits = Logs ? TopLogs : 0,
         Speculate = Speculate,
+        PredictionText = Prediction,
+        Shift = Shift,
         Scope = Scope,
     };
 }

@@ -47,6 +47,7 @@ internal static class RequestReader
             MaxTokens = MaxTokens(request.MaxCompletionTokens, "max_completion_tokens") ?? MaxTokens(request.MaxTokens, "max_tokens"),
             Logs = logs,
             TopLogs = request.TopLogprobs ?? 0,
+            Prediction = Prediction(request.Prediction),
         };
     }
 
@@ -126,6 +127,7 @@ internal static class RequestReader
                 "auto" => Speculation.Auto,
                 { } other => throw Wrong("speculate", $"speculate is '{other}'; it must be off, lookup or auto"),
             },
+            Shift = request.ContextShift ?? false,
             Choices = choices,
             Stops = Stops(request.Stop),
             StopTokens = request.StopTokenIds ?? [],
@@ -237,6 +239,15 @@ internal static class RequestReader
             text.Append(words.GetString());
         }
         return text.ToString();
+    }
+
+    private static string? Prediction(JsonElement? prediction)
+    {
+        if (prediction is not { ValueKind: not JsonValueKind.Null } value) return null;
+        if (value.ValueKind != JsonValueKind.Object) throw Wrong("prediction", "prediction must be an object with type and content");
+        if (!value.TryGetProperty("type", out JsonElement type) || type.ValueKind != JsonValueKind.String || !type.ValueEquals("content"))
+            throw Wrong("prediction.type", "prediction.type must be content", "unsupported_value");
+        return Content(value.TryGetProperty("content", out JsonElement content) ? content : null, "prediction.content");
     }
 
     private static string[] Stops(JsonElement? stop)

@@ -11,7 +11,7 @@ internal static class SessionRoutes
 {
     private const int Most = 1000, Usual = 100;
 
-    public static void Map(WebApplication app, FlashClient client, SessionStore store)
+    public static void Map(WebApplication app, FlashClient client, SessionStore store, SessionLook look)
     {
         app.MapGet("/v1/sessions", async (HttpContext context) =>
         {
@@ -19,9 +19,9 @@ internal static class SessionRoutes
             Guid? after = context.Request.Query["after"].ToString() is { Length: > 0 } id ? RequestReader.SessionOf("session", id) : null;
             // One more than asked for says whether there are more.
             IReadOnlyList<SessionInfo> found = await store.ListAsync(most + 1, after);
-            await WireJson.WriteAsync(context.Response, new SessionList("list", [.. found.Take(most).Select(Out)], found.Count > most), WireJson.Shared.SessionList);
+            await WireJson.WriteAsync(context.Response, new SessionList("list", await Task.WhenAll(found.Take(most).Select(look.AtAsync).Select(OutAsync)), found.Count > most), WireJson.Shared.SessionList);
         });
-        app.MapGet("/v1/sessions/{id}", async (HttpContext context) => await WireJson.WriteAsync(context.Response, Out(await FindAsync(context, store)), WireJson.Shared.SessionOut));
+        app.MapGet("/v1/sessions/{id}", async (HttpContext context) => await WireJson.WriteAsync(context.Response, await OutAsync(look.AtAsync(await FindAsync(context, store))), WireJson.Shared.SessionOut));
         app.MapDelete("/v1/sessions/{id}", async (HttpContext context) =>
         {
             Guid id = (await FindAsync(context, store)).Id;
@@ -46,6 +46,13 @@ internal static class SessionRoutes
             : throw new ApiException(ApiError.Wrong(name, $"{name} must be between 1 and {Most}"));
     }
 
-    private static SessionOut Out(SessionInfo s) =>
-        new(s.Id, "session", s.Model, s.Tokens, s.Created.ToUnixTimeSeconds(), s.Used.ToUnixTimeSeconds(), new SessionTurnOut(s.Turn, s.Over));
+    private static async Task<SessionOut> OutAsync(Task<SessionSight> looking)
+    {
+        (SessionInfo s, string? user, int? memory, int? disk) = await looking;
+        return new(s.Id, "session", s.Model, Named(user), s.Tokens, s.Created.ToUnixTimeSeconds(), s.Used.ToUnixTimeSeconds(), new SessionTurnOut(s.Turn, s.Over), memory is null ? null : new SessionKvOut(memory.Value, disk ?? 0));
+    }
+
+    /// <summary>Who is fairly served is not always somebody with a name (<see cref="RequestReader"/>).</summary>
+    private static string? Named(string? user) => user is null || user.StartsWith("session:", StringComparison.Ordinal) || user.StartsWith("request:", StringComparison.Ordinal) ? null
+        : user.StartsWith("user:", StringComparison.Ordinal) ? user["user:".Length..] : user;
 }

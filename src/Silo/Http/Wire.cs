@@ -24,6 +24,7 @@ internal abstract class CompletionRequest
     public bool? IgnoreEos { get; set; }
     public long? Seed { get; set; }
     public string? Speculate { get; set; }
+    public bool? ContextShift { get; set; }
     public bool? Stream { get; set; }
     public StreamOptions? StreamOptions { get; set; }
     public string? PromptCacheKey { get; set; }
@@ -39,6 +40,8 @@ internal sealed class ChatRequest : CompletionRequest
     public MessageIn[]? Messages { get; set; }
     public int? MaxCompletionTokens { get; set; }
     public int? TopLogprobs { get; set; }
+    /// <summary>What the answer will probably be: a type, and content as in messages.</summary>
+    public JsonElement? Prediction { get; set; }
 }
 
 internal sealed class TextRequest : CompletionRequest
@@ -108,7 +111,10 @@ internal sealed record ModelList(string Object, ModelOut[] Data);
 /// <summary>The last turn is over or, in a stored session, goes on when a request with its <c>x-turn-id</c> asks for it.</summary>
 internal sealed record SessionTurnOut(Guid Id, bool Over);
 
-internal sealed record SessionOut(Guid Id, string Object, string Model, int Tokens, long CreatedAt, long LastUsedAt, SessionTurnOut LastTurn);
+/// <summary>Tokens whose keys and values the first layer has, here and on this silo's disk.</summary>
+internal sealed record SessionKvOut(int Memory, int Disk);
+
+internal sealed record SessionOut(Guid Id, string Object, string Model, string? User, int Tokens, long CreatedAt, long LastUsedAt, SessionTurnOut LastTurn, SessionKvOut? Kv);
 
 internal sealed record SessionList(string Object, SessionOut[] Data, bool HasMore);
 

@@ -14,6 +14,7 @@ internal sealed class Drafter(StepTimes times)
     private int _count, _met;
     private Speculation _mode;
     private int[] _prediction = [];
+    private ExpectedText? _expected;
     private int _fixed;
 
     public DraftPolicy Policy { get; } = new(times);
@@ -25,9 +26,10 @@ internal sealed class Drafter(StepTimes times)
     /// <summary>As many as the request says, whatever pays; 0: the policy decides.</summary>
     public int Fixed => _fixed;
 
-    /// <summary>A turn begins. <paramref name="kept"/> of the tokens known are still the same.</summary>
-    public void Begin(TurnRequest request, Speculation otherwise, int kept)
+    /// <summary>A turn begins. <paramref name="kept"/> of the tokens known are still the same; <paramref name="expected"/>: what the answer will probably be, where the request says it in words.</summary>
+    public void Begin(TurnRequest request, Speculation otherwise, int kept, ExpectedText? expected = null)
     {
+        _expected = expected;
         _mode = request.Score ? Speculation.Off : request.Speculate == Speculation.Default ? otherwise : request.Speculate;
         _prediction = request.Prediction ?? [];
         _fixed = Math.Min(request.Drafts, DraftPolicy.MostDrafts);
@@ -82,6 +84,8 @@ internal sealed class Drafter(StepTimes times)
             rest.CopyTo(_next);
             return rest.Length;
         }
+        source = DraftSource.Prediction;
+        if (_expected?.Next(tokens, generated, _next) is > 0 and var expected) return expected;
         int found = _lookup.Guess(tokens, _next, out int match);
         source = match switch { >= 8 => DraftSource.Lookup8, >= 4 => DraftSource.Lookup4, 3 => DraftSource.Lookup3, _ => DraftSource.Lookup2 };
         return found;

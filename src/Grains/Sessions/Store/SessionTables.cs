@@ -27,7 +27,7 @@ internal sealed class SessionTables : IDisposable
     ];
 
     private readonly SqliteConnection _connection;
-    private readonly SqliteCommand _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _unused, _excess, _count;
+    private readonly SqliteCommand _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _record, _unused, _excess, _count;
     private bool _syncs;
 
     private SessionTables(SqliteConnection connection)
@@ -54,6 +54,7 @@ internal sealed class SessionTables : IDisposable
         const string row = "select id, model, package, coalesce((select start + length(ids) / 4 from run where session = id order by start desc limit 1), 0), created, used, turn_id, over from session";
         _list = Command($"{row} where $after is null or (used, id) < (select used, id from session where id = $after) order by used desc, id desc limit $most", "$after", "$most");
         _find = Command($"{row} where id = $id", "$id");
+        _record = Command("select turn from session where id = $id", "$id");
         _unused = Command("select id, used from session where used < $before order by used limit $most", "$before", "$most");
         _excess = Command("select id, used from session order by over desc, used limit max(0, min($most, (select count(*) from session) - $keep))", "$keep", "$most");
         _count = Command("select count(*) from session");
@@ -184,6 +185,13 @@ internal sealed class SessionTables : IDisposable
         return Infos(_list);
     }
 
+    /// <summary>The last turn's record; null: the session is not stored.</summary>
+    public byte[]? Record(byte[] id)
+    {
+        Set(_record, id);
+        return (byte[]?)_record.ExecuteScalar();
+    }
+
     public SessionInfo? Find(Guid id)
     {
         Set(_find, id.ToByteArray());
@@ -208,7 +216,7 @@ internal sealed class SessionTables : IDisposable
 
     public void Dispose()
     {
-        foreach (SqliteCommand command in new[] { _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _unused, _excess, _count }) command.Dispose();
+        foreach (SqliteCommand command in new[] { _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _record, _unused, _excess, _count }) command.Dispose();
         _connection.Dispose();
     }
 
