@@ -29,8 +29,34 @@ public sealed partial class ServeTests(FlashHome home)
             using var answer = await http.PostAsync("/v1/completions", asked);
             Assert.Contains("\"completion_tokens\":3", await answer.Content.ReadAsStringAsync(), StringComparison.Ordinal);
         }
+        // What is kept is listed and deleted from beside.
+        string url = Address().Match(flash.Seen).Value;
+        using (var http = new HttpClient { BaseAddress = new Uri(url) })
+        {
+            using var asked = new HttpRequestMessage(HttpMethod.Post, "/v1/completions") { Content = new StringContent("""{"model": "emberling", "prompt": "Once upon a time", "max_tokens": 3, "user": "anna"}""") };
+            asked.Headers.Add("x-session-id", "fox");
+            using var answer = await http.SendAsync(asked);
+            Assert.True(answer.IsSuccessStatusCode);
+        }
+        var listed = (await Flash.RunAsync(home, "sessions", "--url", url, "--json")).Json.EnumerateArray().Single(static s => s.GetProperty("user").GetString() == "anna");
+        Assert.True(listed.GetProperty("tokens").GetInt32() > 3);
+        string id = listed.GetProperty("id").GetString()!;
+        string table = (await Flash.RunAsync(home, "sessions", "--url", url)).Out;
+        Assert.Matches($@"{id}\s+anna\s+emberling\s+\d+\s+\d+ s\s+\d+ in memory, \d+ on disk", table);
+        Assert.Equal(id, (await Flash.RunAsync(home, "sessions", "--url", url, "--delete", "fox", "--json")).Json.GetProperty("deleted")[0].GetString());
+        Outcome gone = await Flash.RunAsync(home, "sessions", "--url", url, "--delete", "fox");
+        Assert.Equal(1, gone.Code);
+        Assert.Contains("there is no such session", gone.Error, StringComparison.Ordinal);
         flash.Signal(2);
         Assert.Equal(130, (await flash.EndAsync()).Code);
+    }
+
+    [Fact]
+    public async Task Sessions_of_a_server_that_is_not_there_are_one_line()
+    {
+        Outcome outcome = await Flash.RunAsync(home, "sessions", "--url", "http://127.0.0.1:1");
+        Assert.Equal(1, outcome.Code);
+        Assert.Contains("no server at http://127.0.0.1:1/", outcome.Error, StringComparison.Ordinal);
     }
 
     [GeneratedRegex(@"http://127\.0\.0\.1:\d+(?=/v1:)")]

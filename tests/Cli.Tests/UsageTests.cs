@@ -19,6 +19,7 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("bench")]
     [InlineData("plan")]
     [InlineData("serve")]
+    [InlineData("sessions")]
     public async Task Help_of_a_verb_shows_options_and_examples(string verb)
     {
         var outcome = await Flash.RunAsync(home, verb, "--help");
