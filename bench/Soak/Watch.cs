@@ -58,7 +58,8 @@ internal sealed class Watch(int pid, string? group, HttpClient http)
     public Sample Look()
     {
         string[] status = File.ReadAllLines($"/proc/{pid}/status");
-        return new Sample(Number(status, "VmRSS:") * 1024, group is null ? 0 : Number(File.ReadAllLines(Path.Combine(group, "memory.stat")), "rss"),
+        // Pages of files belong to the page cache and to the group that touched them first; the group's limit has those that are this one's.
+        return new Sample((Number(status, "RssAnon:") + Number(status, "RssShmem:")) * 1024, group is null ? 0 : Number(File.ReadAllLines(Path.Combine(group, "memory.stat")), "rss"),
             Directory.GetFileSystemEntries($"/proc/{pid}/fd").Length, (int)Number(status, "Threads:"));
     }
 
