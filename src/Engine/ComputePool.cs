@@ -17,7 +17,8 @@ internal sealed class ComputePool : IDisposable
     private readonly long[] _taken;
     private Action<int, int> _job = static (_, _) => { };
     private int _items;
-    /// <summary>Number of the job in the upper half, its next item in the lower: an item is taken by exchanging both, so that a late worker cannot take one of another job by mistake.</summary>
+    /// <summary>Number of the job in the upper half, how many of its items nobody has taken in the lower: one is taken by exchanging both. What says that a job has no more is the ticket alone, so a late worker
+    /// cannot take anything of another job, not even while that is prepared; and who has taken one keeps the job from ending, so <see cref="_job"/> and <see cref="_items"/> are that job's until it is done.</summary>
     private long _ticket;
     private int _done;
     private int _parked;
@@ -52,13 +53,10 @@ internal sealed class ComputePool : IDisposable
             for (int i = 0; i < items; i++) job(i, 0);
             return;
         }
-        long round = (_ticket >> 32) + 1;
-        _job = job;
-        _items = items;
-        _done = 0;
-        _failure = null;
-        // Publishes the fields above: who sees the ticket sees them. Full fence, before looking for parked workers.
-        Interlocked.Exchange(ref _ticket, round << 32);
+        long round = unchecked((int)Round + 1);
+        Prepare(job, items);
+        // Publishes what was prepared: who sees the ticket sees it. Full fence, before looking for parked workers.
+        Interlocked.Exchange(ref _ticket, round << 32 | (uint)items);
         if (Volatile.Read(ref _parked) > 0)
         {
             lock (_gate) Monitor.PulseAll(_gate);
@@ -66,6 +64,18 @@ internal sealed class ComputePool : IDisposable
         Take(round, 0);
         Join(items);
         if (_failure is { } failure) throw new InvalidOperationException("a compute thread failed: " + failure.Message, failure);
+    }
+
+    /// <summary>Number of the last job.</summary>
+    internal long Round => Volatile.Read(ref _ticket) >> 32;
+
+    /// <summary>The next job, which nobody may take from yet: a worker that has just found the last one's end may still be looking.</summary>
+    internal void Prepare(Action<int, int> job, int items)
+    {
+        _job = job;
+        _items = items;
+        _done = 0;
+        _failure = null;
     }
 
     /// <summary>Managed bytes each worker has allocated since it started. The counters are the threads' own, so every worker must answer.</summary>
@@ -146,16 +156,16 @@ internal sealed class ComputePool : IDisposable
         }
     }
 
-    private void Take(long round, int worker)
+    internal void Take(long round, int worker)
     {
         while (true)
         {
             long ticket = Volatile.Read(ref _ticket);
-            int item = (int)ticket, items = _items;
-            // The items may be another job's by now; then the exchange fails.
-            if (ticket >> 32 != round || item >= items) return;
+            int left = (int)ticket;
+            if (ticket >> 32 != round || left == 0) return;
+            if (Interlocked.CompareExchange(ref _ticket, ticket - 1, ticket) != ticket) continue;
             var job = _job;
-            if (Interlocked.CompareExchange(ref _ticket, ticket + 1, ticket) != ticket) continue;
+            int items = _items, item = items - left;
             Volatile.Write(ref _taken[worker], _taken[worker] + 1);
             try
             {
