@@ -9,10 +9,10 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
-    /// <summary>Fewer rows than this take their down rows each on its own: a tile made into floats is not worth it.</summary>
+    /// <summary>Fewer rows than this take their down rows by <see cref="Kernels.Tiles"/>, or each on its own: making columns of them floats in memory is not worth it.</summary>
     internal const int TiledRows = 6;
-    /// <summary>Columns of the down rows that a thread sums at a time: the rows' sums of so many stay in the second cache while blocks pass by.</summary>
-    private const int StripColumns = 256;
+    /// <summary>Columns of the down rows that a thread sums at a time: one tile's; the rows' sums of so many stay in the second cache while blocks pass by.</summary>
+    private const int StripColumns = BundleLayout.TileColumns;
 
     /// <summary>Activations by partial buffer, grouped as <see cref="Kernels.Columns"/> takes them; then per worker a panel and the products of one group of neurons.</summary>
     private float* _act, _products;
