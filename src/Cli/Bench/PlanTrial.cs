@@ -38,7 +38,7 @@ internal static class PlanTrial
                 if (runs.Count == 0) continue;
                 // What others took from this process is none of the model's time.
                 (double step, BenchStretch best) = runs.MinBy(static r => r.Step);
-                trials.Add(StepTrial.Of(n, step, [.. best.Counters.Layers.Select(l => (l.ComputeNanos + l.PredictNanos) / 1e9 / best.Steps)], vocabulary) with { LooksAhead = layer.Prefetch });
+                trials.Add(StepTrial.Of(n, step, [.. best.Counters.Layers.Select(l => (l.ComputeNanos + l.PredictNanos) / 1e9 / best.Steps)], vocabulary));
             }
             return [.. trials];
         }

@@ -19,9 +19,6 @@ public sealed record Expectation
     /// <summary>By a step that was tried; null: none was.</summary>
     public double? ExpectedTokensPerSecond { get; private init; }
 
-    /// <summary>Share of the experts that a layer misses which the router of the layer before named in time: assumed where nothing says it (docs/adr/0025).</summary>
-    private const double Foreseen = 0.8;
-
     public static Expectation Of(BudgetPlan plan, DeviceRates rates, int sessions, StepTrial? trial = null)
     {
         ArgumentNullException.ThrowIfNull(plan);
@@ -53,7 +50,6 @@ public sealed record Expectation
         // The mean of all reads is no size that any of them has.
         var expected = new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
         if (trial == null) return expected;
-        double foreseen = !trial.LooksAhead ? 0 : plan.Manifest.Routing?.AheadRecall ?? Foreseen;
-        return expected with { ExpectedTokensPerSecond = sessions / StepTrial.Overlap(trial.Seconds(plan.Manifest.Model), seconds, foreseen) };
+        return expected with { ExpectedTokensPerSecond = sessions / (trial.Seconds(plan.Manifest.Model) + seconds) };
     }
 }

@@ -16,9 +16,6 @@ public sealed record StepTrial
     /// <summary>From layer to layer, and once to the session: what is not computing.</summary>
     public required double HopSeconds { get; init; }
 
-    /// <summary>The model that is planned for looks ahead.</summary>
-    public bool LooksAhead { get; init; } = true;
-
     /// <summary>From what was counted.</summary>
     /// <param name="sessions">Of each step.</param>
     /// <param name="step">Seconds of a step.</param>
@@ -31,10 +28,8 @@ public sealed record StepTrial
         return new StepTrial { Sessions = sessions, LayerSeconds = each, HeadSecondsPerToken = head / vocabulary, HopSeconds = Math.Max(0, step - layers.Sum()) / (layers.Count + 1) };
     }
 
-    /// <summary>Computing and flash together: what is foreseen is read beside, the rest is waited for; neither is faster than alone.</summary>
-    public static double Overlap(double computing, double flash, double foreseen) => Math.Max(flash, computing + (1 - foreseen) * flash);
-
-    /// <summary>A step of the whole model that misses nothing.</summary>
+    /// <summary>A step of the whole model that misses nothing. What it misses takes its time beside that: reads that were foreseen run while layers compute, but what they bring is checked and comes out of the same memory's rate, which on two
+    /// cores takes as long again (measured: ADR 0025).</summary>
     public double Seconds(ModelConfig model)
     {
         ArgumentNullException.ThrowIfNull(model);
