@@ -22,6 +22,12 @@ using var end = new CancellationTokenSource();
 // Loads the model and warms up code, so that what is idle is known.
 Visitor[] all = [.. Enumerable.Range(0, visitors).Select(i => new Visitor(i, seed, model, context, client, tally))];
 for (int i = 0; i < 3; i++) await all[i % visitors].CanaryAsync(0);
+if (tally.Count("answered") == 0)
+{
+    foreach (string line in tally.Why) Console.Error.WriteLine(line);
+    Console.Error.WriteLine($"{url} answers nothing for {model}: there is nothing to watch");
+    return 1;
+}
 var watch = new Watch(pid, Option("--group"), client.Http);
 Dictionary<string, double> idle = await watch.GaugesAsync();
 Sample before = watch.Look();

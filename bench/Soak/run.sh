@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Many users for a long time: `flash serve` within a budget, in a memory control group of exactly that budget without swap, and visitors who talk, leave, break off, delete and send nonsense. A row is appended to a CSV file.
 #   bench/Soak/run.sh OUT.csv MODEL BUDGET [VISITORS] [MINUTES] [-- FLAGS of flash serve]
-# MODEL: a package in FLASH_HOME; BUDGET: as flash takes it, in MiB or GiB. CONTEXT: tokens of each session (1024). SEED (1). Exit code 1 where something was lost, wrong, hung, leaked or killed; what, is on standard error. Needs root, a Release build.
+# MODEL: a package in FLASH_HOME; BUDGET: as flash takes it, in MiB or GiB. CONTEXT: tokens of each session (1024). TALK: what visitors take for it (CONTEXT; less where a word is many tokens). SEED (1). Exit code 1 where something was lost, wrong, hung, leaked or killed; what, is on standard error. Needs root, a Release build.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,4p' "$0" | cut -c3-; exit 2; }
 csv=$(realpath -m "$1") model=$2 budget=$3; shift 3
@@ -10,7 +10,7 @@ visitors=16 minutes=60
 [ $# -eq 0 ] || [ "$1" = -- ] || { minutes=$1; shift; }
 [ $# -eq 0 ] || shift
 root=$(cd "$(dirname "$0")/../.." && pwd)
-context=${CONTEXT:-1024} seed=${SEED:-1} port=${PORT:-18490}
+context=${CONTEXT:-1024} talk=${TALK:-${CONTEXT:-1024}} seed=${SEED:-1} port=${PORT:-18490}
 flash=${FLASH:-$root/artifacts/bin/Cli/release/flash}
 [ -x "$flash" ] || { echo "build first: dotnet build -c Release src/Cli" >&2; exit 1; }
 dotnet build -c Release "$root/bench/Soak" --nologo -v q >&2
@@ -31,7 +31,7 @@ bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$group" "$flash" "${command[@]}
 server=$!
 for _ in $(seq 600); do curl -sf "http://127.0.0.1:$port/health/live" >/dev/null && break; kill -0 "$server" 2>/dev/null || { cat "$work/log" >&2; exit 1; }; sleep 0.5; done
 code=0
-out=$("$soak" "http://127.0.0.1:$port" "$model" "$visitors" "$minutes" "$server" --group "$group" --budget "$bytes" --context "$context" --seed "$seed") || code=$?
+out=$("$soak" "http://127.0.0.1:$port" "$model" "$visitors" "$minutes" "$server" --group "$group" --budget "$bytes" --context "$talk" --seed "$seed") || code=$?
 echo "$out" >&2
 # Whoever is stopped in order says so.
 kill -TERM "$server"

@@ -21,9 +21,10 @@ public sealed class WaveMessageCodec : IFieldCodec<WaveMessage>
         where TBufferWriter : IBufferWriter<byte>
     {
         if (ReferenceCodec.TryWriteReferenceField(ref writer, fieldIdDelta, expectedType, value) || value is null) return;
+        ReadOnlySpan<byte> bytes = value.Bytes;
         writer.WriteFieldHeader(fieldIdDelta, expectedType, typeof(WaveMessage), WireType.LengthPrefixed);
-        writer.WriteVarUInt32((uint)value.Length);
-        writer.Write(value.Bytes);
+        writer.WriteVarUInt32((uint)bytes.Length);
+        writer.Write(bytes);
     }
 
     public WaveMessage ReadValue<TInput>(ref Reader<TInput> reader, Field field)

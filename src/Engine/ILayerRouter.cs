@@ -9,6 +9,10 @@ public interface ILayerRouter
 {
     /// <summary>The output wave of a step; ownership passes.</summary>
     void Forward(Wave wave);
+    /// <summary>A wave of these slots, or of some of them, will come as soon as it is computed: nothing is waited for any more. <see cref="Forward"/> or <see cref="Withdraw"/> follows. The span is only valid during the call.</summary>
+    void Announce(ReadOnlySpan<Slot> slots) { }
+    /// <summary>What was announced does not come.</summary>
+    void Withdraw() { }
     /// <summary>The last layer only.</summary>
     void Complete(in StepResult result);
     void Fault(in SlotFault fault);

@@ -28,6 +28,8 @@ internal sealed unsafe partial class LayerStep
     /// <summary>By slot: the index that waits for its read, or -1.</summary>
     private int[] _awaiting = [];
     private int _acquired, _opened;
+    /// <summary>Acquired units whose reads are under way.</summary>
+    private int _awaited;
     private bool _noSlot;
 
     /// <summary>It has stopped for want of a slot.</summary>
@@ -83,7 +85,7 @@ internal sealed unsafe partial class LayerStep
         _ready.EnsureCapacity(2 * _layer.Blocks + 16);
         _folding.EnsureCapacity(_layer.Blocks);
         _itemFrom.EnsureCapacity(2 * _layer.Blocks + 17);
-        _acquired = _opened = _firstLive = _nextFold = 0;
+        _acquired = _awaited = _opened = _firstLive = _nextFold = 0;
         _noSlot = false;
     }
 
@@ -101,6 +103,7 @@ internal sealed unsafe partial class LayerStep
             if (_acquired == _neededCount) _layer.ReadAhead();
             AddSharedExpert();
             Open();
+            if (_acquired == _neededCount && _awaited == 0) Announce();
             bool ran = RunReadySegments();
             Fold();
             if (_opened == _neededCount && _firstLive == _segments.Count) break;
@@ -130,7 +133,11 @@ internal sealed unsafe partial class LayerStep
             }
             _neededSlot[_acquired] = slot;
             _neededCold[_acquired] = bundles.Cold != before;
-            if (!ready) _awaiting[slot] = _acquired;
+            if (!ready)
+            {
+                _awaiting[slot] = _acquired;
+                _awaited++;
+            }
             _acquired++;
         }
         bundles.Flush();
@@ -198,6 +205,7 @@ internal sealed unsafe partial class LayerStep
         int index = slot < _awaiting.Length ? _awaiting[slot] : -1;
         if (index < 0) return;
         _awaiting[slot] = -1;
+        _awaited--;
         if (fault != ReadFault.None) FailUnit(index);
         if (index >= _opened) return;
         var segments = CollectionsMarshal.AsSpan(_segments);
@@ -293,6 +301,7 @@ internal sealed unsafe partial class LayerStep
                 int slot = _neededSlot[k];
                 if (_neededFailed[k] || !bundles.RereadIfWrong(_needed[k], slot) || _awaiting[slot] == k) continue;
                 _awaiting[slot] = k;
+                _awaited++;
                 for (int s = _segmentOf[k], left = _uses[k]; left > 0; s++)
                 {
                     if (segments[s].From > k || k >= segments[s].To) continue;
@@ -351,7 +360,11 @@ internal sealed unsafe partial class LayerStep
     {
         int slot = _neededSlot[index];
         _layer.Bundles!.Release(slot);
-        if (_awaiting[slot] == index) _awaiting[slot] = -1;
+        if (_awaiting[slot] == index)
+        {
+            _awaiting[slot] = -1;
+            _awaited--;
+        }
         _neededSlot[index] = -1;
     }
 

@@ -30,6 +30,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     private Phase _phase;
     private Layer _layer = null!;
     private long _parkedAt;
+    private bool _announced;
+    private Slot[] _live = new Slot[8];
 
     /// <summary>Time for which it was parked until its reads were there.</summary>
     public long FlashWaited { get; private set; }
@@ -72,6 +74,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         _phase = Phase.Embedding;
         Runnable = _gaveWay = false;
         FlashWaited = 0;
+        _announced = false;
     }
 
     /// <summary>Admits one slot of a wave; false (with a fault to its session, or silently when it is old) leaves it out.</summary>
@@ -265,6 +268,19 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         End();
     }
 
+    /// <summary>What is left of the step is arithmetic: the way to the next layer is prepared meanwhile. Of prefill that is a small part.</summary>
+    private void Announce()
+    {
+        if (_announced || _layer.IsLast || !IsDecode) return;
+        if (_live.Length < _slotCount) _live = new Slot[_slots.Length];
+        int live = 0;
+        for (int i = 0; i < _slotCount; i++)
+            if (!_slots[i].Dead) _live[live++] = _slots[i].Slot;
+        if (live == 0) return;
+        _announced = true;
+        _layer.Router.Announce(_live.AsSpan(0, live));
+    }
+
     private void SendOn(int width)
     {
         int slots = 0, rows = 0;
@@ -287,6 +303,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             row += slot.Slot.Count;
         }
         if (Trace != null && _layer.Router.Next is { } next) next.SentAt = time.GetTimestamp();
+        _announced = false;
         _layer.Router.Forward(wave);
     }
 
@@ -299,6 +316,8 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
             _layer.Kv!.Unpin(_slots[i].Sequence, _slots[i].Dead ? 0 : _slots[i].Slot.Position + _slots[i].Slot.Count);
             _slots[i].Sequence = null!;
         }
+        if (_announced) _layer.Router.Withdraw();
+        _announced = false;
         _phase = Phase.Done;
         OnEnd?.Invoke(this);
     }

@@ -64,6 +64,10 @@ internal sealed class LayerPump
             case OutboxKind.Wave:
                 SendWave(item.Wave, ref taken);
                 break;
+            case OutboxKind.Ahead:
+                Take(ref taken);
+                item.Ahead!.Send(_next, _sendFailed);
+                break;
             case OutboxKind.Result:
                 SendResult(item.Result, ref taken);
                 break;
@@ -82,16 +86,16 @@ internal sealed class LayerPump
     {
         if (_hosted.Next is not null || WaveSplitter.Fits(wave))
         {
-            OutgoingCalls.Entry entry = _hosted.Outgoing.Add(wave, _sendFailed);
+            OutgoingCalls.Entry entry = _hosted.Outgoing.Add(wave);
             Take(ref taken);
-            entry.Send(_next);
+            entry.Send(_next, _sendFailed);
             return;
         }
         Wave[] parts = WaveSplitter.Split(wave);
-        OutgoingCalls.Entry[] entries = Array.ConvertAll(parts, part => _hosted.Outgoing.Add(part, _sendFailed));
+        OutgoingCalls.Entry[] entries = Array.ConvertAll(parts, part => _hosted.Outgoing.Add(part));
         Take(ref taken);
         wave.Return();
-        foreach (OutgoingCalls.Entry entry in entries) entry.Send(_next);
+        foreach (OutgoingCalls.Entry entry in entries) entry.Send(_next, _sendFailed);
     }
 
     private void SendResult(in StepResult result, ref bool taken)

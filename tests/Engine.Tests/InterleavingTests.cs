@@ -273,7 +273,31 @@ public sealed class InterleavingTests
         {
             public Layer? Next => index == 0 ? schedule._layers[1] : null;
             public bool WantsRows => false;
-            public void Forward(Wave wave) => schedule.Hand(index + 1, wave);
+            private readonly HashSet<(Guid, int, long)> _announced = [];
+            private bool _ahead;
+
+            public void Forward(Wave wave)
+            {
+                foreach (ref readonly var slot in wave.Slots) Assert.True(!_ahead || _announced.Contains((slot.Session, slot.Epoch, slot.Step)), "a slot comes that was not announced");
+                _ahead = false;
+                schedule.Hand(index + 1, wave);
+            }
+
+            public void Announce(ReadOnlySpan<Slot> slots)
+            {
+                Assert.False(_ahead, "announced before what was announced came or was withdrawn");
+                Assert.Equal(0, index);
+                _ahead = true;
+                _announced.Clear();
+                foreach (ref readonly var slot in slots) _announced.Add((slot.Session, slot.Epoch, slot.Step));
+            }
+
+            public void Withdraw()
+            {
+                Assert.True(_ahead, "withdrawn and not announced");
+                _ahead = false;
+            }
+
             public void Complete(in StepResult result) => schedule.Tell(result);
             public void Fault(in SlotFault fault) => schedule.Tell(fault);
             public void HintRows(ReadOnlySpan<float> rows, int count, int width) { }

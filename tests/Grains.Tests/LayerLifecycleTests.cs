@@ -57,6 +57,40 @@ public sealed class LayerLifecycleTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_wave_whose_message_came_ahead_enters_the_layer_when_it_is_there_and_stays_with_its_sender_when_the_layer_leaves()
+    {
+        await _cluster.Client.EnsureReadyAsync(TestModel.Name);
+        var key = new LayerKey(_model.Package.Hash, 1);
+        HostedLayer hosted = _cluster.Host.Find(key)!;
+        var ahead = new WaveMessage();
+        hosted.Accept(ahead);
+        // Delivered twice, as a network may.
+        hosted.Accept(ahead);
+        Assert.Equal(0, hosted.WavesIn);
+        Wave wave = OneRow();
+        Assert.True(ahead.Fill(wave.Array, wave.Length));
+        Assert.Equal(1, hosted.WavesIn);
+        await Turns.UntilAsync(() => Task.FromResult(_cluster.Host.Report().WavesHeld), static held => held == 0, "the layer to be done with the wave");
+
+        var late = new WaveMessage();
+        hosted.Accept(late);
+        await _cluster.Cluster.DeactivateAsync(_cluster.Layer(_model, 1));
+        Wave kept = OneRow();
+        Assert.False(late.Fill(kept.Array, kept.Length));
+        kept.Return();
+        Assert.Equal(1, hosted.WavesIn);
+
+        Wave OneRow()
+        {
+            Wave one = Wave.Rent(1, 1, _model.Config.HiddenSize);
+            one.Slots[0] = new Slot { Session = Guid.NewGuid(), Epoch = 1, Step = 1, Count = 1, Sampling = Sampling.Greedy };
+            one.Tokens[0] = 3;
+            one.Rows.Clear();
+            return one;
+        }
+    }
+
+    [Fact]
     public async Task Deactivating_every_layer_again_and_again_under_load_keeps_the_tokens_and_frees_everything()
     {
         Task<List<TokenChunk>>[] stories = [.. Enumerable.Range(0, 4).Select(i => _cluster.Client.OpenSession().SendAsync(Turns.Of(_model.Prompt(10 + i), 80)).AllAsync())];

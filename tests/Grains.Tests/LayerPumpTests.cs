@@ -86,6 +86,44 @@ public sealed class LayerPumpTests : IDisposable
     }
 
     [Fact]
+    public async Task A_message_that_goes_ahead_of_its_wave_holds_its_steps_and_is_no_wave_yet()
+    {
+        Wave wave = WaveOf(slots: 2, rows: 1, width: 8);
+        Slot[] slots = wave.Slots.ToArray();
+        OutgoingCalls.Entry entry = _hosted.Outgoing.Announce(slots);
+        WaveMessage ahead = entry.Message!;
+        Assert.True(_hosted.Outbox.Post(new OutboxItem { Kind = OutboxKind.Ahead, Ahead = entry }));
+        Assert.Equal(0, _hosted.WavesHeld);
+        var ack = new TaskCompletionSource();
+        await PumpAsync(forward: message =>
+        {
+            Assert.Same(ahead, message);
+            return ack.Task;
+        });
+        Assert.All(slots, s => Assert.True(_hosted.Holds(s.Session, s.Epoch, s.Step)));
+        Assert.True(ahead.Fill(wave.Array, wave.Length));
+        Assert.Equal(1, _hosted.WavesHeld);
+        Assert.True(ahead.TryClaim(out byte[] array, out _));
+        Wave.Return(array);
+        ack.SetResult();
+        await Turns.UntilAsync(() => Task.FromResult(_hosted.Holds(slots[0].Session, 1, 1)), static held => !held, "the acknowledgement");
+    }
+
+    [Fact]
+    public async Task A_message_ahead_that_cannot_be_delivered_tells_nobody_and_leaves_the_wave_to_its_sender()
+    {
+        Wave wave = WaveOf(slots: 2, rows: 1, width: 8);
+        OutgoingCalls.Entry entry = _hosted.Outgoing.Announce(wave.Slots);
+        WaveMessage ahead = entry.Message!;
+        Assert.True(_hosted.Outbox.Post(new OutboxItem { Kind = OutboxKind.Ahead, Ahead = entry }));
+        await PumpAsync(forward: _ => throw new IOException("no way today"));
+        await Turns.UntilAsync(() => Task.FromResult(ahead.Claimed), static gone => gone, "the failure");
+        Assert.False(ahead.Fill(wave.Array, wave.Length));
+        Assert.Empty(_said);
+        wave.Return();
+    }
+
+    [Fact]
     public async Task A_long_wave_is_held_part_by_part_before_the_first_part_goes()
     {
         Wave wave = WaveOf(slots: 3, rows: 64, width: 4096);

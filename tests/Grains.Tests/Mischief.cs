@@ -89,14 +89,14 @@ internal sealed class Mischief(int seed, double share) : IOutgoingGrainCallFilte
         object? argument = context.Request.GetArgument(0);
         if (forward && argument is WaveMessage wave)
         {
-            // Read before the original is sent: afterwards its array is the receiver's.
-            WaveMessage copy = wave.Copy();
+            // Read before the original is sent: afterwards its array is the receiver's. One ahead of its wave has nothing to read yet.
+            WaveMessage copy = wave.HasWave ? wave.Copy() : wave;
             _seen.TryAdd(copy, "copied");
             await Task.Yield();
             try { await ((ILayerGrain)context.Grain).Forward(copy); }
             catch (LayerUnavailableException) { }
-            // Sent to another silo it was copied onto the wire, and is ours again.
-            if (copy.TryClaim(out byte[] array, out _)) System.Buffers.ArrayPool<byte>.Shared.Return(array);
+            // Sent to another silo it was copied onto the wire, and is ours again. One ahead of its wave is the sender's.
+            if (copy != wave && copy.TryClaim(out byte[] array, out _)) System.Buffers.ArrayPool<byte>.Shared.Return(array);
         }
         else if (argument is StepOutcome outcome)
         {

@@ -52,6 +52,110 @@ public sealed class WaveMessageTests
     }
 
     [Fact]
+    public void A_message_ahead_of_its_wave_brings_it_whoever_is_first()
+    {
+        byte[] wave = [1, 2, 3];
+        List<(byte[], int)> got = [];
+        bool Take(byte[] array, int length)
+        {
+            got.Add((array, length));
+            return true;
+        }
+
+        var messageFirst = new WaveMessage();
+        Assert.False(messageFirst.TryClaim(out _, out _));
+        Assert.True(messageFirst.Await(Take));
+        Assert.False(messageFirst.HasWave);
+        Assert.True(messageFirst.Fill(wave, 2));
+        Assert.Equal([(wave, 2)], got);
+        // Delivered twice: the second finds nothing.
+        Assert.False(messageFirst.Await(Take));
+        Assert.False(messageFirst.TryClaim(out _, out _));
+        Assert.False(messageFirst.Withdraw());
+
+        var waveFirst = new WaveMessage();
+        Assert.True(waveFirst.Fill(wave, 3));
+        Assert.True(waveFirst.HasWave);
+        Assert.False(waveFirst.Await(Take));
+        Assert.False(waveFirst.Withdraw());
+        Assert.True(waveFirst.TryClaim(out byte[] array, out int length));
+        Assert.Same(wave, array);
+        Assert.Equal(3, length);
+        Assert.Single(got);
+    }
+
+    [Fact]
+    public void A_wave_stays_with_its_sender_when_the_message_was_withdrawn_or_the_receiver_leaves()
+    {
+        var withdrawn = new WaveMessage();
+        Assert.True(withdrawn.Withdraw());
+        Assert.False(withdrawn.Fill([1], 1));
+        Assert.False(withdrawn.Await((_, _) => throw new InvalidOperationException("nothing comes")));
+        Assert.False(withdrawn.TryClaim(out _, out _));
+
+        var awaited = new WaveMessage();
+        Assert.True(awaited.Await((_, _) => throw new InvalidOperationException("nothing comes")));
+        Assert.True(awaited.Withdraw());
+        Assert.False(awaited.Fill([1], 1));
+
+        var leaving = new WaveMessage();
+        Assert.True(leaving.Await((_, _) => false));
+        Assert.False(leaving.Fill([1], 1));
+        Assert.False(leaving.TryClaim(out _, out _));
+    }
+
+    [Fact]
+    public void Of_a_sender_a_receiver_and_a_failing_call_at_the_same_time_one_has_the_wave()
+    {
+        const int rounds = 5000;
+        WaveMessage[] messages = [.. Enumerable.Range(0, rounds).Select(static _ => new WaveMessage())];
+        int[] owners = new int[rounds];
+        byte[] wave = [1];
+        using var start = new Barrier(3);
+        Thread[] threads =
+        [
+            Each((message, round) =>
+            {
+                if (!message.Fill(wave, 1)) Interlocked.Increment(ref owners[round]);
+            }),
+            Each((message, round) =>
+            {
+                if (!message.Await((_, _) => Interlocked.Increment(ref owners[round]) > 0) && message.TryClaim(out _, out _)) Interlocked.Increment(ref owners[round]);
+            }),
+            Each((message, round) =>
+            {
+                if (!message.Withdraw() && message.TryClaim(out _, out _)) Interlocked.Increment(ref owners[round]);
+            }),
+        ];
+        foreach (Thread thread in threads) thread.Join();
+        Assert.All(owners, static n => Assert.Equal(1, n));
+
+        Thread Each(Action<WaveMessage, int> part)
+        {
+            var thread = new Thread(() =>
+            {
+                for (int round = 0; round < rounds; round++)
+                {
+                    start.SignalAndWait();
+                    part(messages[round], round);
+                }
+            });
+            thread.Start();
+            return thread;
+        }
+    }
+
+    [Fact]
+    public void A_message_ahead_of_its_wave_does_not_leave_its_silo()
+    {
+        var serializer = _services.GetRequiredService<Serializer<WaveMessage>>();
+        Assert.Contains("ahead", Assert.Throws<InvalidOperationException>(() => serializer.SerializeToArray(new WaveMessage())).Message, StringComparison.Ordinal);
+        var filled = new WaveMessage();
+        Assert.True(filled.Fill([1, 2], 2));
+        Assert.Equal(2, serializer.Deserialize(serializer.SerializeToArray(filled))!.Length);
+    }
+
+    [Fact]
     public void Inside_a_silo_the_same_instance_arrives()
     {
         var copier = _services.GetRequiredService<DeepCopier<WaveMessage>>();

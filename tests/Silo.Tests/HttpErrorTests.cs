@@ -115,6 +115,27 @@ public sealed class HttpErrorTests(HttpSilo silo, EmberlingFolder models) : ICla
     }
 
     [Fact]
+    public async Task Who_breaks_off_in_the_middle_of_a_request_has_gone_and_nothing_failed()
+    {
+        await using FlashSilo silo = await FlashSilo.StartAsync(HttpSilo.Options(models, new HttpOptions()));
+        using HttpClient http = HttpSilo.Of(silo);
+        using (var connection = new TcpClient { LingerState = new LingerOption(true, 0) })
+        {
+            await connection.ConnectAsync(silo.HttpEndpoint!);
+            NetworkStream wire = connection.GetStream();
+            await wire.WriteAsync(Encoding.ASCII.GetBytes("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"));
+            // The server says so when it begins to read the body.
+            byte[] buffer = new byte[4096];
+            Assert.StartsWith("HTTP/1.1 100 ", Encoding.ASCII.GetString(buffer, 0, await wire.ReadAsync(buffer)), StringComparison.Ordinal);
+            await wire.WriteAsync(Encoding.ASCII.GetBytes("{\"model\":"));
+        }
+        string counted = "";
+        while (!counted.Contains("status=", StringComparison.Ordinal))
+            counted = string.Join('\n', (await http.GetStringAsync("/metrics")).Split('\n').Where(static l => l.StartsWith("flashorleans_http_requests", StringComparison.Ordinal) && l.Contains("completions", StringComparison.Ordinal)));
+        Assert.Contains("status=\"499\"", counted, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task A_key_that_was_set_is_asked_for_under_v1_alone()
     {
         await using FlashSilo locked = await FlashSilo.StartAsync(HttpSilo.Options(models, new HttpOptions { ApiKey = "sesame" }));

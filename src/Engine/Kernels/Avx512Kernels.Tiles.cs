@@ -5,14 +5,14 @@ using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
 
-/// <summary>Whole tiles of q4 (form A), two registers a block of 32 columns; the rest as <see cref="Kernels.Tiles"/> does.</summary>
+/// <summary>Whole tiles of q4 (form A), two registers a block of 32 columns, and of q8; the rest as <see cref="Kernels.Tiles"/> does.</summary>
 internal sealed unsafe partial class Avx512Kernels
 {
-    private const int TileRowBytes = BundleLayout.TileColumns / 2 + TileBlocks * 2, TileBlocks = BundleLayout.TileColumns / WeightLayout.Block, CoefficientsOfToken = ColumnRows * TileBlocks;
+    private const int TileRowBytes = BundleLayout.TileColumns / 2 + TileBlocks * 2, TileRowBytesQ8 = BundleLayout.TileColumns + TileBlocks * 2, TileBlocks = BundleLayout.TileColumns / WeightLayout.Block, CoefficientsOfToken = ColumnRows * TileBlocks;
 
     public override void Tiles(WeightFormat format, byte** tiles, int n, int columns, float* a, nint aStride, int tokens, float* y, nint yStride, bool whole, byte** next = null)
     {
-        if (format != WeightFormat.Q4 || columns != BundleLayout.TileColumns)
+        if (format is not (WeightFormat.Q4 or WeightFormat.Q8) || columns != BundleLayout.TileColumns)
         {
             base.Tiles(format, tiles, n, columns, a, aStride, tokens, y, yStride, whole, next);
             return;
@@ -20,8 +20,15 @@ internal sealed unsafe partial class Avx512Kernels
         float* c = stackalloc float[4 * CoefficientsOfToken];
         for (int t = 0, count; t < tokens; t += count, a += count * aStride, y += count * yStride, next = null)
         {
+            if (format == WeightFormat.Q8)
+            {
+                count = 1;
+                Coefficients(tiles, n, TileRowBytesQ8, a, aStride, count, c);
+                TileOneQ8(tiles, n, c, y, whole, next);
+                continue;
+            }
             count = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
-            Coefficients(tiles, n, a, aStride, count, c);
+            Coefficients(tiles, n, TileRowBytes, a, aStride, count, c);
             switch (count)
             {
                 case 4:
@@ -39,11 +46,11 @@ internal sealed unsafe partial class Avx512Kernels
 
     /// <summary>c[(t * 128 + i) * 8 + block] = a_ti * scale.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Coefficients(byte** tiles, int n, float* a, nint aStride, int tokens, float* c)
+    private static void Coefficients(byte** tiles, int n, nint rowBytes, float* a, nint aStride, int tokens, float* c)
     {
         for (int i = 0; i < n; i++, a++, c += TileBlocks)
         {
-            Vector256<float> scales = StoredF16.Eight(tiles[i / WeightLayout.PanelRows] + i % WeightLayout.PanelRows * (nint)TileRowBytes, BundleLayout.TileColumns / 4);
+            Vector256<float> scales = StoredF16.Eight(tiles[i / WeightLayout.PanelRows] + i % WeightLayout.PanelRows * rowBytes + rowBytes - TileBlocks * 2, 0);
             for (int t = 0; t < tokens; t++) (scales * Vector256.Create(a[t * aStride])).Store(c + t * CoefficientsOfToken);
         }
     }
@@ -97,6 +104,44 @@ internal sealed unsafe partial class Avx512Kernels
             w = Bytes(row + 112);
             low = Avx512F.PermuteVar16x32(values, w); high = Avx512F.PermuteVar16x32(values, w >> 4);
             s = Vector512.Create(c[7]); a14 = Mad(s, low, a14); a15 = Mad(s, high, a15);
+        }
+        Put(a0, a1, y, whole);
+        Put(a2, a3, y + 32, whole);
+        Put(a4, a5, y + 64, whole);
+        Put(a6, a7, y + 96, whole);
+        Put(a8, a9, y + 128, whole);
+        Put(a10, a11, y + 160, whole);
+        Put(a12, a13, y + 192, whole);
+        Put(a14, a15, y + 224, whole);
+    }
+
+    /// <summary>One token, 256 columns of q8: the sums stay in sixteen registers while the rows pass by.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void TileOneQ8(byte** tiles, int n, float* c, float* y, bool whole, byte** next)
+    {
+        Vector512<float> a0 = default, a1 = default, a2 = default, a3 = default, a4 = default, a5 = default, a6 = default, a7 = default, a8 = default, a9 = default, a10 = default, a11 = default, a12 = default, a13 = default, a14 = default, a15 = default;
+        if (!whole)
+        {
+            a0 = Vector512.Load(y); a1 = Vector512.Load(y + 16); a2 = Vector512.Load(y + 32); a3 = Vector512.Load(y + 48); a4 = Vector512.Load(y + 64); a5 = Vector512.Load(y + 80); a6 = Vector512.Load(y + 96); a7 = Vector512.Load(y + 112); a8 = Vector512.Load(y + 128); a9 = Vector512.Load(y + 144); a10 = Vector512.Load(y + 160); a11 = Vector512.Load(y + 176); a12 = Vector512.Load(y + 192); a13 = Vector512.Load(y + 208); a14 = Vector512.Load(y + 224); a15 = Vector512.Load(y + 240);
+        }
+        for (int i = 0; i < n; i++, c += 8)
+        {
+            int tile = i / WeightLayout.PanelRows;
+            nint at = i % WeightLayout.PanelRows * (nint)TileRowBytesQ8;
+            if (next != null)
+            {
+                AskRow(next[tile] + at);
+                Sse.Prefetch0(next[tile] + at + 192);
+            }
+            byte* row = tiles[tile] + at;
+            Vector512<float> s = Vector512.Create(c[0]); a0 = Mad(s, StoredI8.Sixteen(row, 0), a0); a1 = Mad(s, StoredI8.Sixteen(row, 16), a1);
+            s = Vector512.Create(c[1]); a2 = Mad(s, StoredI8.Sixteen(row, 32), a2); a3 = Mad(s, StoredI8.Sixteen(row, 48), a3);
+            s = Vector512.Create(c[2]); a4 = Mad(s, StoredI8.Sixteen(row, 64), a4); a5 = Mad(s, StoredI8.Sixteen(row, 80), a5);
+            s = Vector512.Create(c[3]); a6 = Mad(s, StoredI8.Sixteen(row, 96), a6); a7 = Mad(s, StoredI8.Sixteen(row, 112), a7);
+            s = Vector512.Create(c[4]); a8 = Mad(s, StoredI8.Sixteen(row, 128), a8); a9 = Mad(s, StoredI8.Sixteen(row, 144), a9);
+            s = Vector512.Create(c[5]); a10 = Mad(s, StoredI8.Sixteen(row, 160), a10); a11 = Mad(s, StoredI8.Sixteen(row, 176), a11);
+            s = Vector512.Create(c[6]); a12 = Mad(s, StoredI8.Sixteen(row, 192), a12); a13 = Mad(s, StoredI8.Sixteen(row, 208), a13);
+            s = Vector512.Create(c[7]); a14 = Mad(s, StoredI8.Sixteen(row, 224), a14); a15 = Mad(s, StoredI8.Sixteen(row, 240), a15);
         }
         Put(a0, a1, y, whole);
         Put(a2, a3, y + 32, whole);

@@ -16,6 +16,9 @@ internal sealed class HostedLayer : ILayerRouter
     private readonly Lock _gate = new();
     private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private List<Wave>? _early = [];
+    private readonly Func<byte[], int, bool> _arrived;
+    /// <summary>Conductor thread: the message of the running step's wave, which went ahead.</summary>
+    private WaveMessage? _ahead;
     private volatile Layer? _layer;
     private bool _closed;
     private long _wavesIn, _wavesOut, _hints;
@@ -23,6 +26,7 @@ internal sealed class HostedLayer : ILayerRouter
     public HostedLayer(LayerHost host, LayerKey key, LayerOptions options)
     {
         _host = host;
+        _arrived = Arrived;
         Key = key;
         Options = options;
         _ = _ready.Task.ContinueWith(static t => _ = t.Exception, CancellationToken.None, TaskContinuationOptions.OnlyOnFaulted, TaskScheduler.Default);
@@ -48,9 +52,10 @@ internal sealed class HostedLayer : ILayerRouter
         get { lock (_gate) return (_early?.Count ?? 0) + Outbox.Waves + Outgoing.Waves; }
     }
 
-    /// <summary>Takes a wave in: claims it and puts it into the engine's inbox. A second delivery of the same message finds it claimed and does nothing.</summary>
+    /// <summary>Takes a wave in: claims it and puts it into the engine's inbox, now or, when the message came ahead of it, as soon as it is there. A second delivery of the same message finds it claimed and does nothing.</summary>
     public void Accept(WaveMessage message)
     {
+        if (message.Await(_arrived)) return;
         if (!message.TryClaim(out byte[] array, out int length)) return;
         Wave wave;
         try
@@ -69,6 +74,14 @@ internal sealed class HostedLayer : ILayerRouter
             throw new LayerUnavailableException(refused);
         }
         Interlocked.Increment(ref _wavesIn);
+    }
+
+    /// <summary>The sender's thread: the wave of a message that came ahead of it.</summary>
+    private bool Arrived(byte[] array, int length)
+    {
+        if (Take(new Wave(array, length)) is not null) return false;
+        Interlocked.Increment(ref _wavesIn);
+        return true;
     }
 
     /// <summary>Why the wave is not taken, or null.</summary>
@@ -150,7 +163,26 @@ internal sealed class HostedLayer : ILayerRouter
     public void Forward(Wave wave)
     {
         Interlocked.Increment(ref _wavesOut);
+        WaveMessage? ahead = _ahead;
+        _ahead = null;
+        if (ahead is not null && ahead.Fill(wave.Array, wave.Length)) return;
         if (!Outbox.Post(new OutboxItem { Kind = OutboxKind.Wave, Wave = wave })) wave.Return();
+    }
+
+    public void Announce(ReadOnlySpan<Slot> slots)
+    {
+        // Between silos a message is its bytes.
+        if (Next is null) return;
+        OutgoingCalls.Entry entry = Outgoing.Announce(slots);
+        WaveMessage message = entry.Message!;
+        if (Outbox.Post(new OutboxItem { Kind = OutboxKind.Ahead, Ahead = entry })) _ahead = message;
+        else entry.Drop();
+    }
+
+    public void Withdraw()
+    {
+        _ahead?.Withdraw();
+        _ahead = null;
     }
 
     public void Complete(in StepResult result) => Outbox.Post(new OutboxItem { Kind = OutboxKind.Result, Result = result });

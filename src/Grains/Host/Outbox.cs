@@ -4,13 +4,15 @@ using FlashOrleans.Engine;
 
 namespace FlashOrleans.Grains;
 
-internal enum OutboxKind : byte { Wave, Result, Fault, Hint, OwnHint }
+internal enum OutboxKind : byte { Wave, Ahead, Result, Fault, Hint, OwnHint }
 
 /// <summary>One thing that leaves a layer.</summary>
 internal readonly struct OutboxItem
 {
     public OutboxKind Kind { get; init; }
     public Wave Wave { get; init; }
+    /// <summary>A message that goes ahead of its wave, among the outgoing calls already.</summary>
+    public OutgoingCalls.Entry? Ahead { get; init; }
     public StepResult Result { get; init; }
     public SlotFault Fault { get; init; }
     public PrefetchHint? Hint { get; init; }

@@ -24,19 +24,30 @@ internal sealed class OutgoingCalls
             lock (_gate)
             {
                 int waves = 0;
-                foreach (Entry entry in _live) waves += entry.Message is null ? 0 : 1;
+                foreach (Entry entry in _live) waves += entry.Message is { HasWave: true } ? 1 : 0;
                 return waves;
             }
         }
     }
 
-    /// <summary>Takes charge of a wave: <paramref name="failed"/> is called with its slots when the acknowledgement does not come.</summary>
-    public Entry Add(Wave wave, Action<ReadOnlyMemory<Slot>, Exception> failed)
+    /// <summary>Takes charge of a wave.</summary>
+    public Entry Add(Wave wave)
     {
         lock (_gate)
         {
             Entry entry = Take();
-            entry.Fill(wave, failed);
+            entry.Fill(wave.Slots, new WaveMessage(wave.Array, wave.Length));
+            return entry;
+        }
+    }
+
+    /// <summary>Takes charge of a message that goes ahead of a wave of these slots. Any thread; when it cannot be delivered before there is a wave, nobody needs to know.</summary>
+    public Entry Announce(ReadOnlySpan<Slot> slots)
+    {
+        lock (_gate)
+        {
+            Entry entry = Take();
+            entry.Fill(slots, new WaveMessage());
             return entry;
         }
     }
@@ -101,13 +112,11 @@ internal sealed class OutgoingCalls
         public WaveMessage? Message { get; private set; }
         public ReadOnlyMemory<Slot> Slots => _slots.AsMemory(0, _count);
 
-        public void Fill(Wave wave, Action<ReadOnlyMemory<Slot>, Exception> failed)
+        public void Fill(ReadOnlySpan<Slot> slots, WaveMessage message)
         {
-            Reserve(wave.SlotCount);
-            wave.Slots.CopyTo(_slots);
-            _failed = failed;
-            _scheduler = TaskScheduler.Current;
-            Message = new WaveMessage(wave.Array, wave.Length);
+            Reserve(slots.Length);
+            slots.CopyTo(_slots);
+            Message = message;
         }
 
         public void Fill(Guid session, int epoch, long step)
@@ -116,9 +125,11 @@ internal sealed class OutgoingCalls
             _slots[0] = new Slot { Session = session, Epoch = epoch, Step = step };
         }
 
-        /// <summary>Sends the wave. Once, and then the entry is no longer the caller's.</summary>
-        public void Send(ILayerGrain target)
+        /// <summary>Sends the wave, or the message ahead of it: <paramref name="failed"/> is called with its slots, on this scheduler, when the acknowledgement of a wave does not come. Once, and then the entry is no longer the caller's.</summary>
+        public void Send(ILayerGrain target, Action<ReadOnlyMemory<Slot>, Exception> failed)
         {
+            _failed = failed;
+            _scheduler = TaskScheduler.Current;
             ValueTask ack;
             try
             {
@@ -161,11 +172,15 @@ internal sealed class OutgoingCalls
             try
             {
                 _ack.GetResult();
-                // In this silo the receiver claimed it. Between silos its bytes went onto the wire, and the array is ours again.
-                if (Message is { } message && message.TryClaim(out byte[] array, out _)) Wave.Return(array);
+                // In this silo the receiver claimed or awaits it. Between silos its bytes went onto the wire, and the array is ours again.
+                if (Message is { } message && !message.WithdrawLost() && message.TryClaim(out byte[] array, out _)) Wave.Return(array);
             }
             catch (Exception) when (Message is null)
             {
+            }
+            catch (Exception) when (Message!.Withdraw())
+            {
+                // Without a wave: the sender finds it withdrawn and sends it as any other.
             }
             catch (Exception e)
             {

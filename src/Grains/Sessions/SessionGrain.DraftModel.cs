@@ -78,7 +78,7 @@ internal sealed partial class SessionGrain
         int chunk = Chunk(_options.PrefillChunk, _host.Options.Engine.MaxWaveRows, _draftModel!.HiddenSize, _host.ManySilos);
         Wave wave = _draftTimeline!.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed));
         _draftSubmitted = _time.GetTimestamp();
-        _outgoing.Add(wave, _sendFailed).Send(_draftLayers[0]);
+        _outgoing.Add(wave).Send(_draftLayers[0], _sendFailed);
     }
 
     /// <summary>The draft model came a step further.</summary>

@@ -111,7 +111,7 @@ internal sealed partial class SessionGrain
         Wave wave = _timeline.Submit(chunk, TurnInput.Sampling(turn.Request.Sampling, turn.Record.Seed), flags, turn.Request.TopLogits, NextDrafts(turn));
         _submitted = _doubted = _time.GetTimestamp();
         _steps++;
-        _outgoing.Add(wave, _sendFailed).Send(_layers[0]);
+        _outgoing.Add(wave).Send(_layers[0], _sendFailed);
     }
 
     /// <summary>Input tokens per step: as asked for, but no more rows than a step of the engine may have, nor, where waves may cross the network, than fit one message.</summary>

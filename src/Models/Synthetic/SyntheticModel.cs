@@ -146,7 +146,8 @@ public static class SyntheticModel
         }
         gguf.Key("tokenizer.ggml.model", vocabulary.Model).Key("tokenizer.ggml.pre", vocabulary.Pre!).Key("tokenizer.ggml.tokens", vocabulary.Tokens)
             .Key("tokenizer.ggml.token_type", vocabulary.TokenTypes).Key("tokenizer.ggml.merges", vocabulary.Merges)
-            .Key("tokenizer.ggml.bos_token_id", (uint)vocabulary.Bos!).Key("tokenizer.ggml.eos_token_id", (uint)vocabulary.Eos!).Key("tokenizer.ggml.add_bos_token", vocabulary.AddBos!.Value);
+            .Key("tokenizer.ggml.bos_token_id", (uint)vocabulary.Bos!).Key("tokenizer.ggml.eos_token_id", (uint)vocabulary.Eos!).Key("tokenizer.ggml.add_bos_token", vocabulary.AddBos!.Value)
+            .Key("tokenizer.chat_template", vocabulary.ChatTemplate!);
         foreach (string tensor in weights.Tensors)
         {
             long[] dims = [.. weights.Shape(tensor).Reverse()];
@@ -208,6 +209,9 @@ public static class SyntheticModel
 
     private static bool IsTurned(string tensor, TensorNames names) => tensor.Contains(names.Down, StringComparison.Ordinal);
 
+    /// <summary>Nobody taught such a model how to talk, but programs that talk can be tried on it.</summary>
+    private const string ChatTemplate = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+
     /// <summary>A byte-level BPE of the model's size: all bytes, one merge, tokens that end and begin; what is beyond has its number for a name.</summary>
     private static VocabularySource? Vocabulary(ModelConfig c, string name)
     {
@@ -235,6 +239,7 @@ public static class SyntheticModel
             Name = name,
             Tokens = tokens,
             TokenTypes = types,
+            ChatTemplate = ChatTemplate,
             Merges = [$"{ByteAlphabet.Write(" ")} t"],
             Bos = bos,
             Eos = eos,

@@ -5,6 +5,7 @@ using FlashOrleans.Client;
 using FlashOrleans.Flash;
 using FlashOrleans.Grains;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Diagnostics.HealthChecks;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
@@ -181,7 +182,7 @@ internal sealed class HttpFront : IAsyncDisposable
             if (_key is not null && context.Request.Path.StartsWithSegments("/v1")) CheckKey(context.Request);
             await next(context);
         }
-        catch (Exception) when (context.RequestAborted.IsCancellationRequested)
+        catch (Exception e) when (e is ConnectionResetException || context.RequestAborted.IsCancellationRequested)
         {
             // Nobody is there to be told.
             status = StatusCodes.Status499ClientClosedRequest;
