@@ -43,7 +43,7 @@ public sealed class FlashSilo : IAsyncDisposable
     /// <summary>What layers are attached with.</summary>
     public LayerOptions Layer => _layers.LayerOptions;
 
-    /// <summary>Starts and returns when the silo is active. Throws <see cref="FlashSiloException"/> with one clear line for a wrong option or a taken port.</summary>
+    /// <summary>Starts and returns when the silo is active. Throws <see cref="FlashSiloException"/> with one clear line for a wrong option, a taken port, or a place that sessions cannot be kept in.</summary>
     public static async Task<FlashSilo> StartAsync(FlashSiloOptions options, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -52,6 +52,15 @@ public sealed class FlashSilo : IAsyncDisposable
         {
             if (port != 0 && LoopbackPorts.IsListening(port))
                 throw new FlashSiloException($"port {port} on 127.0.0.1 is in use or not permitted: choose another with {option}, or 0 for any");
+        }
+        try
+        {
+            // Before Orleans, which would tell four times over what is wrong here.
+            SessionStore.Check(options.Sessions);
+        }
+        catch (SessionStoreException e)
+        {
+            throw new FlashSiloException(e.Message, e);
         }
         // A free port is found, not reserved: somebody else may be faster, so free ports are tried again.
         bool free = options.SiloPort == 0 || options.GatewayPort == 0;

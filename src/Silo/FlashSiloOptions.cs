@@ -65,7 +65,12 @@ public sealed record FlashSiloOptions
         if (Grains.MaxAttempts < 1) throw Wrong("max attempts", Grains.MaxAttempts, "it must be at least 1");
         if (Sessions.TimeToLive <= TimeSpan.Zero) throw Wrong("session ttl", Sessions.TimeToLive, "it must be positive");
         if (Sessions.MaxSessions < 1) throw Wrong("most sessions", Sessions.MaxSessions, "it must be at least 1");
-        if (Sessions.Path is { } database && (database.Length == 0 || Directory.Exists(database))) throw Wrong("sessions database", database, "it must be a file");
+        if (RedisAddress.Is(Sessions.Path))
+        {
+            // The text may hold a password.
+            if (!RedisAddress.TryParse(Sessions.Path, out _)) throw new FlashSiloException($"sessions database is no address of Redis; it must be {RedisAddress.Rule}");
+        }
+        else if (Sessions.Path is { } database && (database.Length == 0 || Directory.Exists(database))) throw Wrong("sessions database", database, $"it must be a file, or {RedisAddress.Rule}");
         Validate(Layer);
         if (Http is { } http) Validate(http);
     }

@@ -13,14 +13,15 @@ internal static class SiloArguments
     private const string Usage = """
         usage: FlashOrleans.Silo --models DIR [--silo-port N] [--gateway-port N] [--primary-port N] [--layers 0-3] [--http-port N] [--http-host ADDRESS]
                [--window 25% | --budget 1.8GiB|50% [--sessions N] [--context TOKENS]] [--mode auto|dense|exact|predicted] [--kv auto|f32|f16|q8] [--prefetch on|off] [--draft NAME] [--speculate auto|lookup|off] [--threads N] [--kernels auto|scalar|avx2|avx512]
-               [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--sessions-db FILE] [--session-ttl 7d|12h|30m] [--max-sessions N] [--verbose on|off]
+               [--share-prefixes on|off] [--kv-disk 4GiB|0] [--reader-lease SECONDS] [--sessions-db FILE|redis://HOST] [--session-ttl 7d|12h|30m] [--max-sessions N] [--verbose on|off]
          several silos share one --sessions-db, or a session that moves is without its history
+         (default: $FLASH_SESSIONS_DB, which no list of processes shows; else memory)
         $FLASH_API_KEY, where it is set, is asked for over HTTP
         """;
 
     public static FlashSiloOptions Parse(string[] args)
     {
-        var options = new FlashSiloOptions { ModelsDirectory = "", SiloPort = 11111, GatewayPort = 30000 };
+        var options = new FlashSiloOptions { ModelsDirectory = "", SiloPort = 11111, GatewayPort = 30000, Sessions = new SessionStoreOptions { Path = SessionStoreOptions.FromEnvironment() } };
         BudgetSize? budget = null;
         int? sessions = null, context = null;
         bool window = false;

@@ -1,5 +1,6 @@
 using FlashOrleans.Abstractions;
 using FlashOrleans.Client;
+using FlashOrleans.Tests;
 using Microsoft.Extensions.DependencyInjection;
 using Orleans.Storage;
 
@@ -8,16 +9,26 @@ namespace FlashOrleans.Grains.Tests;
 /// <summary>Sessions and what is stored of them: written before shown, one writer at a time, continued after a restart.</summary>
 public sealed class StorageTests : IDisposable
 {
+    private const string File = "file", Redis = "redis";
     private readonly TestModel _model = new();
     private readonly string _folder = Directory.CreateTempSubdirectory("flash-sessions-").FullName;
+
+    private RedisServer? _redis;
+    private string? _address;
 
     private string Database => Path.Combine(_folder, "sessions.db");
 
     public void Dispose()
     {
         _model.Dispose();
+        _redis?.Dispose();
         Directory.Delete(_folder, recursive: true);
     }
+
+    /// <summary>The same one for all silos of a test.</summary>
+    private SessionStoreOptions In(string place) => new() { Path = place == File ? Database : _address ??= (_redis = RedisServer.Start("--appendonly", "yes")).Fresh() };
+
+    private Task<GrainCluster> StartAsync(string place) => StartAsync(In(place));
 
     private Task<GrainCluster> StartAsync(SessionStoreOptions? sessions = null) =>
         GrainCluster.StartAsync(_model.Folder, options: (_, host) => host with { Sessions = sessions ?? new SessionStoreOptions { Path = Database } });
@@ -26,14 +37,14 @@ public sealed class StorageTests : IDisposable
 
     private static SessionKey Key(Guid session, long owner) => new(session.ToByteArray(), owner);
 
-    /// <summary>What another silo on the same file does when it believes ours dead.</summary>
-    private async Task TakeElsewhereAsync(Guid session, Action<SessionTables, SessionKey>? then = null)
+    /// <summary>What another silo on the same database does when it believes ours dead.</summary>
+    private async Task TakeElsewhereAsync(string place, Guid session, Func<SessionTables, SessionKey, Task<bool>>? then = null)
     {
-        using SessionTables other = SessionTables.Open(Database);
+        using var other = new SessionStore(In(place));
+        other.Open();
         SessionKey key = Key(session, 42);
-        Assert.NotNull(other.Take(key, 1));
-        then?.Invoke(other, key);
-        await Task.CompletedTask;
+        Assert.NotNull(await other.WriteAsync(tables => tables.Take(key, 1)));
+        if (then is not null) Assert.True(await other.WriteAsync(tables => then(tables, key)));
     }
 
     [Fact]
@@ -99,15 +110,17 @@ public sealed class StorageTests : IDisposable
         Assert.Equal(FinishReason.Length, Assert.Single(await reading).Finish);
     }
 
-    [Fact]
-    public async Task A_restart_in_the_middle_of_an_answer_continues_it_with_the_same_tokens()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task A_restart_in_the_middle_of_an_answer_continues_it_with_the_same_tokens(string place)
     {
         SamplingFacts sampling = new(0.8f, 9);
         int[] alone = _model.TokensAlone(_model.Prompt(1, 40), 120, sampling);
         TurnRequest turn = Turns.Of(_model.Prompt(1, 40), 120, sampling);
         Guid id;
         List<TokenChunk> chunks = [];
-        await using (GrainCluster first = await StartAsync())
+        await using (GrainCluster first = await StartAsync(place))
         {
             FlashSession session = first.Client.OpenSession();
             id = session.Id;
@@ -119,7 +132,7 @@ public sealed class StorageTests : IDisposable
             // Nobody says goodbye.
             await first.Cluster.KillSiloAsync(first.Cluster.Silos[0]);
         }
-        await using GrainCluster second = await StartAsync();
+        await using GrainCluster second = await StartAsync(place);
         FlashSession again = second.Client.OpenSession(id);
         await foreach (TokenChunk chunk in again.ResumeAsync(turn, chunks.Count)) chunks.Add(chunk);
         Assert.Equal(alone, chunks.Tokens());
@@ -134,18 +147,59 @@ public sealed class StorageTests : IDisposable
     }
 
     [Fact]
-    public async Task A_turn_that_was_over_before_a_restart_is_shown_again_and_not_run()
+    public async Task A_redis_that_dies_and_comes_back_in_the_middle_of_an_answer_is_not_seen_in_it()
+    {
+        await using GrainCluster cluster = await StartAsync(In(Redis) with { PatienceMilliseconds = 60_000 });
+        FlashSession session = cluster.Client.OpenSession();
+        List<TokenChunk> chunks = [];
+        await foreach (TokenChunk chunk in session.SendAsync(Turns.Of(_model.Prompt(1), 120)))
+        {
+            chunks.Add(chunk);
+            if (chunks.Count != 20) continue;
+            _redis!.Kill();
+            _redis.Restart();
+        }
+        Assert.Equal(_model.TokensAlone(_model.Prompt(1), 120), chunks.Tokens());
+        Assert.Equal(FinishReason.Length, chunks[^1].Finish);
+        int[] history = [.. _model.Prompt(1), .. chunks.Tokens()];
+        Assert.Equal(history, (await StoreOf(cluster).ReadAsync(tables => tables.Tokens(session.Id.ToByteArray()))).Tokens);
+    }
+
+    [Fact]
+    public async Task A_session_goes_on_in_another_silo_that_shares_nothing_but_redis()
+    {
+        SessionStoreOptions shared = In(Redis);
+        await using GrainCluster cluster = await GrainCluster.StartAsync(_model.Folder, silos: 2, options: (_, host) => host with { Sessions = shared });
+        FlashSession session = cluster.Client.OpenSession();
+        TurnRequest turn = Turns.Of(_model.Prompt(1), 80);
+        List<TokenChunk> chunks = [];
+        await foreach (TokenChunk chunk in session.SendAsync(turn))
+        {
+            chunks.Add(chunk);
+            if (chunks.Count == 20) break;
+        }
+        ISessionGrain grain = cluster.Grains.GetGrain<ISessionGrain>(session.Id);
+        await cluster.Cluster.KillSiloAsync(cluster.Cluster.Silos.Single(silo => cluster.IsOn(silo, grain)));
+        await foreach (TokenChunk chunk in session.ResumeAsync(turn, chunks.Count)) chunks.Add(chunk);
+        Assert.Equal(_model.TokensAlone(_model.Prompt(1), 80), chunks.Tokens());
+        Assert.Equal(Enumerable.Range(0, 80), chunks.Select(static c => c.Index));
+    }
+
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task A_turn_that_was_over_before_a_restart_is_shown_again_and_not_run(string place)
     {
         TurnRequest turn = Turns.Of(_model.Prompt(1), 8);
         Guid id;
         List<TokenChunk> shown;
-        await using (GrainCluster first = await StartAsync())
+        await using (GrainCluster first = await StartAsync(place))
         {
             FlashSession session = first.Client.OpenSession();
             id = session.Id;
             shown = await session.SendAsync(turn).AllAsync();
         }
-        await using GrainCluster second = await StartAsync();
+        await using GrainCluster second = await StartAsync(place);
         FlashSession again = second.Client.OpenSession(id);
         List<TokenChunk> replayed = await again.SendAsync(turn).AllAsync();
         Assert.Equal(shown.Tokens(), replayed.Tokens());
@@ -183,14 +237,16 @@ public sealed class StorageTests : IDisposable
         Assert.True((await StoreOf(second).FindAsync(id))!.Over);
     }
 
-    [Fact]
-    public async Task An_activation_that_lost_its_session_while_idle_says_so_and_the_next_one_goes_on_from_there()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task An_activation_that_lost_its_session_while_idle_says_so_and_the_next_one_goes_on_from_there(string place)
     {
-        await using GrainCluster cluster = await StartAsync();
+        await using GrainCluster cluster = await StartAsync(place);
         FlashSession session = cluster.Client.OpenSession();
         await session.SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync();
         int[] theirs = [.. _model.Prompt(2)];
-        await TakeElsewhereAsync(session.Id, (tables, key) => Assert.True(tables.Rewrite(key, TokensWrite.Run(0, theirs, []))));
+        await TakeElsewhereAsync(place, session.Id, (tables, key) => tables.Rewrite(key, TokensWrite.Run(0, theirs, [])));
         ISessionGrain grain = cluster.Grains.GetGrain<ISessionGrain>(session.Id);
         var error = await Assert.ThrowsAsync<InconsistentStateException>(() => grain.StartTurn(Turns.Of([7], 5)));
         Assert.Contains("continued elsewhere", error.Message, StringComparison.Ordinal);
@@ -198,10 +254,12 @@ public sealed class StorageTests : IDisposable
         Assert.Equal(_model.TokensAlone([.. theirs, 7], 5), chunks.Tokens());
     }
 
-    [Fact]
-    public async Task An_activation_that_lost_its_session_in_mid_answer_leaves_and_its_reader_goes_on_with_the_winner()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task An_activation_that_lost_its_session_in_mid_answer_leaves_and_its_reader_goes_on_with_the_winner(string place)
     {
-        await using GrainCluster cluster = await StartAsync();
+        await using GrainCluster cluster = await StartAsync(place);
         FlashSession session = cluster.Client.OpenSession();
         TurnRequest turn = Turns.Of(_model.Prompt(1), 80);
         List<TokenChunk> chunks = [];
@@ -211,7 +269,7 @@ public sealed class StorageTests : IDisposable
             chunks.Add(chunk);
             if (chunks.Count != 20) continue;
             epoch = (await session.GetReportAsync()).Epoch;
-            await TakeElsewhereAsync(session.Id);
+            await TakeElsewhereAsync(place, session.Id);
         }
         Assert.Equal(_model.TokensAlone(_model.Prompt(1), 80), chunks.Tokens());
         Assert.Equal(Enumerable.Range(0, 80), chunks.Select(static c => c.Index));
@@ -219,22 +277,26 @@ public sealed class StorageTests : IDisposable
         Assert.True((await session.GetReportAsync()).Epoch >= epoch + 2);
     }
 
-    [Fact]
-    public async Task A_session_that_somebody_else_deleted_starts_anew()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task A_session_that_somebody_else_deleted_starts_anew(string place)
     {
-        await using GrainCluster cluster = await StartAsync();
+        await using GrainCluster cluster = await StartAsync(place);
         FlashSession session = cluster.Client.OpenSession();
         await session.SendAsync(Turns.Of(_model.Prompt(1), 5)).AllAsync();
-        await TakeElsewhereAsync(session.Id, (tables, key) => Assert.True(tables.Delete(key)));
+        await TakeElsewhereAsync(place, session.Id, static (tables, key) => tables.Delete(key));
         List<TokenChunk> second = await session.SendAsync(Turns.Of(_model.Prompt(2), 5)).AllAsync();
         Assert.Equal(_model.TokensAlone(_model.Prompt(2), 5), second.Tokens());
     }
 
-    [Fact]
-    public async Task A_store_that_fails_ends_the_turn_with_one_line_and_keeps_what_was_written()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task A_store_that_fails_ends_the_turn_with_one_line_and_keeps_what_was_written(string place)
     {
         var gate = new StoreGate();
-        await using GrainCluster cluster = await StartAsync(new SessionStoreOptions { Path = Database, Committing = gate.Pass });
+        await using GrainCluster cluster = await StartAsync(In(place) with { Committing = gate.Pass });
         // Before the cluster, which waits for its store.
         using StoreGate opened = gate;
         FlashSession session = cluster.Client.OpenSession();
@@ -260,10 +322,12 @@ public sealed class StorageTests : IDisposable
         Assert.Equal(_model.TokensAlone([.. history, 7], 5), next.Tokens());
     }
 
-    [Fact]
-    public async Task A_session_that_is_not_to_be_kept_leaves_no_row_and_one_that_is_kept_stays_so()
+    [Theory]
+    [InlineData(File)]
+    [InlineData(Redis)]
+    public async Task A_session_that_is_not_to_be_kept_leaves_no_row_and_one_that_is_kept_stays_so(string place)
     {
-        await using GrainCluster cluster = await StartAsync();
+        await using GrainCluster cluster = await StartAsync(place);
         FlashSession session = cluster.Client.OpenSession();
         int[] first = (await session.SendAsync(Turns.Of(_model.Prompt(1), 5) with { Keep = false }).AllAsync()).Tokens();
         Assert.Empty(await StoreOf(cluster).ListAsync(10));

@@ -5,6 +5,7 @@ using System.Text.Json;
 using System.Text.RegularExpressions;
 using FlashOrleans.Abstractions;
 using FlashOrleans.Client;
+using FlashOrleans.Tests;
 
 namespace FlashOrleans.Silo.Tests;
 
@@ -16,9 +17,12 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
 {
     private const int Clients = 6, Turns = 2, Tokens = 40;
 
-    [Fact]
-    public async Task Whatever_the_moment_of_a_kill_no_token_is_lost_or_told_twice()
+    [Theory]
+    [InlineData("file")]
+    [InlineData("redis")]
+    public async Task Whatever_the_moment_of_a_kill_no_token_is_lost_or_told_twice(string place)
     {
+        using RedisServer? redis = place == "redis" ? RedisServer.Start() : null;
         int kills = int.TryParse(Environment.GetEnvironmentVariable("KILLS"), NumberStyles.None, CultureInfo.InvariantCulture, out int asked) ? asked : 5;
         int sessions = Math.Max(1, kills / 5);
         int total = Clients * sessions * Turns * Tokens;
@@ -29,7 +33,7 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
             var random = new Random(20261126);
             // The last one while there is still something to lose.
             int[] moments = [.. Enumerable.Range(0, kills).Select(_ => random.Next(1, total * 9 / 10)).Order()];
-            await using var server = new Server(models.Folder, Path.Combine(folder, "sessions.db"), moments);
+            await using var server = new Server(models.Folder, folder, redis?.Fresh() ?? Path.Combine(folder, "sessions.db"), moments);
             await server.StartAsync();
             Transcript[][] told = await Task.WhenAll(Enumerable.Range(0, Clients).Select(c => TalkAsync(server, c, sessions)));
 
@@ -210,7 +214,7 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
     private sealed record Life(Child Silo, int Gateway, int Http, CancellationToken Dead);
 
     /// <summary>The silo's process, killed when so many tokens were delivered in all, and started again.</summary>
-    private sealed class Server(string models, string database, int[] moments) : IAsyncDisposable
+    private sealed class Server(string models, string folder, string database, int[] moments) : IAsyncDisposable
     {
         private readonly SemaphoreSlim _one = new(1);
         private CancellationTokenSource _dead = new();
@@ -225,7 +229,7 @@ public sealed partial class KillTests(EmberlingFolder models, ITestOutputHelper 
         public async Task StartAsync()
         {
             // Keys and values are on disk, too: whole, half written, or of tokens that were never told.
-            Child silo = Child.StartIn(Path.GetDirectoryName(database)!, "Silo", "FlashOrleans.Silo", "--kv-disk", "64MiB", "--models", models, "--silo-port", "0", "--gateway-port", "0", "--http-port", "0", "--sessions-db", database);
+            Child silo = Child.StartIn(folder, "Silo", "FlashOrleans.Silo", "--kv-disk", "64MiB", "--models", models, "--silo-port", "0", "--gateway-port", "0", "--http-port", "0", "--sessions-db", database);
             Match ready = Ready().Match(await silo.LineAsync("ready:"));
             _life.SetResult(new Life(silo, int.Parse(ready.Groups[1].Value, CultureInfo.InvariantCulture), int.Parse(ready.Groups[2].Value, CultureInfo.InvariantCulture), _dead.Token));
         }

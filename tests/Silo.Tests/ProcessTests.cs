@@ -89,6 +89,8 @@ public sealed partial class ProcessTests(EmberlingFolder models)
     [InlineData("--kernels", "magic", 1, "kernels is \"magic\"")]
     [InlineData("--layers", "3-1", 1, "layers is \"3-1\"")]
     [InlineData("--gateway-port", "70000", 1, "gateway port is \"70000\"")]
+    [InlineData("--sessions-db", "redis://ann:sesame@127.0.0.1:1", 1, "sessions cannot be kept in redis://127.0.0.1:1/0: nothing answers there; see to that Redis")]
+    [InlineData("--sessions-db", "redis://ann:sesame@127.0.0.1/x", 1, "sessions database is no address of Redis")]
     [InlineData("--colour", "blue", 2, "--colour is unknown")]
     public async Task A_wrong_option_is_one_clear_line_and_an_exit_code(string name, string value, int code, string line)
     {

@@ -30,7 +30,7 @@ internal static class ServeVerb
         var key = Flags.Text("--api-key", "KEY", $"Ask for this key under /v1 (default: ${KeyVariable}, which no list of processes shows; else none)");
         var silo = Flags.Int("--silo-port", "N", $"Silo port on 127.0.0.1; 0 takes a free one (default {SiloPort})", 0, 65535);
         var gateway = Flags.Int("--gateway", "N", $"Port for .NET clients on 127.0.0.1; 0 takes a free one (default {GatewayPort})", 0, 65535);
-        var database = Flags.Text("--sessions-db", "FILE", "Keep sessions here; silos of one machine may share it (default: $FLASH_HOME/sessions.db)");
+        var database = Flags.Text("--sessions-db", "FILE", $"Keep sessions here: a file, which silos of one machine may share, or {RedisAddress.Rule}, which silos of many machines may (default: ${SessionStoreOptions.Variable}, which no list of processes shows; else $FLASH_HOME/sessions.db)");
         var ttl = new Option<TimeSpan?>("--session-ttl")
         {
             HelpName = "TIME",
@@ -70,7 +70,7 @@ internal static class ServeVerb
                 Grains = new GrainOptions { Speculate = speculation.Speculate(parse) },
                 Layer = engine.Layer(parse),
                 SharePrefixes = parse.GetValue(share) switch { "on" => true, "off" => false, _ => null },
-                Sessions = Sessions(parse.GetValue(database) ?? Path.Combine(app.Store.Home, "sessions.db"), parse.GetValue(ttl), parse.GetValue(most)),
+                Sessions = Sessions(parse.GetValue(database) ?? SessionStoreOptions.FromEnvironment() ?? Path.Combine(app.Store.Home, "sessions.db"), parse.GetValue(ttl), parse.GetValue(most)),
                 Verbose = parse.GetValue(verbose),
             };
             SiloBudget.Enter(options, app.Screen.Remark);
@@ -112,7 +112,7 @@ internal static class ServeVerb
 
     private static SessionStoreOptions Sessions(string path, TimeSpan? ttl, int? most)
     {
-        var options = new SessionStoreOptions { Path = Path.GetFullPath(path) };
+        var options = new SessionStoreOptions { Path = RedisAddress.Is(path) ? path : Path.GetFullPath(path) };
         return options with { TimeToLive = ttl ?? options.TimeToLive, MaxSessions = most ?? options.MaxSessions };
     }
 

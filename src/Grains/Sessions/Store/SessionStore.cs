@@ -9,7 +9,7 @@ internal abstract class StoreWrite
     /// <summary>Survives a loss of power once it is done, not only the end of the process.</summary>
     public virtual bool Syncs => false;
 
-    /// <summary>Within a transaction that may be rolled back and tried again. Writer's thread.</summary>
+    /// <summary>Within a transaction that may be rolled back and tried again: what it is answered is read when it is done. Writer's thread.</summary>
     public abstract void Apply(SessionTables tables);
 
     /// <summary>It is committed, or failed. Writer's thread: hands on and returns.</summary>
@@ -17,9 +17,9 @@ internal abstract class StoreWrite
 }
 
 /// <summary>
-/// One silo's sessions in SQLite (docs/adr/0021): a file that silos of one machine may share, or a database in memory. One thread writes, and whatever waits for it goes into one transaction, since
-/// a commit costs the same for one token as for many. Reads have a thread and a connection of their own where there is a file. Opens with the silo before it takes grains, closes after the last of
-/// them; a file that cannot be used fails the start with one line. What cannot be written fails the writes it was part of, alone, with a <see cref="SessionStoreException"/>. Any thread.
+/// One silo's sessions: in SQLite (docs/adr/0021), a file that silos of one machine may share or a database in memory, or in Redis (docs/adr/0029), which silos of many machines share. One thread writes,
+/// and whatever waits for it goes into one transaction, since a commit costs the same for one token as for many. Reads have a thread and a connection of their own, except in memory. Opens with the silo
+/// before it takes grains, closes after the last of them; a place that cannot be used fails the start with one line. What cannot be written fails the writes it was part of, alone, with a <see cref="SessionStoreException"/>. Any thread.
 /// </summary>
 public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDisposable
 {
@@ -44,11 +44,18 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
 
     /// <summary>Called when a new session is one too many.</summary>
     internal Action? Overfull { get; set; }
-    /// <summary>Sessions in it, as far as this silo knows: others may share the file.</summary>
+    /// <summary>Sessions in it, as far as this silo knows: others may share the place.</summary>
     internal int Count { get => Volatile.Read(ref _count); set => Volatile.Write(ref _count, value); }
 
     /// <summary>Transactions so far, how many of them were synced, and the writes they held.</summary>
     internal (long Commits, long Syncs, long Writes) Counts => (Volatile.Read(ref _commits), Volatile.Read(ref _syncs), Volatile.Read(ref _writes));
+
+    /// <summary>Throws a <see cref="SessionStoreException"/> where sessions cannot be kept there now.</summary>
+    public static void Check(SessionStoreOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        if (options.Path is not null) SessionTables.Open(options).Dispose();
+    }
 
     public void Participate(ISiloLifecycle observer)
     {
@@ -68,14 +75,14 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
 
     internal void Open()
     {
-        _tables = SessionTables.Open(_options.Path, _options.MaxPages);
-        _count = _tables.Count();
         // The threads belong to no call: without this each would carry the context of this one.
         using (ExecutionContext.SuppressFlow())
         {
+            _tables = SessionTables.Open(_options);
+            _count = _tables.Count();
             if (_options.Path is not null)
             {
-                _read = SessionTables.Open(_options.Path);
+                _read = SessionTables.Open(_options with { MaxPages = null });
                 _reader = new LoaderThread("flash-sessions-r");
             }
             _writer = new Thread(Run, StackBytes) { IsBackground = true, Name = "flash-sessions" };
@@ -103,7 +110,7 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
         if (Interlocked.Increment(ref _count) > _options.MaxSessions) Overfull?.Invoke();
     }
 
-    internal Task<T> WriteAsync<T>(Func<SessionTables, T> write, bool syncs = false)
+    internal Task<T> WriteAsync<T>(Func<SessionTables, Task<T>> write, bool syncs = false)
     {
         var work = new Write<T>(write, syncs);
         Submit(work);
@@ -112,7 +119,7 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
 
     internal Task<T> ReadAsync<T>(Func<SessionTables, T> read)
     {
-        return _reader is { } reader ? reader.RunAsync(Read) : WriteAsync(read);
+        return _reader is { } reader ? reader.RunAsync(Read) : WriteAsync(tables => Task.FromResult(read(tables)));
 
         T Read()
         {
@@ -120,9 +127,9 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
             {
                 return read(_read!);
             }
-            catch (Microsoft.Data.Sqlite.SqliteException e)
+            catch (Exception e) when (e is not SessionStoreException)
             {
-                throw new SessionStoreException($"sessions cannot be read from {_options.Path}: {SessionTables.Reason(e)}", e);
+                throw new SessionStoreException($"sessions cannot be read from {_options.Place}: {_read!.Reason(e)}", e);
             }
         }
     }
@@ -172,8 +179,8 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
 
     private void Carry(List<StoreWrite> batch)
     {
-        SessionStoreException? error = Try(batch);
-        if (error is null || batch.Count == 1)
+        (SessionStoreException? error, bool separable) = Try(batch);
+        if (error is null || batch.Count == 1 || !separable)
         {
             foreach (StoreWrite write in batch) write.Done(error);
             return;
@@ -184,11 +191,11 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
         {
             one.Clear();
             one.Add(write);
-            write.Done(Try(one));
+            write.Done(Try(one).Error);
         }
     }
 
-    private SessionStoreException? Try(List<StoreWrite> batch)
+    private (SessionStoreException? Error, bool Separable) Try(List<StoreWrite> batch)
     {
         bool syncs = false;
         foreach (StoreWrite write in batch) syncs |= write.Syncs;
@@ -201,26 +208,19 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
             Volatile.Write(ref _commits, _commits + 1);
             Volatile.Write(ref _writes, _writes + batch.Count);
             if (syncs) Volatile.Write(ref _syncs, _syncs + 1);
-            return null;
+            return (null, false);
         }
         catch (Exception e)
         {
-            try
-            {
-                _tables!.Rollback();
-            }
-            catch (Microsoft.Data.Sqlite.SqliteException)
-            {
-                // The next transaction says what is wrong.
-            }
-            return e as SessionStoreException ?? new SessionStoreException($"sessions cannot be written to {_options.Path ?? "memory"}: {SessionTables.Reason(e)}", e);
+            _tables!.Rollback();
+            return (e as SessionStoreException ?? new SessionStoreException($"sessions cannot be written to {_options.Place}: {_tables.Reason(e)}", e), _tables.Separable(e));
         }
     }
 
-    private sealed class Write<T>(Func<SessionTables, T> write, bool syncs) : StoreWrite
+    private sealed class Write<T>(Func<SessionTables, Task<T>> write, bool syncs) : StoreWrite
     {
         private readonly TaskCompletionSource<T> _done = new(TaskCreationOptions.RunContinuationsAsynchronously);
-        private T _result = default!;
+        private Task<T>? _result;
 
         public Task<T> Task => _done.Task;
         public override bool Syncs => syncs;
@@ -228,7 +228,7 @@ public sealed class SessionStore : ILifecycleParticipant<ISiloLifecycle>, IDispo
 
         public override void Done(SessionStoreException? error)
         {
-            if (error is null) _done.SetResult(_result);
+            if (error is null) _done.SetResult(_result!.Result);
             else _done.SetException(error);
         }
     }

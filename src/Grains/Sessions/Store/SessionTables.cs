@@ -1,308 +1,63 @@
-using System.Runtime.InteropServices;
-using FlashOrleans.Abstractions;
-using Microsoft.Data.Sqlite;
-
 namespace FlashOrleans.Grains;
 
 /// <summary>
-/// The tables of a <see cref="SessionStore"/> over one connection, and every statement about them. A history is rows of up to <see cref="MostInRow"/> tokens, so that writing a token costs a row and
-/// cutting a history the rows behind the cut. Transactions are the caller's; one thread at a time. Throws <see cref="SqliteException"/> for what the database says, <see cref="SessionStoreException"/> for
-/// a file that cannot be used.
+/// What a <see cref="SessionStore"/> keeps sessions in, over one connection: <see cref="SqliteTables"/> or <see cref="RedisTables"/>. One thread at a time. What changes something is called between
+/// <see cref="Begin"/> and <see cref="Commit"/>, and its answer is there when that returns: all of it happened then, or nothing. An owner that no longer is it changes nothing and is answered so; what
+/// cannot be done otherwise throws, here or there, whatever the database's library throws; <see cref="Reason"/> makes one line of it.
 /// </summary>
-internal sealed class SessionTables : IDisposable
+internal abstract class SessionTables : IDisposable
 {
-    /// <summary>Small enough for rows to stay in their page.</summary>
-    public const int MostInRow = 128;
-    private const int PageKiB = 4, CacheKiB = 256, BusyMilliseconds = 10_000;
+    /// <summary>A place that cannot be used is a <see cref="Abstractions.SessionStoreException"/> of one line.</summary>
+    public static SessionTables Open(SessionStoreOptions options) =>
+        RedisAddress.Is(options.Path) ? RedisTables.Open(RedisAddress.Parse(options.Path), options.PatienceMilliseconds ?? RedisTables.Patience) : SqliteTables.Open(options.Path, options.MaxPages);
 
-    /// <summary>What brings a file from each version to the next; the first from an empty one. Only ever added to.</summary>
-    internal static readonly string[] Versions =
-    [
-        """
-        create table session (id blob not null primary key, owner integer not null, epoch integer not null, package text not null, model text not null,
-            created integer not null, used integer not null, turn_id blob not null, over integer not null, turn blob not null) without rowid;
-        create index session_used on session (used);
-        create table run (session blob not null, start integer not null, ids blob not null, lengths blob not null, primary key (session, start)) without rowid;
-        """,
-    ];
+    /// <param name="syncs">Survives a loss of power, as far as the database was set up for that.</param>
+    public abstract void Begin(bool syncs);
 
-    private readonly SqliteConnection _connection;
-    private readonly SqliteCommand _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _record, _unused, _excess, _count;
-    private bool _syncs;
+    public abstract void Commit();
 
-    private SessionTables(SqliteConnection connection)
-    {
-        _connection = connection;
-        _begin = Command("begin immediate");
-        _commit = Command("commit");
-        _rollback = Command("rollback");
-        _relaxed = Command("pragma synchronous = normal");
-        _synced = Command("pragma synchronous = full");
-        _take = Command("update session set owner = $owner, epoch = max(epoch + 1, $epoch) where id = $id returning epoch, package, used, turn", "$id", "$owner", "$epoch");
-        _insert = Command("insert into session values ($id, $owner, $epoch, $package, $model, $now, $now, $turn, $over, $record) on conflict do nothing", "$id", "$owner", "$epoch", "$package", "$model", "$now", "$turn", "$over", "$record");
-        _update = Command("update session set epoch = $epoch, package = $package, model = $model, used = $now, turn_id = $turn, over = $over, turn = $record where id = $id and owner = $owner",
-            "$id", "$owner", "$epoch", "$package", "$model", "$now", "$turn", "$over", "$record");
-        _owned = Command("select 1 from session where id = $id and owner = $owner", "$id", "$owner");
-        _append = Command("insert into run select $id, $start, $ids, $lengths where exists (select 1 from session where id = $id and owner = $owner)", "$id", "$owner", "$start", "$ids", "$lengths");
-        _cut = Command("delete from run where session = $id and start >= $start", "$id", "$start");
-        _before = Command("select start, length(ids) / 4 from run where session = $id and start < $start order by start desc limit 1", "$id", "$start");
-        _shorten = Command("update run set ids = substr(ids, 1, $bytes), lengths = coalesce(substr(lengths, 1, $bytes), x'') where session = $id and start = $start", "$id", "$start", "$bytes");
-        _put = Command("insert into run values ($id, $start, $ids, $lengths)", "$id", "$start", "$ids", "$lengths");
-        _delete = Command("delete from session where id = $id and owner = $owner", "$id", "$owner");
-        _deleteRuns = Command("delete from run where session = $id", "$id");
-        _tokens = Command("select start, ids, lengths from run where session = $id order by start", "$id");
-        const string row = "select id, model, package, coalesce((select start + length(ids) / 4 from run where session = id order by start desc limit 1), 0), created, used, turn_id, over from session";
-        _list = Command($"{row} where $after is null or (used, id) < (select used, id from session where id = $after) order by used desc, id desc limit $most", "$after", "$most");
-        _find = Command($"{row} where id = $id", "$id");
-        _record = Command("select turn from session where id = $id", "$id");
-        _unused = Command("select id, used from session where used < $before order by used limit $most", "$before", "$most");
-        _excess = Command("select id, used from session order by over desc, used limit max(0, min($most, (select count(*) from session) - $keep))", "$keep", "$most");
-        _count = Command("select count(*) from session");
-    }
-
-    /// <summary>Opens the file, makes it (for its owner alone) where there is none, and brings it to this build's version. Null: a database in memory.</summary>
-    public static SessionTables Open(string? path, int? maxPages = null, string[]? versions = null)
-    {
-        var connection = new SqliteConnection(new SqliteConnectionStringBuilder { DataSource = path ?? ":memory:", Pooling = false, DefaultTimeout = BusyMilliseconds / 1000 }.ToString());
-        try
-        {
-            if (path is not null) Make(path);
-            connection.Open();
-            // Deleted conversations are overwritten. Readers do not wait for the writer, nor it for them; what a kill of the process leaves behind is whole.
-            Execute(connection, $"""
-                pragma busy_timeout = {BusyMilliseconds};
-                pragma cache_size = -{CacheKiB};
-                pragma temp_store = memory;
-                pragma secure_delete = on;
-                pragma journal_mode = wal;
-                pragma synchronous = normal;
-                pragma journal_size_limit = {4 << 20};
-                """);
-            if (maxPages is { } most) Execute(connection, $"pragma max_page_count = {most}");
-            Migrate(connection, path, versions ?? Versions);
-            return new SessionTables(connection);
-        }
-        catch (Exception e)
-        {
-            connection.Dispose();
-            if (e is SqliteException or IOException or UnauthorizedAccessException) throw new SessionStoreException($"sessions cannot be kept in {path}: {Reason(e)}; choose another file with --sessions-db", e);
-            throw;
-        }
-    }
+    /// <summary>Where there is something to undo; does not throw.</summary>
+    public abstract void Rollback();
 
     /// <summary>One line of what went wrong.</summary>
-    public static string Reason(Exception e) => e switch
-    {
-        SqliteException { SqliteErrorCode: 13 } => "the disk is full",
-        SqliteException { SqliteErrorCode: 26 } => "the file is no database of sessions",
-        SqliteException { SqliteErrorCode: 5 } => "another process keeps it locked",
-        SqliteException sqlite => sqlite.Message.ReplaceLineEndings(" "),
-        _ => e.Message.ReplaceLineEndings(" "),
-    };
+    public virtual string Reason(Exception e) => e.Message.ReplaceLineEndings(" ");
 
-    public void Begin(bool syncs)
-    {
-        if (syncs != _syncs) (syncs ? _synced : _relaxed).ExecuteNonQuery();
-        _syncs = syncs;
-        _begin.ExecuteNonQuery();
-    }
-
-    public void Commit() => _commit.ExecuteNonQuery();
-
-    /// <summary>Where there is something to undo: some errors have undone it already.</summary>
-    public void Rollback()
-    {
-        if (SQLitePCL.raw.sqlite3_get_autocommit(_connection.Handle) == 0) _rollback.ExecuteNonQuery();
-    }
+    /// <summary>Whether writes of a transaction that failed so may be tried one by one: nothing of it has happened, and it may be the fault of one.</summary>
+    public abstract bool Separable(Exception e);
 
     /// <summary>The session is this owner's from now on; null when it is not stored.</summary>
-    public StoredSession? Take(SessionKey key, int leastEpoch)
-    {
-        Set(_take, key.Id, key.Owner, leastEpoch);
-        using SqliteDataReader row = _take.ExecuteReader();
-        return row.Read() ? new StoredSession(row.GetInt32(0), row.GetString(1), row.GetInt64(2), (byte[])row[3]) : null;
-    }
+    public abstract Task<StoredSession?> Take(SessionKey key, int leastEpoch);
 
     /// <summary>The row and the history from a position on. False: the session is somebody else's.</summary>
-    public bool Write(SessionKey key, TurnRow row, TokenRun tokens)
-    {
-        SqliteCommand command = row.New ? _insert : _update;
-        Set(command, key.Id, key.Owner, row.Epoch, row.Package, row.Model, row.Now, row.Turn.ToByteArray(), row.Over ? 1 : 0, row.Record);
-        if (command.ExecuteNonQuery() == 0) return false;
-        Replace(key.Id, tokens);
-        return true;
-    }
+    public abstract Task<bool> Write(SessionKey key, TurnRow row, TokenRun tokens);
 
     /// <summary>Tokens behind those that are there. False: the session is somebody else's.</summary>
-    public bool Append(SessionKey key, TokenRun tokens)
-    {
-        if (tokens.Ids.Length <= MostInRow * sizeof(int))
-        {
-            Set(_append, key.Id, key.Owner, tokens.Start, tokens.Ids, tokens.Lengths);
-            return _append.ExecuteNonQuery() == 1;
-        }
-        return Rewrite(key, tokens);
-    }
+    public abstract Task<bool> Append(SessionKey key, TokenRun tokens);
 
     /// <summary>The history from a position on, whatever was there. False: the session is somebody else's.</summary>
-    public bool Rewrite(SessionKey key, TokenRun tokens)
-    {
-        Set(_owned, key.Id, key.Owner);
-        if (_owned.ExecuteScalar() is null) return false;
-        Replace(key.Id, tokens);
-        return true;
-    }
+    public abstract Task<bool> Rewrite(SessionKey key, TokenRun tokens);
 
     /// <summary>False: the session is somebody else's.</summary>
-    public bool Delete(SessionKey key)
-    {
-        Set(_delete, key.Id, key.Owner);
-        if (_delete.ExecuteNonQuery() == 0) return false;
-        Set(_deleteRuns, key.Id);
-        _deleteRuns.ExecuteNonQuery();
-        return true;
-    }
+    public abstract Task<bool> Delete(SessionKey key);
 
     /// <summary>The whole history, and the lengths it was computed for.</summary>
-    public (int[] Tokens, int[] Lengths) Tokens(byte[] id)
-    {
-        List<int> tokens = [], lengths = [];
-        Set(_tokens, id);
-        using SqliteDataReader row = _tokens.ExecuteReader();
-        while (row.Read())
-        {
-            if (row.GetInt32(0) != tokens.Count) throw new SessionStoreException($"session {new Guid(id)} is damaged: {tokens.Count} tokens, then those from {row.GetInt32(0)} on; delete it");
-            tokens.AddRange(MemoryMarshal.Cast<byte, int>((byte[])row[1]));
-            lengths.AddRange(MemoryMarshal.Cast<byte, int>((byte[])row[2]));
-        }
-        return ([.. tokens], [.. lengths]);
-    }
+    public abstract (int[] Tokens, int[] Lengths) Tokens(byte[] id);
 
     /// <summary>Last used first, from behind a session on.</summary>
-    public List<SessionInfo> List(int most, Guid? after)
-    {
-        Set(_list, after is { } id ? id.ToByteArray() : DBNull.Value, most);
-        return Infos(_list);
-    }
+    public abstract List<SessionInfo> List(int most, Guid? after);
 
     /// <summary>The last turn's record; null: the session is not stored.</summary>
-    public byte[]? Record(byte[] id)
-    {
-        Set(_record, id);
-        return (byte[]?)_record.ExecuteScalar();
-    }
+    public abstract byte[]? Record(byte[] id);
 
-    public SessionInfo? Find(Guid id)
-    {
-        Set(_find, id.ToByteArray());
-        return Infos(_find).FirstOrDefault();
-    }
+    public abstract SessionInfo? Find(Guid id);
 
-    public int Count() => (int)(long)_count.ExecuteScalar()!;
+    public abstract int Count();
 
     /// <summary>Not used since, longest ago first.</summary>
-    public List<(Guid Id, long Used)> Unused(long before, int most)
-    {
-        Set(_unused, before, most);
-        return Ids(_unused);
-    }
+    public abstract List<(Guid Id, long Used)> Unused(long before, int most);
 
     /// <summary>What is too many: those whose turn is over before others, longest ago first.</summary>
-    public List<(Guid Id, long Used)> Excess(int keep, int most)
-    {
-        Set(_excess, keep, most);
-        return Ids(_excess);
-    }
+    public abstract List<(Guid Id, long Used)> Excess(int keep, int most);
 
-    public void Dispose()
-    {
-        foreach (SqliteCommand command in new[] { _begin, _commit, _rollback, _relaxed, _synced, _take, _insert, _update, _owned, _append, _cut, _before, _shorten, _put, _delete, _deleteRuns, _tokens, _list, _find, _record, _unused, _excess, _count }) command.Dispose();
-        _connection.Dispose();
-    }
-
-    private void Replace(byte[] id, TokenRun tokens)
-    {
-        Set(_cut, id, tokens.Start);
-        _cut.ExecuteNonQuery();
-        Set(_before, id, tokens.Start);
-        (int start, int count) = (0, 0);
-        using (SqliteDataReader row = _before.ExecuteReader())
-        {
-            if (row.Read()) (start, count) = (row.GetInt32(0), row.GetInt32(1));
-        }
-        if (start + count > tokens.Start)
-        {
-            Set(_shorten, id, start, (tokens.Start - start) * sizeof(int));
-            _shorten.ExecuteNonQuery();
-        }
-        const int most = MostInRow * sizeof(int);
-        for (int at = 0; at < tokens.Ids.Length; at += most)
-        {
-            var here = at..Math.Min(at + most, tokens.Ids.Length);
-            Set(_put, id, tokens.Start + at / sizeof(int), tokens.Ids[here], tokens.Lengths.Length == 0 ? tokens.Lengths : tokens.Lengths[here]);
-            _put.ExecuteNonQuery();
-        }
-    }
-
-    private static List<SessionInfo> Infos(SqliteCommand command)
-    {
-        List<SessionInfo> all = [];
-        using SqliteDataReader row = command.ExecuteReader();
-        while (row.Read())
-        {
-            all.Add(new SessionInfo(new Guid((byte[])row[0]), row.GetString(1), row.GetString(2), row.GetInt32(3), DateTimeOffset.FromUnixTimeMilliseconds(row.GetInt64(4)),
-                DateTimeOffset.FromUnixTimeMilliseconds(row.GetInt64(5)), new Guid((byte[])row[6]), row.GetInt32(7) != 0));
-        }
-        return all;
-    }
-
-    private static List<(Guid, long)> Ids(SqliteCommand command)
-    {
-        List<(Guid, long)> all = [];
-        using SqliteDataReader row = command.ExecuteReader();
-        while (row.Read()) all.Add((new Guid((byte[])row[0]), row.GetInt64(1)));
-        return all;
-    }
-
-    private SqliteCommand Command(string text, params ReadOnlySpan<string> names)
-    {
-        SqliteCommand command = _connection.CreateCommand();
-        command.CommandText = text;
-        foreach (string name in names) command.Parameters.Add(new SqliteParameter { ParameterName = name });
-        return command;
-    }
-
-    private static void Set(SqliteCommand command, params ReadOnlySpan<object> values)
-    {
-        for (int i = 0; i < values.Length; i++) command.Parameters[i].Value = values[i];
-    }
-
-    private static void Execute(SqliteConnection connection, string text)
-    {
-        using SqliteCommand command = connection.CreateCommand();
-        command.CommandText = text;
-        command.ExecuteNonQuery();
-    }
-
-    /// <summary>The database makes its other files with the rights of this one.</summary>
-    private static void Make(string path)
-    {
-        if (File.Exists(path)) return;
-        if (Path.GetDirectoryName(Path.GetFullPath(path)) is { Length: > 0 } folder) Directory.CreateDirectory(folder);
-        var options = new FileStreamOptions { Mode = FileMode.OpenOrCreate, Access = FileAccess.Write };
-        if (!OperatingSystem.IsWindows()) options.UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite;
-        new FileStream(path, options).Dispose();
-    }
-
-    private static void Migrate(SqliteConnection connection, string? path, string[] versions)
-    {
-        Execute(connection, "begin immediate");
-        using SqliteCommand ask = connection.CreateCommand();
-        ask.CommandText = "pragma user_version";
-        int version = (int)(long)ask.ExecuteScalar()!;
-        if (version > versions.Length)
-            throw new SessionStoreException($"sessions in {path} are of version {version}, this build knows them up to {versions.Length}: use a newer build, or another file with --sessions-db");
-        for (; version < versions.Length; version++) Execute(connection, $"{versions[version]}; pragma user_version = {version + 1}");
-        Execute(connection, "commit");
-    }
+    public abstract void Dispose();
 }

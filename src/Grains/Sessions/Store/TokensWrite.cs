@@ -11,6 +11,7 @@ internal sealed class TokensWrite(SessionKey key, TaskScheduler scheduler, Actio
 {
     private TokenRun _tokens;
     private bool _whole;
+    private Task<bool>? _owned;
 
     /// <summary>Behind the last token.</summary>
     public int End => _tokens.Start + _tokens.Ids.Length / sizeof(int);
@@ -35,11 +36,12 @@ internal sealed class TokensWrite(SessionKey key, TaskScheduler scheduler, Actio
         return this;
     }
 
-    public override void Apply(SessionTables tables) => Owned = _whole ? tables.Rewrite(key, _tokens) : tables.Append(key, _tokens);
+    public override void Apply(SessionTables tables) => _owned = _whole ? tables.Rewrite(key, _tokens) : tables.Append(key, _tokens);
 
     public override void Done(SessionStoreException? error)
     {
         Error = error;
+        Owned = error is null && _owned!.Result;
         _ = Task.Factory.StartNew(written, CancellationToken.None, TaskCreationOptions.None, scheduler);
     }
 }
