@@ -9,12 +9,11 @@ internal sealed unsafe partial class LayerStep
     private ModelConfig? _shape;
     private int _capacity;
     // Scratch, rows x width each: input, normalised, quantised, fused q k v, attention output, its quantised form, residual after attention,
-    // selector output, predictor's scores or experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle; then per worker the attention scores.
-    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _scores, _partials, _angles, _low;
+    // selector output, predictor's scores or experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle.
+    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _partials, _angles, _low;
     private byte* _q, _aq, _lowQ;
     /// <summary>Rows that all partial sums have together.</summary>
     private long _partialRows;
-    private int _scoresStride;
 
     // The matrix product under way (compute threads read these while the pool runs).
     private byte* _panels;
@@ -23,7 +22,7 @@ internal sealed unsafe partial class LayerStep
     private float* _target;
     private int _productRows, _productCols, _panelCount, _panelChunk;
     private WeightFormat _productFormat;
-    private Action<int, int>? _panelJob, _attentionJob;
+    private Action<int, int>? _panelJob;
 
     /// <summary>Takes the scratch memory for waves of <see cref="LeastRows"/> rows of this layer's model now, not with the first wave.</summary>
     public void Prepare(Layer layer) => Layout(layer, LeastRows);
@@ -42,15 +41,17 @@ internal sealed unsafe partial class LayerStep
         byte* p = _arena.Pointer;
         _x = (float*)(p + at.X); _n = (float*)(p + at.Normalised); _h = (float*)(p + at.Residual); _y = (float*)(p + at.Sum);
         _qkv = (float*)(p + at.Qkv); _a = (float*)(p + at.Attended); _q = p + at.Quantised; _aq = p + at.AttendedQuantised;
-        _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials); _scores = (float*)(p + at.Scores);
+        _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials);
         _gathered = p + at.Gathered; _gatheredStride = at.GatheredStride;
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;
         _projected = (float*)(p + at.Projected); _latent = (float*)(p + at.Latent); _latentQ = p + at.LatentQuantised; _keyParts = (float*)(p + at.KeyParts);
+        _tile = AttentionTile.Of(c);
+        _attention = (float*)(p + at.Attention); _softmax = (float*)(p + at.Softmax); _splits = (float*)(p + at.Splits); _splitsRoom = at.SplitsRoom;
+        if (_tiles.Length <= at.Capacity) _tiles = new int[at.Capacity + 1];
         _shared = (float*)(p + at.Shared); _sharedQ = p + at.SharedQuantised;
         _e = (float*)(p + at.Embedding); _angles = (float*)(p + at.Angles);
         _partialRows = (long)at.PartialBuffers * at.Capacity;
-        _scoresStride = at.ScoresStride;
         _capacity = at.Capacity;
         _shape = c;
     }
@@ -72,9 +73,7 @@ internal sealed unsafe partial class LayerStep
         // The next layer's reads should begin while this one computes, and what it asks for comes through a grain.
         Poll?.Invoke();
         for (int r = 0; r < _rows; r++) StoreKeyValue(r);
-        long work = 0;
-        for (int r = 0; r < _rows; r++) work += Math.Min(PositionOf(r) + 1, _layer.Window);
-        pool.Run(_attentionJob ??= AttentionItem, _rows * c.Heads, work * c.Heads * (c.HeadDim + c.ValueHeadDim) > ParallelWork);
+        Attend();
         Multiply(w.OutputFormat, w.Output, c.HiddenSize, c.AttendedSize, _a, _aq, _rows, _h, w.OutputBias);
         AddBranch(_h, _x, w.AttentionOutNorm, c.NormPlacement == NormPlacement.Post ? w.AttentionNorm : default, _h);
     }
@@ -143,42 +142,6 @@ internal sealed unsafe partial class LayerStep
                 Buffer.MemoryCopy(v + head * vd, value, vd * 4, vd * 4);
             }
         }
-    }
-
-    /// <summary>One query head of one row: scores over the positions it sees, softmax, weighted sum; positions ascending in fixed blocks of 64.</summary>
-    private void AttentionItem(int item, int worker)
-    {
-        var c = _layer.Config;
-        var kv = _layer.Kv!;
-        int row = item / c.Heads, head = item % c.Heads;
-        int kvHead = head / (c.Heads / c.KvHeads);
-        var sequence = _slots[_slotOfRow[row]].Sequence;
-        int end = PositionOf(row) + 1, first = end - Math.Min(end, _layer.Window), length = end - first;
-        float* q = _qkv + (long)row * c.QkvRows + head * c.HeadDim;
-        float* scores = _scores + (long)worker * _scoresStride;
-        int vd = c.ValueHeadDim;
-        float* output = _a + ((long)row * c.Heads + head) * vd;
-        nint stride = c.HeadDim * kv.ElementBytes, valueStride = vd * kv.ElementBytes;
-        float scale = c.AttentionScale == 0 ? 1 / MathF.Sqrt(c.HeadDim) : c.AttentionScale;
-        for (int p = first, n; p < end; p += n)
-        {
-            n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            if (kv.Type == KvType.Q8) kernels.ScoresInt8(q, kv.Key(sequence, kvHead, p), kv.KeyScale(sequence, kvHead, p), stride, n, c.HeadDim, scale, scores + p - first);
-            else kernels.Scores(q, kv.Key(sequence, kvHead, p), stride, kv.Type == KvType.F16, n, c.HeadDim, scale, scores + p - first);
-        }
-        if (c.AttentionSoftcap != 0) Activations.Softcap(scores, length, c.AttentionSoftcap);
-        float* sinks = _layer.Weights!.Sinks;
-        // A sink is one more score whose value adds nothing.
-        if (sinks != null) scores[length] = sinks[head];
-        float sum = kernels.ExpSum(scores, sinks != null ? length + 1 : length);
-        new Span<float>(output, vd).Clear();
-        for (int p = first, n; p < end; p += n)
-        {
-            n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
-            if (kv.Type == KvType.Q8) kernels.WeightedSumInt8(scores + p - first, kv.Value(sequence, kvHead, p), kv.ValueScale(sequence, kvHead, p), valueStride, n, vd, output);
-            else kernels.WeightedSum(scores + p - first, kv.Value(sequence, kvHead, p), valueStride, kv.Type == KvType.F16, n, vd, output);
-        }
-        kernels.Scale(output, 1 / sum, vd);
     }
 
     private void Normalise(float* x, Norm norm, float* y, int rows) => Normalise(x, norm, y, rows, _layer.Config.HiddenSize);

@@ -12,8 +12,6 @@ internal readonly record struct StepLayout
     /// <summary>Rows there is room for.</summary>
     public int Capacity { get; private init; }
     public int PartialBuffers { get; private init; }
-    /// <summary>Attention scores of one worker, in numbers.</summary>
-    public int ScoresStride { get; private init; }
     public long X { get; private init; }
     public long Normalised { get; private init; }
     public long Residual { get; private init; }
@@ -46,7 +44,11 @@ internal readonly record struct StepLayout
     public long Angles { get; private init; }
     public long Low { get; private init; }
     public long LowQuantised { get; private init; }
-    public long Scores { get; private init; }
+    /// <summary>What a worker needs for one split of a tile's queries; largest score and sum of every row's heads; splits that wait to be merged, in numbers so many.</summary>
+    public long Attention { get; private init; }
+    public long Softmax { get; private init; }
+    public long Splits { get; private init; }
+    public long SplitsRoom { get; private init; }
     public long Bytes { get; private init; }
 
     /// <summary>Numbers of the products of one item.</summary>
@@ -64,6 +66,8 @@ internal readonly record struct StepLayout
         int selected = Math.Max(c.IsSparse ? c.FfnSize : 0, c.Experts?.Count ?? 0);
         int latent = Math.Max(c.Latent?.KvRank ?? 0, c.Latent?.QueryRank ?? 0), shared = c.Experts?.SharedSize ?? 0;
         int partials = (int)Math.Clamp(partialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
+        // One thread has nobody to share positions with.
+        long splits = threads > 1 ? threads * AttentionTile.SplitsPerThread * AttentionTile.Of(c).SplitFloats : 0;
         long offset = 0;
         long Take(long bytes)
         {
@@ -76,8 +80,6 @@ internal readonly record struct StepLayout
         {
             Capacity = capacity,
             PartialBuffers = partials,
-            // One more for a sink.
-            ScoresStride = c.MaxPositions + 1,
             X = Take(d),
             Normalised = Take(d),
             Residual = Take(d),
@@ -104,7 +106,10 @@ internal readonly record struct StepLayout
             KeyParts = Take(c.Latent is { } l ? (long)capacity * c.Heads * (c.HeadDim - l.RopeDim) * 4 : 0),
             Shared = Take((long)capacity * shared * (c.Gated ? 2 : 1) * 4),
             SharedQuantised = Take((long)capacity * Kernels.QuantizedBytes(shared)),
-            Scores = Take((long)threads * (c.MaxPositions + 1) * 4),
+            Attention = Take(threads * AttentionTile.Of(c).Floats * 4),
+            Softmax = Take((long)capacity * c.Heads * 2 * 4),
+            Splits = Take(splits * 4),
+            SplitsRoom = splits,
             Bytes = offset,
         };
     }

@@ -113,12 +113,13 @@ internal sealed class TinyPackage : IDisposable
 
     private static void Slice(PackageWriter writer, int layer, ModelConfig c, WeightFormat format, Random random, float residual)
     {
-        int d = c.HiddenSize, wide = c.Heads * c.HeadDim;
+        int d = c.HiddenSize, wide = c.AttendedSize;
         writer.BeginSlice(layer);
         Norm(writer, "attn_norm", c, random);
         Norm(writer, "ffn_norm", c, random);
         Matrix(writer, "attn.qkv", format, c.QkvRows, d, random, 1.2f);
         if (c.AttentionBias) Plain(writer, "attn.qkv.bias", 1, c.QkvRows, random, 0.2f, 0);
+        if (c.Sinks) Plain(writer, "attn.sinks", 1, c.Heads, random, 1f, 1);
         Matrix(writer, "attn.o", format, d, wide, random, 0.7f * residual);
         if (c.AttentionBias) Plain(writer, "attn.o.bias", 1, d, random, 0.2f, 0);
         if (c.FfnBias)

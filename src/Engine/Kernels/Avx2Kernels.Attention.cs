@@ -60,12 +60,12 @@ internal sealed unsafe partial class Avx2Kernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public override float ExpSum(float* s, int n)
+    public override float ExpSum(float* s, int n, out float max)
     {
         Vector256<float> largest = Vector256.Create(float.NegativeInfinity);
         int i = 0;
         for (; i + 8 <= n; i += 8) largest = Avx.Max(Vector256.Load(s + i), largest);
-        float max = Largest(largest);
+        max = Largest(largest);
         for (; i < n; i++) max = s[i] > max ? s[i] : max;
         Vector256<float> shift = Vector256.Create(max), low = default, high = default;
         for (i = 0; i + 16 <= n; i += 16)
@@ -86,5 +86,17 @@ internal sealed unsafe partial class Avx2Kernels
             l[i - first] += s[i];
         }
         return Fold(Vector256.Load(l) + Vector256.Load(l + 8));
+    }
+
+    public override void FromHalf(ushort* x, int n, float* y) => Widen<StoredF16>((byte*)x, n, y);
+
+    public override void FromInt8(sbyte* x, int n, float* y) => Widen<StoredI8>((byte*)x, n, y);
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Widen<T>(byte* x, int n, float* y) where T : struct, IStored
+    {
+        int i = 0;
+        for (; i + 8 <= n; i += 8) T.Eight(x, i).Store(y + i);
+        for (; i < n; i++) y[i] = T.One(x, i);
     }
 }

@@ -72,17 +72,17 @@ internal sealed unsafe partial class Avx512Kernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public override float ExpSum(float* s, int n)
+    public override float ExpSum(float* s, int n, out float max)
     {
         Vector512<float> largest = Vector512.Create(float.NegativeInfinity);
         int i = 0;
         for (; i + 16 <= n; i += 16) largest = Avx512F.Max(Vector512.Load(s + i), largest);
-        float max = Avx2Kernels.Largest(Avx.Max(largest.GetLower(), largest.GetUpper()));
+        max = Avx2Kernels.Largest(Avx.Max(largest.GetLower(), largest.GetUpper()));
         for (; i < n; i++) max = s[i] > max ? s[i] : max;
-        Vector512<float> lanes = default;
+        Vector512<float> lanes = default, shift = Vector512.Create(max);
         for (i = 0; i + 16 <= n; i += 16)
         {
-            Vector512<float> e = FloatMath.Exp(Vector512.Load(s + i) - Vector512.Create(max));
+            Vector512<float> e = FloatMath.Exp(Vector512.Load(s + i) - shift);
             e.Store(s + i);
             lanes += e;
         }

@@ -29,5 +29,6 @@ internal abstract unsafe partial class Kernels
         for (int i = 0; i < n; i++) to[i] = x[i] * y[i];
     }
 
+    /// <summary>Positions of one call for 8 bits or for several queries.</summary>
     protected const int MostValues = 64;
 }

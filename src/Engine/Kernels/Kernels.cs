@@ -53,8 +53,8 @@ internal abstract unsafe partial class Kernels
     /// <summary>acc[d] = fma(p_i, value_i[d], acc[d]), i ascending.</summary>
     public abstract void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc);
 
-    /// <summary>s_i = exp(s_i - max); returns their sum (16 virtual lanes over i).</summary>
-    public abstract float ExpSum(float* s, int n);
+    /// <summary>s_i = exp(s_i - max), max the largest of them; returns their sum (16 virtual lanes over i).</summary>
+    public abstract float ExpSum(float* s, int n, out float max);
 
     /// <summary>y = x / rms(x) * w; 1/rms = 1 / sqrt(mean(x²) + eps).</summary>
     public abstract void RmsNorm(float* x, float* w, int cols, float eps, float* y);

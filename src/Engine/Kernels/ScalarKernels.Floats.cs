@@ -23,9 +23,9 @@ internal sealed unsafe partial class ScalarKernels
         }
     }
 
-    public override float ExpSum(float* s, int n)
+    public override float ExpSum(float* s, int n, out float max)
     {
-        float max = float.NegativeInfinity;
+        max = float.NegativeInfinity;
         for (int i = 0; i < n; i++) max = s[i] > max ? s[i] : max;
         float* lanes = stackalloc float[16];
         new Span<float>(lanes, 16).Clear();
@@ -88,5 +88,15 @@ internal sealed unsafe partial class ScalarKernels
     public override void ToHalf(float* x, int n, ushort* y)
     {
         for (int i = 0; i < n; i++) y[i] = FloatMath.ToHalf(x[i]);
+    }
+
+    public override void FromHalf(ushort* x, int n, float* y)
+    {
+        for (int i = 0; i < n; i++) y[i] = FloatMath.FromHalf(x[i]);
+    }
+
+    public override void FromInt8(sbyte* x, int n, float* y)
+    {
+        for (int i = 0; i < n; i++) y[i] = x[i];
     }
 }

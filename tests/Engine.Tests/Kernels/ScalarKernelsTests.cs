@@ -147,7 +147,7 @@ public sealed unsafe class ScalarKernelsTests
             s_scalar.Scores(pq, (byte*)pc, headDim * 4, false, count, headDim, 0.3f, ps);
             for (int i = 0; i < count; i++) Assert.Equal(Enumerable.Range(0, headDim).Sum(k => (double)q[k] * cache[i * headDim + k]) * 0.3, scores[i], 1e-5);
             double[] before = [.. scores.Select(static s => (double)s)];
-            sum = s_scalar.ExpSum(ps, count);
+            sum = s_scalar.ExpSum(ps, count, out _);
             Assert.Equal(before.Sum(s => Math.Exp(s - before.Max())), sum, 1e-5);
             for (int i = 0; i < count; i++) Assert.Equal(Math.Exp(before[i] - before.Max()), scores[i], 1e-6);
             s_scalar.WeightedSum(ps, (byte*)pc, headDim * 4, false, count, headDim, pa);
