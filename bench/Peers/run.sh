@@ -110,11 +110,11 @@ for case in "$@"; do
         e) llama7
            theirs e "dense, 65 %" llama7 65 mmap; ours e "dense, 65 %" llama7 65 --path grains ;;
         a) llama7; model opt-oracle opt-6.7b --activity oracle
-           theirs a "Llama shape, 50 %" llama7 50 mmap; ours a "opt-6.7b, oracle, 50 %" opt-oracle 50 --mode predicted ;;
+           theirs a "Llama shape, 50 %" llama7 50 mmap; ours a "opt-6.7b, oracle, 50 %" opt-oracle 50 --path grains --mode predicted ;;
         b) model opt-paper opt-6.7b --activity paper; echo '{"predicted":3}' >"$work/three.json"; model opt-three opt-6.7b --activity "$work/three.json"
-           ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --mode predicted ;;
+           ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --path grains --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --path grains --mode predicted ;;
         c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
-           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --mode predicted ;;
+           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --path grains --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --path grains --mode predicted ;;
         experts) model olmoe olmoe-7b --gguf "$work/olmoe.gguf"
            theirs experts "olmoe-7b in memory" olmoe 100 none; ours experts "olmoe-7b in memory" olmoe 100 --path engine
            theirs experts "olmoe-7b, 50 %" olmoe 50 mmap; ours experts "olmoe-7b, 50 %" olmoe 50 --path grains ;;
@@ -123,7 +123,7 @@ for case in "$@"; do
            for share in 25 35 50 70; do ours qwen3 "qwen3-30b-a3b, $share %" qwen3 $share --path grains --sessions 1,4,8; done ;;
         d) model bamboo bamboo-7b
            for share in 50 75; do
-               for n in 1 8; do ours d "bamboo-7b, exact, $share %" bamboo $share --mode exact --sessions $n; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --mode predicted --sessions $n; done
+               for n in 1 8; do ours d "bamboo-7b, exact, $share %" bamboo $share --path grains --mode exact --sessions $n; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --path grains --mode predicted --sessions $n; done
            done ;;
         budgets) llama7; model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; model opt-oracle opt-6.7b --activity oracle
            for share in 30 40 50 65 80 100; do
