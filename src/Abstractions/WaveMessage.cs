@@ -37,6 +37,7 @@ public sealed class WaveMessage
 
     public int Length { get; private set; }
 
+    /// <summary>Nobody can claim it any more: it was claimed, or withdrawn.</summary>
     public bool Claimed => Volatile.Read(ref _state) is Taken or Withdrawn;
 
     /// <summary>It did not go ahead of its wave, or the wave has come.</summary>
