@@ -8,7 +8,7 @@ namespace FlashOrleans.Bench;
 /// <summary>A stopwatch around each kernel, over weights that fit the second cache (512 rows) and over weights that fit none.</summary>
 internal static class Quick
 {
-    private static readonly string[] s_kernels = ["panels", "rows", "columns", "dots", "axpys"];
+    private static readonly string[] s_kernels = ["panels", "rows", "slabs", "columns", "dots", "axpys"];
 
     /// <summary>Words narrow the table: formats, variants, kernels.</summary>
     public static void Run(string[] words)
@@ -34,7 +34,7 @@ internal static class Quick
     }
 
     /// <summary>Panels: attention and head. Rows and columns: a dense feed-forward. Dots and axpys: a sparse one, neurons needed by one of four tokens each, scattered.</summary>
-    private static int[] Tokens(string kernel) => kernel switch { "panels" => [1, 2, 4, 8, 64], "rows" => [1, 4, 8, 64], "columns" => [4, 8, 64], _ => [1] };
+    private static int[] Tokens(string kernel) => kernel switch { "panels" => [1, 2, 4, 8, 64], "rows" => [1, 4, 8, 64], "slabs" => [1, 2, 4, 8, 64], "columns" => [4, 8, 64], _ => [1] };
 
     private static bool Wanted(string[] words, IEnumerable<string> kind, string name) =>
         words.Contains(name, StringComparer.OrdinalIgnoreCase) || !words.Any(w => kind.Contains(w, StringComparer.OrdinalIgnoreCase));
@@ -42,7 +42,7 @@ internal static class Quick
     private static void Measure(string kernel, string variant, WeightFormat format, int size, int tokens)
     {
         using Workload work = new(variant, format, size, kernel is "dots" or "axpys" ? 4 : tokens);
-        Action action = kernel switch { "panels" => work.Panels, "rows" => work.Products, "columns" => work.Columns, "dots" => work.Dots, _ => work.Axpys };
+        Action action = kernel switch { "panels" => work.Panels, "rows" => work.Products, "slabs" => work.Slabs, "columns" => work.Columns, "dots" => work.Dots, _ => work.Axpys };
         Report(variant, format, $"{kernel} {size} T={tokens}", (double)size * Workload.Cols * tokens, work.PanelBytes, Fastest(action));
     }
 

@@ -89,6 +89,18 @@ internal sealed unsafe class Workload : IDisposable
                 _kernels.Columns(_format, _rows + i, Kernels.ColumnRows, Cols, from, from + 256, _grouped, 8 * Kernels.ColumnRows, Tokens, _y, Cols, true);
     }
 
+    /// <summary>Down rows of blocks of 128 neurons that are always used, as panels of 16 columns, in strips of 256 columns as the engine does.</summary>
+    public void Slabs()
+    {
+        int slab = (int)WeightLayout.MatrixBytes(_format, Cols, Kernels.ColumnRows), slabs = Rows / Kernels.ColumnRows;
+        for (int from = 0; from < Cols / 16; from += 16)
+            for (int i = 0; i < slabs; i++)
+            {
+                byte* at = _panels + (long)i * slab;
+                _kernels.Panels(_format, at, from, from + 16, Cols, Kernels.ColumnRows, _x, Kernels.QuantizedBytes(Kernels.ColumnRows), Tokens, _y, Cols, i + 1 < slabs ? at + slab + from * (slab / (Cols / 16)) : null, add: true);
+            }
+    }
+
     /// <summary>Reads the panels and nothing else: what memory alone would take.</summary>
     public long ReadAll()
     {

@@ -3,16 +3,16 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The feed-forward where all rows of a wave compute all neurons: a matrix product, not neuron after neuron for each row. First the activations of the units that are there: sixteen
-/// neurons at a time, a panel, are multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
+/// The feed-forward of a ReLU model where all rows of a wave compute all neurons: a matrix product, not neuron after neuron for each row. First the activations of the units that are there: sixteen
+/// neurons at a time, woven into a panel, are multiplied with every row. Then their down rows, threads splitting columns: a tile of columns serves all rows, and the sum of a block stays
 /// in registers until it is whole. The sums are those of <see cref="SegmentsItem"/> in the same order, so the bits are too.
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
-    /// <summary>Fewer rows than this take their down rows by <see cref="Kernels.Tiles"/>, or each on its own: making columns of them floats in memory is not worth it.</summary>
+    /// <summary>Fewer rows than this take their down rows each on its own: making columns of them floats in memory is not worth it.</summary>
     internal const int TiledRows = 6;
-    /// <summary>Columns of the down rows that a thread sums at a time: one tile's; the rows' sums of so many stay in the second cache while blocks pass by.</summary>
-    private const int StripColumns = BundleLayout.TileColumns;
+    /// <summary>Columns of the down rows that a thread sums at a time; the rows' sums of so many stay in the second cache while blocks pass by.</summary>
+    private const int StripColumns = 256;
 
     /// <summary>Activations by partial buffer, grouped as <see cref="Kernels.Columns"/> takes them; then per worker a panel and the products of one group of neurons.</summary>
     private float* _act, _products;
@@ -31,16 +31,13 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Sums the ready segments for all rows.</summary>
     private void RunDense(long work)
     {
-        // Where there are no tiles few rows take their down rows each on its own, and threads split the blocks.
-        bool parallel = work > ParallelWork, few = _rows < TiledRows, tiled = !few || _layer.Bundle.Panels;
+        // Few rows take their down rows each on its own, and threads split the blocks.
+        bool parallel = work > ParallelWork, few = _rows < TiledRows, tiled = !few || _layer.Bundle.Slabs;
         _ready.Sort();
         _direct = 0;
         while (tiled && _direct < _ready.Count && IsWholeBlock(_segments[_ready[_direct]], _nextFold + _direct)) _direct++;
-        // For few rows memory sets the pace: a whole block at a time, so that the next rows can be asked for.
-        _itemNeurons = few ? Numerics.NeuronBlock : WeightLayout.PanelRows;
-        pool.Run(_activationJob ??= ActivationItem, _ready.Count * (Numerics.NeuronBlock / _itemNeurons), parallel);
-        if (tiled) pool.Run(_columnJob ??= ColumnItem, (_layer.Config.HiddenSize + StripColumns - 1) / StripColumns, parallel);
-        else pool.Run(_downJob ??= DownItem, _ready.Count, parallel);
+        if (_layer.Bundle.Slabs) RunSlabs(parallel);
+        else RunRows(parallel, few);
         for (int r = _direct; tiled && r < _ready.Count; r++) _fresh[_segments[_ready[r]].Block] = false;
         foreach (int i in _ready)
         {
@@ -48,6 +45,15 @@ internal sealed unsafe partial class LayerStep
             for (int s = 0; s < _slotCount; s++)
                 if (!_slots[s].Dead) _computedNeurons += (long)(end - first) * _slots[s].Slot.Count;
         }
+    }
+
+    private void RunRows(bool parallel, bool few)
+    {
+        // For few rows memory sets the pace: a whole block at a time, so that the next rows can be asked for.
+        _itemNeurons = few ? Numerics.NeuronBlock : WeightLayout.PanelRows;
+        pool.Run(_activationJob ??= ActivationItem, _ready.Count * (Numerics.NeuronBlock / _itemNeurons), parallel);
+        if (few) pool.Run(_downJob ??= DownItem, _ready.Count, parallel);
+        else pool.Run(_columnJob ??= ColumnItem, (_layer.Config.HiddenSize + StripColumns - 1) / StripColumns, parallel);
     }
 
     private bool IsWholeBlock(in Segment segment, int block)
@@ -65,12 +71,12 @@ internal sealed unsafe partial class LayerStep
         end = Math.Min(Math.Min((_needed[segment.To - 1] + 1) * group, start + Numerics.NeuronBlock), _layer.Neurons);
     }
 
-    /// <summary>Where n neurons of a segment lie, one by one or sixteen by sixteen.</summary>
+    /// <summary>Where n neurons of a segment lie.</summary>
     private void Locate(in Segment segment, int first, int n, byte** at)
     {
         RowOffsets offsets = _layer.Offsets;
-        int group = _layer.Bundle.Group, before = _needed[segment.From], each = offsets.Each;
-        for (int i = first; i < first + n; i += each)
+        int group = _layer.Bundle.Group, before = _needed[segment.From];
+        for (int i = first; i < first + n; i++)
         {
             int unit = i / group;
             *at++ = _layer.Bundles!.UnitBase(_neededSlot[segment.From + unit - before], unit) + offsets.Of(i - unit * group);
@@ -118,29 +124,16 @@ internal sealed unsafe partial class LayerStep
     private void ColumnItem(int item, int worker)
     {
         int width = _layer.Config.HiddenSize, from = item * StripColumns, to = Math.Min(from + StripColumns, width);
-        byte** at = stackalloc byte*[2 * Numerics.NeuronBlock], next = at + Numerics.NeuronBlock;
-        float* coefficients = stackalloc float[Numerics.NeuronBlock * TiledRows];
-        int more = LocateAll(_segments[_ready[0]], next, out float* after);
+        byte** at = stackalloc byte*[Numerics.NeuronBlock];
         for (int s = 0; s < _ready.Count; s++)
         {
             var segment = _segments[_ready[s]];
-            byte** free = at;
-            at = next;
-            next = free;
-            float* a = after;
-            int n = more;
-            if (s + 1 < _ready.Count) more = LocateAll(_segments[_ready[s + 1]], next, out after);
+            int n = LocateAll(segment, at, out float* a);
             bool direct = s < _direct;
             float* y = direct ? _y : Partial(segment.Block);
             if (!direct && _fresh[segment.Block])
                 for (int t = 0; t < _rows; t++) new Span<float>(y + (long)t * width + from, to - from).Clear();
-            if (_rows >= TiledRows)
-            {
-                AddColumns(at, n, from, to, a, Kernels.TokenGroup * Numerics.NeuronBlock, _rows, y, direct);
-                continue;
-            }
-            Ungroup(a, n, coefficients);
-            AddTiles(at, n, from, to, coefficients, Numerics.NeuronBlock, _rows, y, direct, s + 1 < _ready.Count && more >= n ? next : null);
+            AddColumns(at, n, from, to, a, Kernels.TokenGroup * Numerics.NeuronBlock, _rows, y, direct);
         }
     }
 

@@ -9,7 +9,7 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class LayerStep
 {
-    /// <summary>One thread's share of the activations or of the sums: of the ready expert, neurons or columns [From, To).</summary>
+    /// <summary>One thread's share of the activations or of the sums: of the ready expert, neurons of one slab, or panels of the sums, [From, To).</summary>
     private readonly record struct ExpertItem(int Ready, int From, int To);
 
     /// <summary>By index of needed unit: where its tokens begin in the list of them (one more than there are units), and where its rows lie in the ring.</summary>
@@ -23,7 +23,7 @@ internal sealed unsafe partial class LayerStep
     private int[] _actRow = new int[64];
     private readonly List<ExpertItem> _activationItems = [], _sumItems = [];
     private int _stripeFrom, _stripe;
-    private Action<int, int>? _gatherJob, _expertActJob, _expertSumJob, _expertFoldJob;
+    private Action<int, int>? _gatherJob, _expertActJob, _expertOperandJob, _expertSumJob, _expertFoldJob;
 
     /// <summary>Which rows use which needed expert: after the router's choice.</summary>
     private void ListTokens(ExpertConfig experts)
@@ -45,17 +45,16 @@ internal sealed unsafe partial class LayerStep
         _tokensFrom[_neededCount] = n;
         _ringSize = (int)_partialRows;
         _ringHead = 0;
-        int most = 4 * _neededCount + 64;
+        // As many items as there may be: what varies from step to step must not allocate in one of them.
+        int most = _neededCount * (Math.Max(BundleLayout.SlabsOf(experts.Size), PanelsOfDown / StripPanels) + 2) + ItemsPerThread * pool.Threads * (BundleLayout.SlabNeurons / WeightLayout.Block);
         _activationItems.EnsureCapacity(most);
         _sumItems.EnsureCapacity(most);
     }
 
     private int TokensOf(int index) => _tokensFrom[index + 1] - _tokensFrom[index];
 
-    /// <summary>Rows that an expert takes in the ring: as many as its tokens, whole groups where columns are summed for several at once.</summary>
-    private int RowsOf(int index) => RoundTokens(TokensOf(index));
-
-    private static int RoundTokens(int tokens) => tokens < TiledRows ? Math.Max(1, tokens) : (tokens + Kernels.TokenGroup - 1) / Kernels.TokenGroup * Kernels.TokenGroup;
+    /// <summary>Rows that an expert takes in the ring.</summary>
+    private int RowsOf(int index) => Math.Max(1, TokensOf(index));
 
     /// <summary>Gives the next expert its rows in the ring; false while there is no room.</summary>
     private bool OpenExpert(int index)
@@ -88,24 +87,23 @@ internal sealed unsafe partial class LayerStep
             if (!_neededFailed[i]) _computedNeurons += (long)TokensOf(i) * e.Size;
         }
         if (_rows > 1) pool.Run(_gatherJob ??= GatherItem, _ready.Count, parallel);
-        // As many neurons at a time as there is room for activations: all of them for few tokens.
-        int whole = (e.Size + Kernels.ColumnRows - 1) / Kernels.ColumnRows * Kernels.ColumnRows;
-        _stripe = (int)Math.Min(whole, _partialRows * Numerics.NeuronBlock / rows / Kernels.ColumnRows * Kernels.ColumnRows);
-        for (_stripeFrom = 0; _stripeFrom < e.Size; _stripeFrom += _stripe)
+        // As many slabs at a time as there is room for activations: all of them for few tokens.
+        int slabs = BundleLayout.SlabsOf(e.Size);
+        _stripe = (int)Math.Min(slabs, _partialRows / rows);
+        for (_stripeFrom = 0; _stripeFrom < slabs; _stripeFrom += _stripe)
         {
-            int end = Math.Min(_stripeFrom + _stripe, e.Size), hidden = _layer.Config.HiddenSize;
+            int end = Math.Min((_stripeFrom + _stripe) * BundleLayout.SlabNeurons, e.Size), strips = DivideStrips(_ready.Count);
+            int each = _ready.Count * Math.Min(_stripe, slabs - _stripeFrom) >= ItemsPerThread * pool.Threads ? BundleLayout.SlabNeurons : WeightLayout.Block;
             _activationItems.Clear();
             _sumItems.Clear();
             foreach (int i in _ready)
             {
-                int tokens = TokensOf(i);
-                if (_neededFailed[i] || tokens == 0) continue;
-                int each = tokens < TiledRows ? Numerics.NeuronBlock : WeightLayout.PanelRows;
-                for (int n = _stripeFrom; n < end; n += each) _activationItems.Add(new ExpertItem(i, n, Math.Min(n + each, end)));
-                int columns = tokens >= TiledRows || _layer.Bundle.Panels ? StripColumns : hidden;
-                for (int c = 0; c < hidden; c += columns) _sumItems.Add(new ExpertItem(i, c, Math.Min(c + columns, hidden)));
+                if (_neededFailed[i] || TokensOf(i) == 0) continue;
+                for (int n = _stripeFrom * BundleLayout.SlabNeurons; n < end; n += each) _activationItems.Add(new ExpertItem(i, n, Math.Min(n + each, end)));
+                for (int s = 0; s < strips; s++) _sumItems.Add(new ExpertItem(i, s * _stripPanels, Math.Min((s + 1) * _stripPanels, PanelsOfDown)));
             }
             pool.Run(_expertActJob ??= ExpertActItem, _activationItems.Count, parallel);
+            pool.Run(_expertOperandJob ??= ExpertOperandItem, _ready.Count, parallel && _rows > 1);
             pool.Run(_expertSumJob ??= ExpertSumItem, _sumItems.Count, parallel);
         }
     }
@@ -132,70 +130,52 @@ internal sealed unsafe partial class LayerStep
         return new Inputs(_gathered + _ringRow[index] * _gatheredStride + (WeightLayout.IsQuantized(format) ? 0 : quantised), (nint)_gatheredStride);
     }
 
-    /// <summary>Activations of some neurons of an expert for all of its tokens, times the tokens' weights.</summary>
+    /// <summary>Where the activations lie of a slab of the stripe, by its number in the expert.</summary>
+    private float* ActivationsOf(int index, int slab) => _act + ((long)_actRow[index] * _stripe + (long)(slab - _stripeFrom) * RowsOf(index)) * BundleLayout.SlabNeurons;
+
+    private byte* SlabOf(int index, int slab) => _layer.Bundles!.UnitBase(_neededSlot[index], _needed[index]) + _layer.Bundle.SlabOffset(slab * BundleLayout.SlabNeurons);
+
+    /// <summary>Activations of some neurons of an expert's slab for all of its tokens, times the tokens' weights.</summary>
     private void ExpertActItem(int item, int worker)
     {
-        (int index, int from, int to) = _activationItems[item];
-        var c = _layer.Config;
-        var w = _layer.Weights!;
+        (int index, int first, int end) = _activationItems[item];
         var e = _layer.Experts!;
         var layout = _layer.Bundle;
-        int tokens = TokensOf(index), n = to - from, unit = _needed[index], neuron = unit * e.Size + from;
-        byte** at = stackalloc byte*[Numerics.NeuronBlock];
-        Locate(index, from, n, at);
-        float* a = _products + worker * 2 * StepLayout.ProductFloats(_capacity), u = a + StepLayout.ProductFloats(_capacity);
-        Products(at, n, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, a, u, worker);
-        AddBias(a, n, tokens, c.Gated ? w.GateBias : w.UpBias, neuron);
-        Activations.Apply(kernels, c, a, n * tokens);
-        if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, n * tokens).Count(0f));
-        if (c.Gated)
+        int tokens = TokensOf(index), unit = _needed[index], slab = first / BundleLayout.SlabNeurons, begin = slab * BundleLayout.SlabNeurons, from = first - begin;
+        float* act = ActivationsOf(index, slab);
+        Activate(SlabOf(index, slab), unit * e.Size + begin, from, end - begin, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, act, worker);
+        for (int t = 0; t < tokens; t++)
         {
-            AddBias(u, n, tokens, w.UpBias, neuron);
-            Activations.Combine(c, a, u, n * tokens);
-        }
-        float* act = _act + (long)_actRow[index] * _stripe;
-        int first = from - _stripeFrom;
-        for (int t = 0; t < tokens; t++, a += n)
-        {
-            float weight = _g[(long)_tokenRows[_tokensFrom[index] + t] * e.Count + unit];
-            if (tokens < TiledRows)
-            {
-                float* plain = act + (long)t * _stripe + first;
-                for (int i = 0; i < n; i++) plain[i] = a[i] * weight;
-                continue;
-            }
-            float* row = act + t / Kernels.TokenGroup * (long)Kernels.TokenGroup * _stripe + t % Kernels.TokenGroup + (long)first * Kernels.TokenGroup;
-            for (int i = 0; i < n; i++) row[Kernels.TokenGroup * i] = a[i] * weight;
+            float* a = act + (long)t * BundleLayout.SlabNeurons + from;
+            if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, end - first).Count(0f));
+            kernels.Scale(a, _g[(long)_tokenRows[_tokensFrom[index] + t] * e.Count + unit], end - first);
         }
     }
 
-    /// <summary>Where n neurons of a needed expert lie, one by one or sixteen by sixteen.</summary>
-    private void Locate(int index, int from, int n, byte** at)
+    /// <summary>The stripe of a ready expert.</summary>
+    private void ExpertOperandItem(int item, int worker)
     {
-        RowOffsets offsets = _layer.Offsets;
-        byte* unit = _layer.Bundles!.UnitBase(_neededSlot[index], _needed[index]);
-        for (int i = from; i < from + n; i += offsets.Each) *at++ = unit + offsets.Of(i);
+        int index = _ready[item], size = _layer.Experts!.Size, tokens = TokensOf(index), end = Math.Min(_stripeFrom + _stripe, BundleLayout.SlabsOf(size));
+        if (_neededFailed[index] || tokens == 0) return;
+        for (int slab = _stripeFrom; slab < end; slab++) MakeOperand(ActivationsOf(index, slab), Math.Min(BundleLayout.SlabNeurons, size - slab * BundleLayout.SlabNeurons), tokens);
     }
 
-    /// <summary>Down rows of an expert's neurons of the stripe, into some columns of its tokens' sums.</summary>
+    /// <summary>A strip of an expert's sums: its slabs of the stripe, for all of its tokens.</summary>
     private void ExpertSumItem(int item, int worker)
     {
         (int index, int from, int to) = _sumItems[item];
-        int tokens = TokensOf(index), width = _layer.Config.HiddenSize, end = Math.Min(_stripeFrom + _stripe, _layer.Experts!.Size);
+        int tokens = TokensOf(index), width = _layer.Config.HiddenSize, end = Math.Min(_stripeFrom + _stripe, BundleLayout.SlabsOf(_layer.Experts!.Size));
+        int first = from * WeightLayout.PanelRows, columns = Math.Min(to * WeightLayout.PanelRows, width) - first;
         float* sums = SumsOf(index);
-        float* act = _act + (long)_actRow[index] * _stripe;
-        byte** lists = stackalloc byte*[2 * Numerics.NeuronBlock];
-        for (int t = 0; t < tokens && _stripeFrom == 0; t++) new Span<float>(sums + (long)t * width + from, to - from).Clear();
-        Locate(index, _stripeFrom, Math.Min(Numerics.NeuronBlock, end - _stripeFrom), lists);
-        for (int first = _stripeFrom, turn = 0; first < end; first += Numerics.NeuronBlock, turn ^= 1)
+        for (int t = 0; t < tokens && _stripeFrom == 0; t++) new Span<float>(sums + (long)t * width + first, columns).Clear();
+        byte** slabs = stackalloc byte*[end - _stripeFrom];
+        float** operands = stackalloc float*[end - _stripeFrom];
+        for (int i = 0; i < end - _stripeFrom; i++)
         {
-            byte** at = lists + turn * Numerics.NeuronBlock, next = lists + (turn ^ 1) * Numerics.NeuronBlock;
-            int n = Math.Min(Numerics.NeuronBlock, end - first), before = first - _stripeFrom, more = Math.Min(Numerics.NeuronBlock, end - first - n);
-            if (more > 0) Locate(index, first + n, more, next);
-            if (tokens >= TiledRows) AddColumns(at, n, from, to, act + (long)before * Kernels.TokenGroup, (nint)_stripe * Kernels.TokenGroup, tokens, sums, whole: false);
-            else if (_layer.Bundle.Panels) AddTiles(at, n, from, to, act + before, _stripe, tokens, sums, whole: false, more >= n ? next : null);
-            else AddRows(at, n, act + before, _stripe, tokens, sums);
+            slabs[i] = SlabOf(index, _stripeFrom + i);
+            operands[i] = ActivationsOf(index, _stripeFrom + i);
         }
+        AddSlabs(slabs, operands, end - _stripeFrom, from, to, tokens, sums, worker);
     }
 
     /// <summary>Adds the sums of finished experts in ascending order, threads splitting columns.</summary>

@@ -6,7 +6,7 @@ namespace FlashOrleans.Engine;
 /// </summary>
 public static class Numerics
 {
-    public const int Version = 2;
+    public const int Version = 3;
     /// <summary>`down` is summed in blocks of this many neuron ids, each from +0, and the blocks are added in ascending order.</summary>
     public const int NeuronBlock = 128;
     /// <summary>Attention is summed in splits of this many positions, cut at its multiples, each with a softmax of its own; they are merged in ascending order.</summary>

@@ -52,7 +52,7 @@ internal readonly record struct StepLayout
     public long Bytes { get; private init; }
 
     /// <summary>Numbers of the products of one item.</summary>
-    public static long ProductFloats(int capacity) => Math.Max(WeightLayout.PanelRows * capacity, Numerics.NeuronBlock * LayerStep.TiledRows);
+    public static long ProductFloats(int capacity) => Math.Max(WeightLayout.PanelRows * capacity, Numerics.NeuronBlock * Math.Clamp(capacity, LayerStep.TiledRows, LayerStep.SlabTokens));
 
     public static StepLayout For(Manifest manifest, int rows, int threads, long partialBytes)
     {

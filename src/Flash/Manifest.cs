@@ -49,11 +49,13 @@ public sealed record ManifestSideFile(string Name, long Bytes, string Xxh128);
 /// </summary>
 public sealed partial record Manifest
 {
-    public const int CurrentVersion = 3;
-    /// <summary>Since this version feed-forwards that are never sparse lie in panels (<see cref="BundleLayout.Panels"/>). Packages without any say that they are of the version before, which is what they are.</summary>
-    internal const int PanelsVersion = 3;
-    /// <summary>The oldest version that still opens.</summary>
-    public const int OldestVersion = 1;
+    public const int CurrentVersion = 4;
+    /// <summary>In the current version feed-forwards that are never sparse lie in slabs (<see cref="BundleLayout.Slabs"/>); packages without any say that they are of this one, which is what they are.</summary>
+    internal const int RowsVersion = 2;
+    /// <summary>Whether packages of a version open; there was a 3, of nothing but feed-forwards that lie otherwise today.</summary>
+    internal static bool IsKnown(int version) => version is >= 1 and <= RowsVersion or CurrentVersion;
+    /// <summary>Those, in words.</summary>
+    internal const string KnownVersions = "1, 2 and 4";
     public const string FormatTag = "flashorleans";
     public const int MaxBytes = 16 << 20;
     public const int MaxSideFileBytes = 256 << 20;
@@ -149,9 +151,9 @@ public sealed partial record Manifest
                 throw new FlashException($"{file}: not the manifest of a flash package (\"format\" is not \"{FormatTag}\")");
             if (!root.TryGetProperty("formatVersion", out JsonElement version) || version.ValueKind != JsonValueKind.Number || !version.TryGetInt32(out int number))
                 throw new FlashException($"{file}: \"formatVersion\" is missing or no number");
-            if (number is < OldestVersion or > CurrentVersion)
+            if (!IsKnown(number))
             {
-                throw new FlashException($"{file}: the package has format version {number}, this build reads versions {OldestVersion} to {CurrentVersion}: "
+                throw new FlashException($"{file}: the package has format version {number}, this build reads {KnownVersions}: "
                     + (number > CurrentVersion ? "use a newer flash, or import the model again" : "import the model again") + " (flash import PATH --name NAME)");
             }
         }
@@ -180,8 +182,10 @@ public sealed partial record Manifest
         WeightFormats formats = Weights;
         if (Formats?.Keys.FirstOrDefault(k => k is not { Length: > 0 and <= 64 }) is { } odd) throw new FlashException($"'{Printable(odd)}' is no matrix");
         PackageLayout.Validate(Model, formats);
+        if (FormatVersion < CurrentVersion && VersionOf(Model) == CurrentVersion)
+            throw new FlashException($"the package has format version {FormatVersion}, in which feed-forwards that use all of their neurons lay otherwise: import the model again (flash import PATH --name NAME)");
         if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
-        BundleLayout bundles = BundleLayout.For(Model, formats, 0, FormatVersion);
+        BundleLayout bundles = BundleLayout.For(Model, formats, 0);
         if (Group != bundles.Group || Stride != bundles.Stride)
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
         string predictor = PredictorOf(Model);
@@ -224,7 +228,7 @@ public sealed partial record Manifest
     {
         for (int i = 0; i < config.Layers; i++)
             if (!config.HasSelector(i)) return CurrentVersion;
-        return PanelsVersion - 1;
+        return RowsVersion;
     }
 
     internal static string PredictorOf(ModelConfig config) => config.HasSelector(0) ? "selector" : "none";

@@ -25,7 +25,7 @@ public sealed unsafe class PackageFile : IDisposable
             Name = s.Name, Offset = s.Offset, Bytes = s.Bytes, Format = s.Format, Rows = s.Rows, Cols = s.Cols, Kind = s.Kind, Hash = s.Hash.ToString("x16"),
         })];
         if (!_entries.TryGetValue(PackageLayout.Bundles, out SectionEntry? b)) return;
-        Bundles = BundleLayout.For(manifest.Model, manifest.Weights, table.Layer, manifest.FormatVersion) with { Offset = b.Offset, Permutation = manifest.Permutation };
+        Bundles = BundleLayout.For(manifest.Model, manifest.Weights, table.Layer) with { Offset = b.Offset, Permutation = manifest.Permutation };
         _bundleHashes = LoadHashes(PackageLayout.Bundles, scan);
     }
 
@@ -156,7 +156,7 @@ public sealed unsafe class PackageFile : IDisposable
         int most = Math.Max(1 << 20, PackageLayout.EmbedUnitBytes(manifest.Weights.Of("embed"), manifest.Model.EmbeddingWidth));
         // Without exceptions and experts every layer is like the first.
         int layers = manifest.Weights.Exceptions.Count == 0 && manifest.Model.Experts == null ? 1 : manifest.Model.Layers;
-        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i, manifest.FormatVersion).Stride);
+        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i).Stride);
         return most;
     }
 

@@ -37,15 +37,15 @@ public static class PackageLayout
         Validate(config, formats);
         predictors?.Check(config);
         long bytes = FileBytes(Edge(config, formats), alignment);
-        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, Manifest.CurrentVersion, predictors, permuted), alignment);
+        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors, permuted), alignment);
         return bytes;
     }
 
     /// <summary>Bytes of a package that are read as they are needed: the neuron bundles, and the embedding unless it is the head as well.</summary>
-    public static long StreamedBytes(ModelConfig config, WeightFormats formats, int version = Manifest.CurrentVersion)
+    public static long StreamedBytes(ModelConfig config, WeightFormats formats)
     {
         long bytes = config.TiedHead ? 0 : WeightLayout.MatrixBytes(formats.Of("embed"), config.VocabSize, config.EmbeddingWidth);
-        for (int i = 0; i < config.Layers; i++) bytes += BundleLayout.For(config, formats, i, version).Bytes;
+        for (int i = 0; i < config.Layers; i++) bytes += BundleLayout.For(config, formats, i).Bytes;
         return bytes;
     }
 
@@ -75,7 +75,7 @@ public static class PackageLayout
     public static (int Units, int SlotBytes, int PartBytes, int Group) BundleSlots(Manifest manifest, int layer, bool whole, int alignment, int least = 0, int most = 0)
     {
         ArgumentNullException.ThrowIfNull(manifest);
-        BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer, manifest.FormatVersion);
+        BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer);
         if (least > 0) b = b.Joined(least, most);
         (int offset, int bytes) = b.Group > 1 || whole ? (0, b.UsedBytes) : b.Span(0);
         // Sections begin at multiples of the package's alignment, which the device's may exceed.
@@ -171,7 +171,7 @@ public static class PackageLayout
         for (int i = 0; i < config.Layers; i++)
         {
             Demand((long)config.NeuronsOf(i) * config.HiddenSize <= 1L << 42, $"the feed-forward of layer {i} is more than this version supports");
-            _ = BundleLayout.For(config, formats, i, Manifest.CurrentVersion);
+            _ = BundleLayout.For(config, formats, i);
             if (layers == 1 && config.Experts == null) break;
         }
     }
@@ -237,9 +237,9 @@ public static class PackageLayout
         return sections;
     }
 
-    internal static IReadOnlyList<SectionEntry> Slice(Manifest m, int layer) => Slice(m.Model, m.Weights, layer, m.FormatVersion, m.Predictors, m.Permutation != Identity);
+    internal static IReadOnlyList<SectionEntry> Slice(Manifest m, int layer) => Slice(m.Model, m.Weights, layer, m.Predictors, m.Permutation != Identity);
 
-    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, int version, PredictorConfig? predictors = null, bool permuted = false)
+    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null, bool permuted = false)
     {
         List<SectionEntry> sections = [];
         int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
@@ -282,7 +282,7 @@ public static class PackageLayout
         if (predictors?.Layers[layer].Core is { } core) Plain(sections, Core, 1, core);
         if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, predictors, ahead, neurons, d);
         if (permuted) Plain(sections, Permutation, 1, neurons);
-        BundleLayout bundles = BundleLayout.For(config, formats, layer, version);
+        BundleLayout bundles = BundleLayout.For(config, formats, layer);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
         {

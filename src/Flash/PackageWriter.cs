@@ -139,7 +139,7 @@ public sealed class PackageWriter : IDisposable
     }
 
     /// <summary>Starts the neuron bundles of the current slice.</summary>
-    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer, Version));
+    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer));
 
     /// <summary>Carries a small file along unread (tokenizer.json …).</summary>
     public void AddSideFile(string name, ReadOnlySpan<byte> bytes)
@@ -208,7 +208,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, Version, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
         });
         _current = file;
     }
@@ -248,7 +248,7 @@ public sealed class PackageWriter : IDisposable
 
     private static Manifest ManifestOf(PackageSpec spec)
     {
-        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0, spec.Version);
+        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0);
         return new Manifest
         {
             FormatVersion = spec.Version,

@@ -42,33 +42,13 @@ public static class Panel
         for (int k = body; k < end; k += each) panel.Slice(k * WeightLayout.PanelRows + r * each, each).CopyTo(row[k..]);
     }
 
-    /// <summary>Columns [from, from + count) of a row, whole blocks, as a row of their own.</summary>
-    public static void Columns(WeightFormat format, ReadOnlySpan<byte> row, int cols, int from, int count, Span<byte> part)
+    /// <summary>Weaves any number of rows, <paramref name="stride"/> bytes apart (0: one after another), into panels one behind the other.</summary>
+    public static void PackAll(WeightFormat format, ReadOnlySpan<byte> rows, int rowCount, int cols, Span<byte> panels, int stride = 0)
     {
-        part.Clear();
-        (int numbers, int bytes, int parameters, int more) = Parts(format, cols, from, count);
-        row.Slice(numbers, bytes).CopyTo(part);
-        row.Slice(parameters, more).CopyTo(part[bytes..]);
-    }
-
-    /// <summary>What <see cref="Columns"/> took out of a row, back into it.</summary>
-    public static void PutColumns(WeightFormat format, ReadOnlySpan<byte> part, int cols, int from, int count, Span<byte> row)
-    {
-        (int numbers, int bytes, int parameters, int more) = Parts(format, cols, from, count);
-        part[..bytes].CopyTo(row[numbers..]);
-        part.Slice(bytes, more).CopyTo(row[parameters..]);
-    }
-
-    /// <summary>Where the columns' numbers and their parameters lie in the row, and how many bytes each are.</summary>
-    private static (int Numbers, int Bytes, int Parameters, int More) Parts(WeightFormat format, int cols, int from, int count)
-    {
-        if (!WeightLayout.IsQuantized(format))
-        {
-            int each = format == WeightFormat.F32 ? 4 : 2;
-            return (from * each, count * each, 0, 0);
-        }
-        int parameters = WeightLayout.ParameterBytes(format);
-        return (WeightLayout.IntegerBytes(format, from), WeightLayout.IntegerBytes(format, count), WeightLayout.IntegerBytes(format, cols) + from / WeightLayout.Block * parameters, count / WeightLayout.Block * parameters);
+        int panelBytes = WeightLayout.PanelBytes(format, cols);
+        if (stride == 0) stride = WeightLayout.RowBytes(format, cols);
+        for (int first = 0; first < rowCount; first += WeightLayout.PanelRows, panels = panels[panelBytes..])
+            Pack(format, rows[(first * stride)..], Math.Min(WeightLayout.PanelRows, rowCount - first), cols, panels, stride);
     }
 
     /// <summary>Row r's bytes into a panel that takes <paramref name="each"/> bytes, four or two, of 16 rows in turn.</summary>

@@ -70,8 +70,8 @@ internal sealed record SectionTable(int Layer, long FileBytes, IReadOnlyList<Sec
     {
         if (!h[..8].SequenceEqual(Magic)) throw new FlashException(file, 0, "this is not a flash package file (the magic FLASHORL is missing)");
         int version = BinaryPrimitives.ReadInt32LittleEndian(h[8..]);
-        if (version is < Manifest.OldestVersion or > Manifest.CurrentVersion)
-            throw new FlashException(file, 8, $"format version {version}; this build reads {Manifest.OldestVersion} to {Manifest.CurrentVersion}: import the model again (flash import PATH --name NAME)");
+        if (!Manifest.IsKnown(version))
+            throw new FlashException(file, 8, $"format version {version}; this build reads {Manifest.KnownVersions}: import the model again (flash import PATH --name NAME)");
         int found = BinaryPrimitives.ReadInt32LittleEndian(h[12..]);
         if (found != layer) throw new FlashException(file, 12, $"this is {Who(found)}, {Who(layer)} was expected: the files were mixed up");
         int headerBytes = BinaryPrimitives.ReadInt32LittleEndian(h[16..]);

@@ -190,7 +190,7 @@ public sealed class BundleWriter : IDisposable
     private readonly PackageFileWriter _file;
     private readonly BundleLayout _layout;
     private readonly SectionWriter _section;
-    private readonly byte[] _unit, _sixteen;
+    private readonly byte[] _unit;
     private readonly List<ulong> _hashes = [];
     private int _neurons;
     private bool _ended;
@@ -201,48 +201,32 @@ public sealed class BundleWriter : IDisposable
         _layout = layout;
         _section = new SectionWriter(file, entry);
         _unit = new byte[layout.Stride];
-        _sixteen = new byte[layout.Panels ? WeightLayout.PanelRows * layout.BundleBytes : 0];
     }
+
+    public BundleLayout Layout => _layout;
 
     /// <summary>The next neuron, in stored order: up row, down row and, when gated, gate row.</summary>
-    public void WriteNeuron(ReadOnlySpan<byte> bundle)
+    public void WriteNeuron(ReadOnlySpan<byte> bundle) => Write(bundle, _layout.Slabs ? 0 : _layout.BundleBytes, 1);
+
+    /// <summary>The next neurons of a unit as a slab: <see cref="BundleLayout.SlabNeurons"/>, or as many as there are up to its end.</summary>
+    public void WriteSlab(ReadOnlySpan<byte> slab) => Write(slab, _layout.Slabs ? _layout.SlabBytes : 0, BundleLayout.SlabNeurons);
+
+    private void Write(ReadOnlySpan<byte> bytes, int expected, int neurons)
     {
-        if (bundle.Length != _layout.BundleBytes) throw new InvalidOperationException($"a bundle has {_layout.BundleBytes} bytes, not {bundle.Length}");
+        if (bytes.Length != expected) throw new InvalidOperationException($"{neurons} neurons of this layer have {expected} bytes, not {bytes.Length}");
         if (_neurons == _layout.Neurons) throw new InvalidOperationException($"a layer has {_layout.Neurons} neurons; one more was written");
-        int j = _neurons++ % _layout.Group;
+        int j = _neurons % _layout.Group;
         if (j == 0) Array.Clear(_unit);
-        bool whole = j == _layout.Group - 1 || _neurons == _layout.Neurons;
-        if (!_layout.Panels)
-        {
-            bundle.CopyTo(_unit.AsSpan(_layout.UpOffset(j)));
-        }
-        else
-        {
-            int k = j % WeightLayout.PanelRows;
-            bundle.CopyTo(_sixteen.AsSpan(k * bundle.Length));
-            if (k == WeightLayout.PanelRows - 1 || whole) WriteSixteen(_unit.AsSpan(_layout.SixteenOffset(j), _layout.SixteenBytes), k + 1);
-        }
-        if (!whole) return;
+        bytes.CopyTo(_unit.AsSpan(_layout.Slabs ? _layout.SlabOffset(j) : _layout.UpOffset(j)));
+        neurons = Math.Min(neurons, Math.Min(_layout.Group - j, _layout.Neurons - _neurons));
+        _neurons += neurons;
+        if (j + neurons < _layout.Group && _neurons < _layout.Neurons) return;
         for (int span = 0; span < 2; span++)
         {
-            (int offset, int bytes) = _layout.Span(span);
-            _hashes.Add(bytes == 0 ? 0 : XxHash3.HashToUInt64(_unit.AsSpan(offset, bytes)));
+            (int offset, int count) = _layout.Span(span);
+            _hashes.Add(count == 0 ? 0 : XxHash3.HashToUInt64(_unit.AsSpan(offset, count)));
         }
         _section.Write(_unit);
-    }
-
-    /// <summary>The neurons that have been gathered, as panels and tiles.</summary>
-    private void WriteSixteen(Span<byte> to, int count)
-    {
-        int bundle = _layout.BundleBytes, cols = _layout.Cols, gate = _layout.GatePanelBytes, at = gate + _layout.UpPanelBytes;
-        if (gate > 0) Panel.Pack(_layout.Gate, _sixteen.AsSpan(_layout.UpBytes + _layout.DownBytes), count, cols, to, bundle);
-        Panel.Pack(_layout.Up, _sixteen, count, cols, to[gate..], bundle);
-        for (int from = 0; from < cols; from += BundleLayout.TileColumns)
-        {
-            int columns = Math.Min(BundleLayout.TileColumns, cols - from), bytes = WeightLayout.RowBytes(_layout.Down, columns);
-            for (int i = 0; i < WeightLayout.PanelRows; i++, at += bytes)
-                if (i < count) Panel.Columns(_layout.Down, _sixteen.AsSpan(i * bundle + _layout.UpBytes, _layout.DownBytes), cols, from, columns, to.Slice(at, bytes));
-        }
     }
 
     public void Dispose()

@@ -72,8 +72,7 @@ internal abstract class BlockWeights : WeightSource
 
     public override void ReadStored(string tensor, long firstRow, int count, WeightFormat format, Span<byte> destination, int stride)
     {
-        GgufType type = TypeOf(tensor);
-        int cols = Columns(tensor), rowBytes = checked((int)RowBytes(tensor)), kept = WeightLayout.RowBytes(format, cols), done = 0;
+        int cols = Columns(tensor), rowBytes = checked((int)RowBytes(tensor)), done = 0;
         byte[] stored = ArrayPool<byte>.Shared.Rent(checked(count * rowBytes));
         try
         {
@@ -81,16 +80,7 @@ internal abstract class BlockWeights : WeightSource
             ReadRaw(tensor, firstRow, count, stored.AsSpan(0, count * rowBytes));
             for (; done < count; done++)
             {
-                ReadOnlySpan<byte> blocks = stored.AsSpan(done * rowBytes, rowBytes);
-                Span<byte> row = destination.Slice(done * stride, kept);
-                switch (format)
-                {
-                    case WeightFormat.Q8: GgufBlocks.Q8Row(blocks, cols, row); break;
-                    case WeightFormat.Q4: GgufBlocks.Q4Row(blocks, cols, row); break;
-                    case WeightFormat.Q4B: GgufBlocks.Q4BRow(blocks, cols, row); break;
-                    case WeightFormat.Q4K: GgufBlocks.Q4KRow(blocks, cols, row); break;
-                    default: throw new InvalidOperationException($"rows of {type} are read as floats");
-                }
+                Keep(stored.AsSpan(done * rowBytes, rowBytes), cols, format, destination[(done * stride)..]);
             }
         }
         catch (ArgumentException e)
@@ -100,6 +90,44 @@ internal abstract class BlockWeights : WeightSource
         finally
         {
             ArrayPool<byte>.Shared.Return(stored);
+        }
+    }
+
+    public override void ReadStoredBlock(string tensor, long firstRow, int rows, int firstCol, int cols, WeightFormat format, Span<byte> destination, int stride)
+    {
+        (int values, int bytes) = GgufTypes.Block(TypeOf(tensor));
+        int first = firstCol / values, count = cols / values * bytes, done = 0;
+        Held? held = HeldOf(tensor, firstRow, rows);
+        byte[] stored = ArrayPool<byte>.Shared.Rent(count);
+        try
+        {
+            for (; done < rows; done++)
+            {
+                Span<byte> part = stored.AsSpan(0, count);
+                if (held == null) ReadBlocks(tensor, firstRow + done, first, part);
+                Keep(held == null ? part : held.Row(firstRow + done).Slice(first * bytes, count), cols, format, destination[(done * stride)..]);
+            }
+        }
+        catch (ArgumentException e)
+        {
+            throw new ModelFormatException(PathOf(tensor), $"tensor {tensor} row {firstRow + done}: {e.Message}", e);
+        }
+        finally
+        {
+            ArrayPool<byte>.Shared.Return(stored);
+        }
+    }
+
+    private static void Keep(ReadOnlySpan<byte> blocks, int cols, WeightFormat format, Span<byte> to)
+    {
+        Span<byte> row = to[..WeightLayout.RowBytes(format, cols)];
+        switch (format)
+        {
+            case WeightFormat.Q8: GgufBlocks.Q8Row(blocks, cols, row); break;
+            case WeightFormat.Q4: GgufBlocks.Q4Row(blocks, cols, row); break;
+            case WeightFormat.Q4B: GgufBlocks.Q4BRow(blocks, cols, row); break;
+            case WeightFormat.Q4K: GgufBlocks.Q4KRow(blocks, cols, row); break;
+            default: throw new InvalidOperationException($"no block of the file is one of {format}");
         }
     }
 }

@@ -128,6 +128,38 @@ public sealed class Checkpoint : IDisposable
         }
     }
 
+    /// <summary>
+    /// The format in which slabs hold without loss what the checkpoint stores; null: none does. They have the neurons as columns, as the checkpoint may have them, so its blocks fit where they are of
+    /// 32 numbers and no slab ends within one.
+    /// </summary>
+    internal WeightFormat? KeptInSlabs(string name, int unit)
+    {
+        WeightFormat? kept = null;
+        foreach (Run run in Map(name).Runs)
+        {
+            (WeightFormat format, bool lossless) = _weights.Nearest(run.Source);
+            if (!run.Transposed || !lossless || format is not (WeightFormat.Q8 or WeightFormat.Q4 or WeightFormat.Q4B) || format != (kept ?? format)) return null;
+            if (unit % BundleLayout.SlabNeurons != 0 || run.Step != 1 || run.First % WeightLayout.Block != 0 || run.Count % BundleLayout.SlabNeurons != 0) return null;
+            kept = format;
+        }
+        return kept;
+    }
+
+    /// <summary>Columns of the checkpoint that are neurons [first, first + a slab's) as rows of a slab, <paramref name="stride"/> bytes apart: only in the format that <see cref="KeptInSlabs"/> says.</summary>
+    internal void ReadStoredSlab(string name, int first, WeightFormat format, byte[] to, int stride)
+    {
+        TensorMap map = Map(name);
+        foreach (Run run in map.Runs)
+        {
+            if (first < run.Count)
+            {
+                _weights.ReadStoredBlock(run.Source, run.Base, map.Cols, run.First + first, BundleLayout.SlabNeurons, format, to, stride);
+                return;
+            }
+            first -= run.Count;
+        }
+    }
+
     /// <summary>Another activation than the configuration names: "relu", "silu", "fatrelu:0.01".</summary>
     internal void Override(string activation)
     {

@@ -4,8 +4,8 @@ namespace FlashOrleans.Models;
 
 /// <summary>
 /// Which format each matrix of a package gets. One for all, or `keep`: for each matrix the format that is nearest to how the checkpoint stores it. Rows along
-/// the model's width go over without loss where a format holds them (q8_0, q4_0, q4_1, q4_K); <c>ffn.down</c> is stored the other way round, where its blocks mean nothing: it
-/// becomes bf16, since quantising it twice would cost more than everything else together (docs/adr/0011-keep.md).
+/// the model's width go over without loss where a format holds them (q8_0, q4_0, q4_1, q4_K), and so does <c>ffn.down</c> in slabs (q8_0, q4_0, q4_1). Neuron by neuron it is stored the other way round, where its
+/// blocks mean nothing: it becomes bf16, since quantising it twice would cost more than everything else together (docs/adr/0011-keep.md).
 /// </summary>
 internal static class ImportFormats
 {
@@ -61,7 +61,7 @@ internal static class ImportFormats
         ModelConfig c = checkpoint.Config;
         var all = new Dictionary<string, WeightFormat>(StringComparer.Ordinal);
         foreach (string matrix in s_edge)
-            if (checkpoint.Has(matrix)) Add(matrix, matrix, matrix, 0, int.MaxValue);
+            if (checkpoint.Has(matrix)) Add(-1, matrix, matrix, matrix, 0, int.MaxValue);
         for (int i = 0; i < c.Layers; i++)
         {
             int values = c.Latent == null ? c.ValueRows : 0;
@@ -75,12 +75,12 @@ internal static class ImportFormats
                     "attn.v" => (c.QkvRows - values, values),
                     _ => (0, int.MaxValue),
                 };
-                Add($"layers.{i}.{matrix}", matrix, tensor, first, count);
+                Add(i, $"layers.{i}.{matrix}", matrix, tensor, first, count);
             }
         }
         return Shortest(all, c.Layers);
 
-        void Add(string key, string matrix, string tensor, int first, int count)
+        void Add(int layer, string key, string matrix, string tensor, int first, int count)
         {
             (int rows, int cols) = checkpoint.Shape(tensor);
             IReadOnlyList<(WeightFormat Format, bool Lossless)> stored = checkpoint.Nearest(tensor, first, Math.Min(count, rows - first));
@@ -90,7 +90,7 @@ internal static class ImportFormats
             if (cols % WeightLayout.Multiple(nearest) != 0) nearest = WeightFormat.BF16;
             // Of columns that become rows.
             if (matrix != "ffn.down" && checkpoint.IsTurned(tensor)) nearest = Turned(nearest);
-            all[key] = choose(matrix, nearest);
+            all[key] = (matrix == "ffn.down" && !c.HasSelector(layer) ? checkpoint.KeptInSlabs(tensor, c.ExpertsOf(layer)?.Size ?? c.NeuronsOf(layer)) : null) ?? choose(matrix, nearest);
         }
     }
 

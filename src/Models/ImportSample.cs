@@ -15,14 +15,15 @@ internal static class ImportSample
     /// <summary>Rows that are columns in the file cost a read of every row there: no more matrices of them than this.</summary>
     private const int MostTurned = 8;
 
-    private readonly record struct Matrix(string Kind, string Tensor, int First, int Rows, int Cols, WeightFormat Format);
+    /// <summary>Unit: of what is stored in slabs, turned, the neurons that they are cut from; else 0.</summary>
+    private readonly record struct Matrix(string Kind, string Tensor, int First, int Rows, int Cols, WeightFormat Format, int Unit = 0);
 
     /// <summary>The error of each kind, and which share of the numbers that change at all was looked at (1: all of them).</summary>
     public static (IReadOnlyList<QuantizationError> Errors, double Share) Measure(Checkpoint checkpoint, WeightFormats formats, CancellationToken cancel, long numbers = Numbers)
     {
         var store = new RowStore(checkpoint.Path);
         Matrix[] all = [.. Matrices(checkpoint, formats)];
-        bool[] kept = [.. all.Select(m => ImportFormats.IsKept(checkpoint.Nearest(m.Tensor, m.First, m.Rows), m.Format))];
+        bool[] kept = [.. all.Select(m => m.Unit > 0 ? checkpoint.KeptInSlabs(m.Tensor, m.Unit) == m.Format : ImportFormats.IsKept(checkpoint.Nearest(m.Tensor, m.First, m.Rows), m.Format))];
         long total = all.Where((_, i) => !kept[i]).Sum(static m => (long)m.Rows * m.Cols), seen = 0;
         double share = total == 0 ? 1 : Math.Min(1, (double)numbers / total);
         int turned = all.Count(m => checkpoint.IsTurned(m.Tensor)), at = 0;
@@ -31,7 +32,7 @@ internal static class ImportSample
             // Of many turned ones those that are spread evenly.
             bool takes = !checkpoint.IsTurned(all[i].Tensor) || share == 1 || (at + 1) * MostTurned / turned > at++ * MostTurned / turned;
             if (kept[i]) store.Add(all[i].Kind, default);
-            else if (takes) seen += Store(checkpoint, all[i], share, store, cancel);
+            else if (takes) seen += all[i].Unit > 0 ? StoreSlabs(checkpoint, all[i], share, store, cancel) : Store(checkpoint, all[i], share, store, cancel);
         }
         return (store.Errors, total == 0 ? 1 : (double)seen / total);
     }
@@ -58,6 +59,26 @@ internal static class ImportSample
         return seen;
     }
 
+    /// <summary>The same for down in slabs, the first of each stretch.</summary>
+    private static long StoreSlabs(Checkpoint checkpoint, Matrix m, double share, RowStore store, CancellationToken cancel)
+    {
+        const int most = BundleLayout.SlabNeurons;
+        int each = BundleLayout.SlabsOf(m.Unit), slabs = m.Rows / m.Unit * each, take = Math.Clamp((int)Math.Round(slabs * share), 1, slabs), stride = WeightLayout.RowBytes(m.Format, most);
+        float[] block = new float[most * m.Cols], turned = new float[m.Cols * most];
+        byte[] stored = new byte[m.Cols * stride];
+        long seen = 0;
+        for (int k = 0; k < take; k++)
+        {
+            cancel.ThrowIfCancellationRequested();
+            int slab = (int)((long)k * slabs / take), j = slab % each * most, n = Math.Min(most, m.Unit - j);
+            checkpoint.ReadRows(m.Tensor, slab / each * m.Unit + j, n, block.AsSpan(0, n * m.Cols));
+            Importer.Turn(block, n, m.Cols, turned);
+            store.Add(m.Kind, store.Store(m.Format, m.Kind, 0, turned, m.Cols, most, stored, stride, 0));
+            seen += (long)n * m.Cols;
+        }
+        return seen;
+    }
+
     /// <summary>Every matrix of the package, in the order in which an import writes them.</summary>
     private static IEnumerable<Matrix> Matrices(Checkpoint checkpoint, WeightFormats formats)
     {
@@ -75,8 +96,11 @@ internal static class ImportSample
             foreach (string matrix in PackageLayout.FittedMatrices)
                 if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, PackageLayout.Fitting(formats.Of(i, matrix), checkpoint.Shape(prefix + matrix).Cols));
             foreach (string matrix in (string[])["ffn.up", "ffn.down", "ffn.gate"])
-                if (checkpoint.Has(prefix + matrix)) yield return Whole(matrix, prefix + matrix, formats.Of(i, matrix));
+                if (checkpoint.Has(prefix + matrix)) yield return matrix == "ffn.down" && !c.HasSelector(i) ? Slabs(i, prefix + matrix) : Whole(matrix, prefix + matrix, formats.Of(i, matrix));
         }
+
+        Matrix Slabs(int layer, string tensor) =>
+            Whole("ffn.down", tensor, BundleLayout.DownOf(formats.Of(layer, "ffn.down"))) with { Unit = c.ExpertsOf(layer)?.Size ?? c.NeuronsOf(layer) };
 
         Matrix Whole(string kind, string tensor, WeightFormat format)
         {

@@ -7,7 +7,7 @@ namespace FlashOrleans.Models;
 
 /// <summary>
 /// A Hugging Face folder or a GGUF file → a flash package. Rows are read, stored in the package's format and written in blocks of about a MiB, several at a time
-/// (<see cref="OrderedBlocks{TScratch}"/>), so that memory does not depend on the size of the model; <c>down_proj</c> is turned neuron-major in blocks of columns, out of memory where it is not too large (<see cref="TurnedParts"/>). The thread that calls
+/// (<see cref="OrderedBlocks{TScratch}"/>), so that memory does not depend on the size of the model; <c>down_proj</c> is read by columns, out of memory where it is not too large (<see cref="TurnedParts"/>). The thread that calls
 /// <see cref="Import"/> waits (never a grain turn). An error or a cancellation leaves nothing behind: a checkpoint at fault is a
 /// <see cref="ModelFormatException"/>, a disk at fault a <see cref="FlashException"/>.
 /// </summary>
@@ -31,6 +31,7 @@ public sealed class Importer
     private sealed class Block
     {
         public Scratch<float> Numbers { get; } = new();
+        public Scratch<float> Turned { get; } = new();
         public Scratch<byte> Stored { get; } = new();
         public Scratch<byte> Panels { get; } = new();
         public List<(string Kind, RowCost Cost)> Costs { get; } = [];
@@ -227,7 +228,8 @@ public sealed class Importer
         foreach (PredictorMatrix matrix in _predictors?.Matrices(layer) ?? []) WritePredictor(matrix, matrix.IsByNeuron ? order : null);
         if (_study?.CoreOf(layer) is { } core) WriteNumbers(PackageLayout.Core, core);
         if (order != null) WriteNumbers(PackageLayout.Permutation, order);
-        WriteFeedForward(prefix, layer, order, parts);
+        if (_config.HasSelector(layer)) WriteNeurons(prefix, layer, order, parts);
+        else WriteSlabs(prefix, layer, parts);
     }
 
     /// <summary>Whole numbers as a vector of floats.</summary>
@@ -254,7 +256,7 @@ public sealed class Importer
                 for (int i = 0; order != null && i < Count(k); i++) matrix.ReadRows(order[k * blockRows + i], 1, numbers.AsSpan(i * matrix.Cols, matrix.Cols));
             }
             block.Costs.Add((matrix.Section, _store.Store(format, matrix.Section, k * blockRows, numbers, Count(k), matrix.Cols, stored, rowBytes, 0, matrix.Quantize)));
-            Weave(format, stored, Count(k), rowBytes, 0, matrix.Cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+            Panel.PackAll(format, stored, Count(k), matrix.Cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes), rowBytes);
         }, (k, block) =>
         {
             Enter(block);
@@ -296,7 +298,7 @@ public sealed class Importer
         {
             byte[] stored = block.Stored.Of(blockRows * rowBytes);
             Fill(kept, format, section, prefix + tensor, from + k * blockRows, Count(k), cols, block, stored, rowBytes, 0);
-            Weave(format, stored, Count(k), rowBytes, 0, cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+            Panel.PackAll(format, stored, Count(k), cols, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes), rowBytes);
         }, (k, block) =>
         {
             Enter(block);
@@ -305,10 +307,74 @@ public sealed class Importer
     }
 
     /// <summary>
-    /// The bundles, up ‖ down ‖ gate row of each neuron, and beside them, for ReLU models, the deciding rows once more as resident panels: woven from the same
+    /// The bundles of neurons that are always used, slab by slab. Down's rows are cut where a slab ends and stored as they will be multiplied: as the checkpoint's blocks are, or quantised; those come neuron by
+    /// neuron, whatever way round the checkpoint has it, and are turned.
+    /// </summary>
+    private void WriteSlabs(string prefix, int layer, TurnedParts parts)
+    {
+        using BundleWriter bundles = _writer.BeginBundles();
+        BundleLayout layout = bundles.Layout;
+        const int most = BundleLayout.SlabNeurons;
+        int d = layout.Cols, unit = _config.ExpertsOf(layer)?.Size ?? layout.Neurons, each = BundleLayout.SlabsOf(unit);
+        bool gated = _config.Gated, keptDown = _checkpoint.KeptInSlabs(prefix + "ffn.down", unit) == layout.Down;
+        bool keptUp = ImportFormats.IsKept(_checkpoint.Nearest(prefix + "ffn.up", 0, layout.Neurons), layout.Up), keptGate = gated && ImportFormats.IsKept(_checkpoint.Nearest(prefix + "ffn.gate", 0, layout.Neurons), layout.Gate);
+        for (int p = 0; p < parts.All.Count; p++)
+        {
+            TurnedPart part = parts.All[p];
+            parts.Await(p);
+            _blocks.Run(part.Count / unit * each, (k, block) =>
+            {
+                int j = k % each * most, first = part.First + k / each * unit + j, n = Math.Min(most, unit - j);
+                byte[] slab = block.Panels.Of(layout.SlabBytes);
+                Rows("ffn.up", keptUp, layout.Up, slab.AsSpan(layout.SlabGateBytes, layout.SlabUpBytes));
+                int bytes = WeightLayout.RowBytes(layout.Down, most);
+                byte[] stored = block.Stored.Of(d * bytes);
+                if (keptDown)
+                {
+                    _checkpoint.ReadStoredSlab(prefix + "ffn.down", first, layout.Down, stored, bytes);
+                    block.Costs.Add(("ffn.down", default));
+                }
+                else
+                {
+                    float[] numbers = block.Numbers.Of(n * d), turned = block.Turned.Of(most * d);
+                    _checkpoint.ReadRows(prefix + "ffn.down", first, n, numbers.AsSpan(0, n * d));
+                    Turn(numbers, n, d, turned);
+                    block.Costs.Add(("ffn.down", _store.Store(layout.Down, "ffn.down", 0, turned, d, most, stored, bytes, 0)));
+                }
+                Panel.PackAll(layout.Down, stored, d, most, slab.AsSpan(layout.SlabGateBytes + layout.SlabUpBytes, layout.SlabDownBytes), bytes);
+                if (gated) Rows("ffn.gate", keptGate, layout.Gate, slab.AsSpan(0, layout.SlabGateBytes));
+
+                void Rows(string kind, bool kept, WeightFormat format, Span<byte> to)
+                {
+                    int rowBytes = WeightLayout.RowBytes(format, d);
+                    byte[] rows = block.Stored.Of(most * rowBytes);
+                    Fill(kept, format, kind, prefix + kind, first, n, d, block, rows, rowBytes, 0);
+                    to.Clear();
+                    Panel.PackAll(format, rows, n, d, to, rowBytes);
+                }
+            }, (k, block) =>
+            {
+                Enter(block);
+                bundles.WriteSlab(block.Panels.Of(0).AsSpan(0, layout.SlabBytes));
+            }, _cancel);
+        }
+    }
+
+    /// <summary>n rows of d numbers become d rows of a slab's width, the rest of each zero: in squares, so that a cache line is written while it is there.</summary>
+    internal static void Turn(float[] from, int n, int d, float[] to)
+    {
+        const int most = BundleLayout.SlabNeurons, side = 16;
+        for (int column = 0; column < d; column += side)
+            for (int row = 0; row < most; row += side)
+                for (int c = column; c < Math.Min(column + side, d); c++)
+                    for (int r = row; r < row + side; r++) to[c * most + r] = r < n ? from[r * d + c] : 0;
+    }
+
+    /// <summary>
+    /// The bundles of a ReLU model, up ‖ down ‖ gate row of each neuron, and beside them the deciding rows once more as resident panels: woven from the same
     /// stored rows, so that a neuron's numbers are the same in both places.
     /// </summary>
-    private void WriteFeedForward(string prefix, int layer, int[]? order, TurnedParts parts)
+    private void WriteNeurons(string prefix, int layer, int[]? order, TurnedParts parts)
     {
         int d = _config.HiddenSize, n = _config.NeuronsOf(layer), blockRows = BlockRows(d, n);
         (string Kind, WeightFormat Format, int Offset)[] kinds = new (string, WeightFormat, int)[_config.RowsPerNeuron];
@@ -323,7 +389,7 @@ public sealed class Importer
         bool[] kept = [.. kinds.Select(k => ImportFormats.IsKept(_checkpoint.Nearest(prefix + k.Kind, 0, n), k.Format))];
         int panelBytes = WeightLayout.PanelBytes(decides, d);
         using BundleWriter bundles = _writer.BeginBundles();
-        using SectionWriter? selector = _config.HasSelector(layer) ? _writer.BeginSection("ffn.selector", decides, n, d) : null;
+        using SectionWriter selector = _writer.BeginSection("ffn.selector", decides, n, d);
         for (int p = 0; p < parts.All.Count; p++)
         {
             TurnedPart part = parts.All[p];
@@ -339,12 +405,12 @@ public sealed class Importer
                     if (order == null) Fill(kept[i], format, kind, prefix + kind, first, Count(k), d, block, stored, bundleBytes, at);
                     for (int j = 0; order != null && j < Count(k); j++) Fill(kept[i], format, kind, prefix + kind, order[first + j], 1, d, block, stored, bundleBytes, at + j * bundleBytes);
                 }
-                if (selector != null) Weave(decides, stored, Count(k), bundleBytes, offset, d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes));
+                Panel.PackAll(decides, stored.AsSpan(offset), Count(k), d, block.Panels.Of(WeightLayout.Panels(blockRows) * panelBytes), bundleBytes);
             }, (k, block) =>
             {
                 Enter(block);
                 for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes, bundleBytes));
-                selector?.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
+                selector.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
             }, _cancel);
         }
     }
@@ -368,14 +434,6 @@ public sealed class Importer
     {
         foreach ((string kind, RowCost cost) in block.Costs) _store.Add(kind, cost);
         block.Costs.Clear();
-    }
-
-    /// <summary>Weaves stored rows, <paramref name="stride"/> bytes apart, into panels of 16.</summary>
-    private static void Weave(WeightFormat format, byte[] stored, int count, int stride, int offset, int cols, byte[] panels)
-    {
-        int panelBytes = WeightLayout.PanelBytes(format, cols);
-        for (int first = 0; first < count; first += WeightLayout.PanelRows)
-            Panel.Pack(format, stored.AsSpan(first * stride + offset), Math.Min(WeightLayout.PanelRows, count - first), cols, panels.AsSpan(first / WeightLayout.PanelRows * panelBytes, panelBytes), stride);
     }
 
     /// <summary>Rows of a block: whole panels, about <see cref="BlockNumbers"/> numbers.</summary>

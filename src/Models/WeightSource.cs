@@ -47,6 +47,10 @@ internal abstract class WeightSource : IDisposable
     /// <summary>Rows in the package's format, <paramref name="stride"/> bytes apart, without a detour through floats; only where <see cref="Nearest"/> says that it is lossless.</summary>
     public abstract void ReadStored(string tensor, long firstRow, int count, WeightFormat format, Span<byte> destination, int stride);
 
+    /// <summary>The same for whole blocks of columns [firstCol, firstCol + cols) of each row, as rows of their own.</summary>
+    public virtual void ReadStoredBlock(string tensor, long firstRow, int rows, int firstCol, int cols, WeightFormat format, Span<byte> destination, int stride) =>
+        throw new InvalidOperationException("nothing is kept without loss here");
+
     /// <summary>Stored bytes of a row.</summary>
     protected abstract long RowBytes(string tensor);
 

@@ -66,23 +66,22 @@ public sealed class DenseScanTests
         [.. from name in Kernels.Available from format in new[] { WeightFormat.Q4, WeightFormat.Q4B, WeightFormat.Q8, WeightFormat.F32 } select new TheoryDataRow<string, WeightFormat>(name, format)];
 
     [Theory, MemberData(nameof(Variants))]
-    public void Panels_and_tiles_give_the_bits_of_rows_as_older_packages_have_them(string kernels, WeightFormat format)
+    public void Slabs_give_one_kernels_bits_in_every_other_and_in_any_window_and_chunk(string kernels, WeightFormat format)
     {
-        // Columns and neurons that fill neither the last tile nor the last panel, and one tile only.
+        // Neurons that do not fill the last slab, and a row of down that is the only one of its panel.
         foreach (ModelConfig model in new[] { TinyPackage.Llama(Activation.Silu, layers: 2, hidden: 320, ffn: 1224), TinyPackage.Opt(layers: 2) with { Activation = Activation.Gelu, FfnSize = 512 } })
         {
-            using var rows = TinyPackage.Create(model, format, version: 2);
-            using var panels = TinyPackage.Create(model, format);
+            using var tiny = TinyPackage.Create(model, format);
             int vocabulary = model.VocabSize;
-            int[] prompt = ExactnessTests.Prompt(14, vocabulary, seed: 9);
-            using var before = new LocalEngine(rows.Package, new() { Kernels = kernels }, new() { Window = 1 });
-            Assert.Equal((2, false), (rows.Package.Manifest.FormatVersion, before.Layers[1].Bundle.Panels));
+            int[] prompt = ExactnessTests.Prompt(80, vocabulary, seed: 9);
+            using var scalar = new LocalEngine(tiny.Package, new() { Kernels = "scalar" }, new() { Window = 1 });
+            (int Id, float Logit)[][] expected = ExactnessTests.Run(scalar, prompt, 3, 1, vocabulary);
             foreach (double window in (double[])[1, 0.6, 0.1])
             {
-                using var engine = new LocalEngine(panels.Package, new() { Kernels = kernels, Threads = 2 }, new() { Window = window });
-                Assert.Equal((3, true), (panels.Package.Manifest.FormatVersion, engine.Layers[1].Bundle.Panels));
-                foreach (int chunk in (int[])[1, 3, 9])
-                    ExactnessTests.AssertSame(ExactnessTests.Run(before, prompt, 3, chunk, vocabulary), ExactnessTests.Run(engine, prompt, 3, chunk, vocabulary), $"{kernels}, {format}, window {window}, chunks of {chunk}");
+                using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels, Threads = 2, ParallelWork = 1 }, new() { Window = window });
+                Assert.True(engine.Layers[1].Bundle.Slabs);
+                foreach (int chunk in (int[])[1, 3, 9, 80])
+                    ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, prompt, 3, chunk, vocabulary), $"{kernels}, {format}, window {window}, chunks of {chunk}");
             }
         }
     }

@@ -133,6 +133,11 @@ internal sealed class TinyPackage : IDisposable
         var gate = c.Gated ? Rows(format, c.FfnSize, d, random, 0.5f, lean: -0.07f * MathF.Min(1, MathF.Sqrt(64f / d))) : null;
         if (c.Activation == Activation.Relu) Panels(writer, "ffn.selector", format, gate ?? up, d);
         using var bundles = writer.BeginBundles();
+        if (bundles.Layout.Slabs)
+        {
+            Slabs(bundles, c.ExpertsOf(layer)?.Size ?? c.FfnSize, gate, up, down);
+            return;
+        }
         int rowBytes = WeightLayout.RowBytes(format, d);
         byte[] bundle = new byte[c.RowsPerNeuron * rowBytes];
         for (int i = 0; i < c.FfnSize; i++)
@@ -141,6 +146,32 @@ internal sealed class TinyPackage : IDisposable
             down[i].CopyTo(bundle, rowBytes);
             gate?[i].CopyTo(bundle, 2 * rowBytes);
             bundles.WriteNeuron(bundle);
+        }
+    }
+
+    /// <summary>The same rows as slabs; down's are turned and stored anew.</summary>
+    private static void Slabs(BundleWriter bundles, int unit, byte[][]? gate, byte[][] up, byte[][] down)
+    {
+        BundleLayout layout = bundles.Layout;
+        const int most = BundleLayout.SlabNeurons;
+        byte[] slab = new byte[layout.SlabBytes], turned = new byte[layout.Cols * WeightLayout.RowBytes(layout.Down, most)];
+        float[] row = new float[layout.Cols];
+        for (int first = 0, n; first < up.Length; first += n)
+        {
+            n = Math.Min(most, unit - first % unit);
+            Array.Clear(slab);
+            if (gate != null) Panel.PackAll(layout.Gate, gate[first..(first + n)].SelectMany(static r => r).ToArray(), n, layout.Cols, slab);
+            Panel.PackAll(layout.Up, up[first..(first + n)].SelectMany(static r => r).ToArray(), n, layout.Cols, slab.AsSpan(layout.SlabGateBytes));
+            float[][] columns = [.. Enumerable.Range(0, layout.Cols).Select(static _ => new float[most])];
+            for (int i = 0; i < n; i++)
+            {
+                Quantizer.DequantizeRow(layout.Up, down[first + i], layout.Cols, row);
+                for (int k = 0; k < row.Length; k++) columns[k][i] = row[k];
+            }
+            int bytes = turned.Length / layout.Cols;
+            for (int k = 0; k < columns.Length; k++) Quantizer.QuantizeRow(layout.Down, columns[k], turned.AsSpan(k * bytes, bytes));
+            Panel.PackAll(layout.Down, turned, layout.Cols, most, slab.AsSpan(layout.SlabGateBytes + layout.SlabUpBytes));
+            bundles.WriteSlab(slab);
         }
     }
 

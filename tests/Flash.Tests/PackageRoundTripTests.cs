@@ -92,46 +92,23 @@ public sealed unsafe class PackageRoundTripTests
     }
 
     [Theory, MemberData(nameof(Shapes))]
-    public void Neurons_that_are_always_used_lie_sixteen_by_sixteen_in_panels_and_tiles(WeightFormat format, bool gated, bool wide)
+    public void Neurons_that_are_always_used_lie_in_slabs(WeightFormat format, bool gated, bool wide)
     {
         using TemporaryFolder folder = new();
-        // Columns that do not fill the last tile, where the format takes them; neurons that do not fill the last panel.
-        ModelConfig config = Shape(gated, wide) with { Activation = Activation.Silu };
-        if (wide) config = format == WeightFormat.Q4K ? config with { HiddenSize = 512, HeadDim = 128 } : config with { HiddenSize = 320, HeadDim = 80 };
+        // Neurons that do not fill the last slab.
+        ModelConfig config = Shape(gated, wide) with { Activation = Activation.Silu, FfnSize = 200 };
         PackageTiny.Write(folder["tiny.flash"], config, format);
         using FlashPackage package = FlashPackage.Open(folder["tiny.flash"]);
         using PackageFile slice = package.OpenSlice(1);
         BundleLayout layout = slice.Bundles!;
-        Assert.Equal((3, true, 16, 2), (package.Manifest.FormatVersion, layout.Panels, layout.Group, layout.Units));
+        Assert.Equal((4, true, 128, 2), (package.Manifest.FormatVersion, layout.Slabs, layout.Group, layout.Units));
+        // Of 256 columns form K has its blocks; a slab is narrower.
+        Assert.Equal(format == WeightFormat.Q4K ? WeightFormat.Q4B : format, layout.Down);
+        int gate = gated ? (int)WeightLayout.MatrixBytes(format, 128, layout.Cols) : 0, up = (int)WeightLayout.MatrixBytes(format, 128, layout.Cols), down = (int)WeightLayout.MatrixBytes(layout.Down, layout.Cols, 128);
+        Assert.Equal((gate, gate + up, gate + up + down), (new RowOffsets(layout).Up, new RowOffsets(layout).Down, layout.SlabBytes));
         UnitRegion region = slice.BundleUnits(whole: true);
         for (int unit = 0; unit < layout.Units; unit++)
-        {
-            byte[] bytes = Read(region, unit);
-            for (int j = 0; j < 16 && unit * 16 + j < layout.Neurons; j++)
-            {
-                byte[] bundle = PackageTiny.Bundle(1, "slice1", unit * 16 + j, layout), row = new byte[layout.UpBytes], down = new byte[layout.DownBytes];
-                ReadOnlySpan<byte> sixteen = bytes.AsSpan(layout.SixteenOffset(j), layout.SixteenBytes);
-                Panel.Unpack(format, sixteen[layout.GatePanelBytes..], j, layout.Cols, row);
-                Assert.Equal(Meaning(bundle.AsSpan(0, layout.UpBytes)), Meaning(row));
-                if (gated)
-                {
-                    Panel.Unpack(format, sixteen, j, layout.Cols, row);
-                    Assert.Equal(Meaning(bundle.AsSpan(layout.UpBytes + layout.DownBytes)), Meaning(row));
-                }
-                int at = layout.GatePanelBytes + layout.UpPanelBytes;
-                for (int from = 0; from < layout.Cols; from += BundleLayout.TileColumns)
-                {
-                    int columns = Math.Min(BundleLayout.TileColumns, layout.Cols - from), each = WeightLayout.RowBytes(format, columns);
-                    Panel.PutColumns(format, sixteen.Slice(at + j * each, each), layout.Cols, from, columns, down);
-                    at += 16 * each;
-                }
-                Assert.Equal(layout.SixteenBytes, at);
-                Assert.Equal(Meaning(bundle.AsSpan(layout.UpBytes, layout.DownBytes)), Meaning(down));
-            }
-        }
-
-        // The rows that tests write are noise to their last byte, padding included, which panels and tiles leave out.
-        byte[] Meaning(ReadOnlySpan<byte> row) => row[..(WeightLayout.IsQuantized(format) ? WeightLayout.IntegerBytes(format, layout.Cols) + layout.Cols / WeightLayout.Block * WeightLayout.ParameterBytes(format) : layout.Cols * (format == WeightFormat.F32 ? 4 : 2))].ToArray();
+            Assert.Equal(PackageTiny.Slab(1, "slice1", unit * 128, layout), Read(region, unit).AsSpan(0, layout.SlabBytes).ToArray());
     }
 
     [Theory, MemberData(nameof(Shapes))]
@@ -184,12 +161,12 @@ public sealed unsafe class PackageRoundTripTests
             for (int layer = 1; layer >= 0; layer--)
             {
                 writer.BeginSlice(layer);
-                SectionEntry[] sections = [.. PackageLayout.Slice(PackageTiny.Gated, WeightFormat.F32, layer, Manifest.VersionOf(PackageTiny.Gated)).Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Reverse()];
+                SectionEntry[] sections = [.. PackageLayout.Slice(PackageTiny.Gated, WeightFormat.F32, layer).Where(static s => s.Kind is SectionKind.Plain or SectionKind.Panels).Reverse()];
                 SectionWriter[] writers = [.. sections.Select(s => writer.BeginSection(s.Name, s.Format, s.Rows, s.Cols))];
-                BundleLayout layout = BundleLayout.For(PackageTiny.Gated, WeightFormat.F32, layer, Manifest.VersionOf(PackageTiny.Gated));
+                BundleLayout layout = BundleLayout.For(PackageTiny.Gated, WeightFormat.F32, layer);
                 using (BundleWriter bundles = writer.BeginBundles())
                 {
-                    for (int i = 0; i < layout.Neurons; i++) bundles.WriteNeuron(PackageTiny.Bundle(1, "slice" + layer, i, layout));
+                    PackageTiny.Write(bundles, 1, "slice" + layer);
                 }
                 for (int i = 0; i < sections.Length; i++)
                 {

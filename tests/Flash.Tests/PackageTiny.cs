@@ -71,7 +71,7 @@ internal static class PackageTiny
         for (int layer = 0; layer < config.Layers; layer++)
         {
             writer.BeginSlice(layer);
-            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, Manifest.VersionOf(config), predictors, permuted)) Section(writer, s, seed, "slice" + layer);
+            foreach (SectionEntry s in PackageLayout.Slice(config, format, layer, predictors, permuted)) Section(writer, s, seed, "slice" + layer);
         }
         writer.AddSideFile("tokenizer.json", "{}\n"u8);
     }
@@ -86,26 +86,26 @@ internal static class PackageTiny
 
     public static byte[] Bundle(int seed, string file, int neuron, BundleLayout layout) => Bytes(seed, file, "neuron" + neuron, layout.BundleBytes);
 
+    public static byte[] Slab(int seed, string file, int neuron, BundleLayout layout) => Bytes(seed, file, "slab" + neuron, layout.SlabBytes);
+
+    public static void Write(BundleWriter bundles, int seed, string file)
+    {
+        BundleLayout layout = bundles.Layout;
+        for (int i = 0, n = 1; i < layout.Neurons; i += n)
+        {
+            if (layout.Slabs) n = Math.Min(BundleLayout.SlabNeurons, layout.Group - i % layout.Group);
+            if (layout.Slabs) bundles.WriteSlab(Slab(seed, file, i, layout));
+            else bundles.WriteNeuron(Bundle(seed, file, i, layout));
+        }
+    }
+
     private static void Section(PackageWriter writer, SectionEntry s, int seed, string file)
     {
         if (s.Kind == SectionKind.Hashes) return;
         if (s.Kind == SectionKind.Bundles)
         {
-            BundleLayout layout = new()
-            {
-                Up = s.Format,
-                Down = s.Down,
-                Gate = s.Gate,
-                Neurons = s.Rows,
-                Cols = s.Cols,
-                Rows = s.RowsPerNeuron,
-                Group = s.Group,
-                Stride = s.Stride,
-                Offset = 0,
-                Units = 0,
-            };
             using BundleWriter bundles = writer.BeginBundles();
-            for (int i = 0; i < s.Rows; i++) bundles.WriteNeuron(Bundle(seed, file, i, layout));
+            Write(bundles, seed, file);
             return;
         }
         byte[] bytes = Bytes(seed, file, s.Name, s.Bytes);

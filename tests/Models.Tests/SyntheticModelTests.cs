@@ -88,6 +88,19 @@ public sealed class SyntheticModelTests : IDisposable
         foreach (string tensor in (ReadOnlySpan<string>)["embed", "head", "layers.1.attn.qkv", "layers.1.attn.o", "layers.1.ffn.up", "layers.1.ffn.gate"]) Assert.Equal(a.Read(tensor), b.Read(tensor));
     }
 
+    [Theory]
+    [InlineData("q4")]
+    [InlineData("q8")]
+    public void Keeping_a_file_takes_the_blocks_of_down_over_where_it_lies_in_slabs(string quant)
+    {
+        string gguf = Path.Combine(_folder.Path, "m.gguf");
+        Create("m", Shape(Gated.Replace("\"intermediate_size\":160", "\"intermediate_size\":256", StringComparison.Ordinal), "silu", bamboo: false), quant, gguf: gguf);
+        ImportResult imported = Importer.Import(gguf, Target("imported"), new ImportOptions { Quant = "keep" });
+        Assert.All(imported.Errors, e => Assert.Equal(0, e.Mean));
+        foreach (string file in (ReadOnlySpan<string>)["layers/000.slice", "layers/001.slice"])
+            Assert.Equal(File.ReadAllBytes(Path.Combine(Target("m"), file)), File.ReadAllBytes(Path.Combine(Target("imported"), file)));
+    }
+
     /// <summary>An import would take super-blocks there, which cannot be made as fast as they are written.</summary>
     [Fact]
     public void Four_bits_are_made_in_blocks_where_rows_come_in_super_blocks_too()

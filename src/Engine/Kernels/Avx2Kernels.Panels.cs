@@ -11,43 +11,44 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class Avx2Kernels
 {
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
+        nint ahead = next == null ? panelBytes : (nint)(next - panels) - from * (nint)panelBytes;
         float* scratch = stackalloc float[FourBit.ScratchFloats];
         for (int p = from; p < to; p++)
         {
             byte* panel = panels + (long)p * panelBytes;
             int first = p * WeightLayout.PanelRows, valid = Math.Min(WeightLayout.PanelRows, rows - first);
             if (valid <= 0) return;
-            if (format == WeightFormat.F32) FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride);
-            else if (format == WeightFormat.BF16) FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride);
+            if (format == WeightFormat.F32) FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add);
+            else if (format == WeightFormat.BF16) FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add);
             else
                 // A tile of tokens first, then the other half: the half panel is in L1 for the next tile.
                 for (int half = 0; half < valid; half += 8)
                 {
                     int t = 0;
-                    for (; t + 4 <= tokens; t += 4) Tile<Tile4>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
+                    for (; t + 4 <= tokens; t += 4) Tile<Tile4>(format, panel, ahead, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch, add);
                     if (t + 2 <= tokens)
                     {
-                        Tile<Tile2>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
+                        Tile<Tile2>(format, panel, ahead, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch, add);
                         t += 2;
                     }
-                    if (t < tokens) Tile<Tile1>(format, panel, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch);
+                    if (t < tokens) Tile<Tile1>(format, panel, ahead, half, valid - half, cols, x + t * xStride, xStride, y + t * yStride + first + half, yStride, scratch, add);
                 }
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Tile<TTile>(WeightFormat format, byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+    private static void Tile<TTile>(WeightFormat format, byte* panel, nint ahead, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch, bool add)
         where TTile : struct, ITile
     {
         switch (format)
         {
-            case WeightFormat.Q8: Q8Tile<TTile>(panel, half, valid, cols, x, xStride, y, yStride); break;
-            case WeightFormat.Q4: Q4Tile<TTile, FormA>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
-            case WeightFormat.Q4B: Q4Tile<TTile, FormB>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
-            case WeightFormat.Q4K: Q4Tile<TTile, FormK>(panel, half, valid, cols, x, xStride, y, yStride, scratch); break;
+            case WeightFormat.Q8: Q8Tile<TTile>(panel, ahead, half, valid, cols, x, xStride, y, yStride, add); break;
+            case WeightFormat.Q4: Q4Tile<TTile, FormA>(panel, ahead, half, valid, cols, x, xStride, y, yStride, scratch, add); break;
+            case WeightFormat.Q4B: Q4Tile<TTile, FormB>(panel, ahead, half, valid, cols, x, xStride, y, yStride, scratch, add); break;
+            case WeightFormat.Q4K: Q4Tile<TTile, FormK>(panel, ahead, half, valid, cols, x, xStride, y, yStride, scratch, add); break;
             default: throw new ArgumentOutOfRangeException(nameof(format));
         }
     }
@@ -56,12 +57,11 @@ internal sealed unsafe partial class Avx2Kernels
     /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q4Tile<TTile, TForm>(byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+    private static void Q4Tile<TTile, TForm>(byte* panel, nint ahead, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch, bool add)
         where TTile : struct, ITile where TForm : struct, IFourBit
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
         byte* parameters = panel + cols * 8 + half * WeightLayout.ParameterGroup(TForm.Format);
-        int next = WeightLayout.PanelBytes(TForm.Format, cols);
         panel += half * 4;
         Vector256<byte> nibble = Vector256.Create((byte)15);
         Vector256<float> f0 = default, f1 = default, f2 = default, f3 = default;
@@ -72,7 +72,7 @@ internal sealed unsafe partial class Avx2Kernels
             nint column = block * WeightLayout.Block;
             for (int step = 0; step < 4; step++, column += 4)
             {
-                Sse.Prefetch1(panel + step * 64 + next);
+                Sse.Prefetch1(panel + step * 64 + ahead);
                 Vector256<byte> w = Vector256.Load(panel + step * 64);
                 Vector256<byte> low = w & nibble, high = (w.AsUInt16() >> 4).AsByte() & nibble;
                 s0 += Avx2.MultiplyAddAdjacent(low, Four(x + column)) + Avx2.MultiplyAddAdjacent(high, Four(x + column + 16));
@@ -87,10 +87,10 @@ internal sealed unsafe partial class Avx2Kernels
             if (TTile.Tokens > 2) f2 = Q4Block<TForm>(s2, scale, minimum, x2 + cols, block, blocks, f2);
             if (TTile.Tokens > 3) f3 = Q4Block<TForm>(s3, scale, minimum, x3 + cols, block, blocks, f3);
         }
-        StoreRows(f0, y, valid);
-        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
-        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
-        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+        StoreRows(f0, y, valid, add);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid, add);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid, add);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid, add);
     }
 
     /// <summary>Eight rows: form A's offset of 8 leaves through the block's activation sum, still in integers; a minimum is added by the same sum, in float.</summary>
@@ -106,11 +106,10 @@ internal sealed unsafe partial class Avx2Kernels
 
     /// <summary>|w| times x with w's sign: two products sum to at most 2 * 127 * 127 in int16, so every step is widened.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q8Tile<TTile>(byte* panel, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Q8Tile<TTile>(byte* panel, nint ahead, int half, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, bool add) where TTile : struct, ITile
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
         byte* scales = panel + cols * 16 + half * 2;
-        int next = WeightLayout.PanelBytes(WeightFormat.Q8, cols);
         panel += half * 4;
         Vector256<float> f0 = default, f1 = default, f2 = default, f3 = default;
         int blocks = cols / WeightLayout.Block;
@@ -120,7 +119,7 @@ internal sealed unsafe partial class Avx2Kernels
             nint column = block * WeightLayout.Block;
             for (int step = 0; step < 8; step++, column += 4)
             {
-                Sse.Prefetch1(panel + step * 64 + next);
+                Sse.Prefetch1(panel + step * 64 + ahead);
                 Vector256<sbyte> w = Vector256.Load((sbyte*)panel + step * 64);
                 Vector256<byte> magnitude = Avx2.Abs(w);
                 s0 += Q8Step(magnitude, w, Four(x + column));
@@ -134,10 +133,10 @@ internal sealed unsafe partial class Avx2Kernels
             if (TTile.Tokens > 2) f2 = Q8Block(s2, scale, x2 + cols, block, f2);
             if (TTile.Tokens > 3) f3 = Q8Block(s3, scale, x3 + cols, block, f3);
         }
-        StoreRows(f0, y, valid);
-        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
-        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
-        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+        StoreRows(f0, y, valid, add);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid, add);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid, add);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid, add);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -152,21 +151,21 @@ internal sealed unsafe partial class Avx2Kernels
     private static Vector256<sbyte> Four(byte* x) => Vector256.Create(*(int*)x).AsSByte();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StoreRows(Vector256<float> sums, float* y, int valid)
+    private static void StoreRows(Vector256<float> sums, float* y, int valid, bool add)
     {
-        if (valid >= 8) sums.Store(y);
-        else StoreSome(sums, y, valid);
+        if (valid >= 8) (add ? Vector256.Load(y) + sums : sums).Store(y);
+        else StoreSome(sums, y, valid, add);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void StoreSome(Vector256<float> sums, float* y, int valid)
+    private static void StoreSome(Vector256<float> sums, float* y, int valid, bool add)
     {
-        for (int r = 0; r < valid; r++) y[r] = sums[r];
+        for (int r = 0; r < valid; r++) y[r] = add ? y[r] + sums[r] : sums[r];
     }
 
     /// <summary>Rows one after another, four at a time; a missing row is computed as its neighbour and not stored.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FloatPanel<T>(byte* panel, nint rowBytes, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride) where T : struct, IStored
+    private static void FloatPanel<T>(byte* panel, nint rowBytes, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, bool add) where T : struct, IStored
     {
         for (int r = 0; r < valid; r += 4)
         {
@@ -175,7 +174,7 @@ internal sealed unsafe partial class Avx2Kernels
             for (int t = 0; t < tokens; t++)
             {
                 float* xt = (float*)(x + t * xStride);
-                StoreFour(Dot4<T>(r0, r1, r2, r3, xt, xt, xt, xt, cols), y + t * yStride + r, valid - r);
+                StoreFour(Dot4<T>(r0, r1, r2, r3, xt, xt, xt, xt, cols), y + t * yStride + r, valid - r, add);
             }
         }
     }

@@ -96,11 +96,11 @@ internal sealed unsafe partial class Avx2Kernels : VectorKernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static void StoreFour(Vector128<float> sums, float* y, int valid)
+    internal static void StoreFour(Vector128<float> sums, float* y, int valid, bool add = false)
     {
-        if (valid >= 4) sums.Store(y);
+        if (valid >= 4) (add ? Vector128.Load(y) + sums : sums).Store(y);
         else
-            for (int i = 0; i < valid; i++) y[i] = sums[i];
+            for (int i = 0; i < valid; i++) y[i] = add ? y[i] + sums[i] : sums[i];
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -11,46 +11,46 @@ namespace FlashOrleans.Engine;
 /// </summary>
 internal sealed unsafe partial class Avx512Kernels
 {
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
+        nint ahead = next == null ? panelBytes : (nint)(next - panels) - from * (nint)panelBytes;
         float* scratch = stackalloc float[FourBit.ScratchFloats];
         for (int p = from; p < to; p++)
         {
             byte* panel = panels + (long)p * panelBytes;
             int first = p * WeightLayout.PanelRows, valid = Math.Min(WeightLayout.PanelRows, rows - first);
             if (valid <= 0) return;
-            nint ahead = p + 1 < to || next == null ? panelBytes : (nint)(next - panel);
             switch (format)
             {
-                case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.BF16: FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.Q8: Q8Panel(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride); break;
-                case WeightFormat.Q4: Q4Panel<FormA>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
-                case WeightFormat.Q4B: Q4Panel<FormB>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
-                case WeightFormat.Q4K: Q4Panel<FormK>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch); break;
+                case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add); break;
+                case WeightFormat.BF16: FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add); break;
+                case WeightFormat.Q8: Q8Panel(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, add); break;
+                case WeightFormat.Q4: Q4Panel<FormA>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch, add); break;
+                case WeightFormat.Q4B: Q4Panel<FormB>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch, add); break;
+                case WeightFormat.Q4K: Q4Panel<FormK>(panel, ahead, valid, cols, x, xStride, tokens, y + first, yStride, scratch, add); break;
                 default: throw new ArgumentOutOfRangeException(nameof(format));
             }
         }
     }
 
-    private static void Q4Panel<TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, float* scratch) where TForm : struct, IFourBit
+    private static void Q4Panel<TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, float* scratch, bool add) where TForm : struct, IFourBit
     {
         int t = 0;
-        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+        for (; t + 4 <= tokens; t += 4) Q4Tile<Tile4, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch, add);
         if (t + 2 <= tokens)
         {
-            Q4Tile<Tile2, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+            Q4Tile<Tile2, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch, add);
             t += 2;
         }
-        if (t < tokens) Q4Tile<Tile1, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch);
+        if (t < tokens) Q4Tile<Tile1, TForm>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, scratch, add);
     }
 
     /// <summary>
     /// Nibble times int8 sums two products in int16, at most 2 * 15 * 127 = 3810; the eight steps of a block reach 30 480 and fit, so int16 is widened once a block.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q4Tile<TTile, TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch)
+    private static void Q4Tile<TTile, TForm>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, float* scratch, bool add)
         where TTile : struct, ITile where TForm : struct, IFourBit
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
@@ -83,10 +83,10 @@ internal sealed unsafe partial class Avx512Kernels
             if (TTile.Tokens > 2) f2 = Q4Block<TForm>(s2, scale, minimum, x2 + cols, block, blocks, f2);
             if (TTile.Tokens > 3) f3 = Q4Block<TForm>(s3, scale, minimum, x3 + cols, block, blocks, f3);
         }
-        StoreRows(f0, y, valid);
-        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
-        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
-        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+        StoreRows(f0, y, valid, add);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid, add);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid, add);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid, add);
     }
 
     /// <summary>Sixteen rows: form A's offset of 8 leaves through the block's activation sum, still in integers; a minimum is added by the same sum, in float.</summary>
@@ -100,21 +100,21 @@ internal sealed unsafe partial class Avx512Kernels
         return Mad(Avx512F.ConvertToVector512Single(sumX), minimum * scaleX, Mad(Avx512F.ConvertToVector512Single(wide), scale * scaleX, acc));
     }
 
-    private static void Q8Panel(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride)
+    private static void Q8Panel(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, bool add)
     {
         int t = 0;
-        for (; t + 4 <= tokens; t += 4) Q8Tile<Tile4>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        for (; t + 4 <= tokens; t += 4) Q8Tile<Tile4>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, add);
         if (t + 2 <= tokens)
         {
-            Q8Tile<Tile2>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+            Q8Tile<Tile2>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, add);
             t += 2;
         }
-        if (t < tokens) Q8Tile<Tile1>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride);
+        if (t < tokens) Q8Tile<Tile1>(panel, ahead, valid, cols, x + t * xStride, xStride, y + t * yStride, yStride, add);
     }
 
     /// <summary>|w| times x with w's sign: two products sum to at most 2 * 127 * 127 in int16, so every step is widened.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Q8Tile<TTile>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride) where TTile : struct, ITile
+    private static void Q8Tile<TTile>(byte* panel, nint ahead, int valid, int cols, byte* x, nint xStride, float* y, nint yStride, bool add) where TTile : struct, ITile
     {
         byte* x1 = x + (TTile.Tokens > 1 ? xStride : 0), x2 = x + (TTile.Tokens > 2 ? 2 * xStride : 0), x3 = x + (TTile.Tokens > 3 ? 3 * xStride : 0);
         ushort* scales = (ushort*)(panel + cols * 16);
@@ -142,10 +142,10 @@ internal sealed unsafe partial class Avx512Kernels
             if (TTile.Tokens > 2) f2 = Q8Block(s2, scale, x2 + cols, block, f2);
             if (TTile.Tokens > 3) f3 = Q8Block(s3, scale, x3 + cols, block, f3);
         }
-        StoreRows(f0, y, valid);
-        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid);
-        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid);
-        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid);
+        StoreRows(f0, y, valid, add);
+        if (TTile.Tokens > 1) StoreRows(f1, y + yStride, valid, add);
+        if (TTile.Tokens > 2) StoreRows(f2, y + 2 * yStride, valid, add);
+        if (TTile.Tokens > 3) StoreRows(f3, y + 3 * yStride, valid, add);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -160,21 +160,21 @@ internal sealed unsafe partial class Avx512Kernels
     private static Vector512<sbyte> Four(byte* x) => Vector512.Create(*(int*)x).AsSByte();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StoreRows(Vector512<float> sums, float* y, int valid)
+    private static void StoreRows(Vector512<float> sums, float* y, int valid, bool add)
     {
-        if (valid == WeightLayout.PanelRows) sums.Store(y);
-        else StoreSome(sums, y, valid);
+        if (valid == WeightLayout.PanelRows) (add ? Vector512.Load(y) + sums : sums).Store(y);
+        else StoreSome(sums, y, valid, add);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void StoreSome(Vector512<float> sums, float* y, int valid)
+    private static void StoreSome(Vector512<float> sums, float* y, int valid, bool add)
     {
-        for (int r = 0; r < valid; r++) y[r] = sums[r];
+        for (int r = 0; r < valid; r++) y[r] = add ? y[r] + sums[r] : sums[r];
     }
 
     /// <summary>Rows one after another: tiles of 4 rows by 4 tokens, then 4 rows by 1; a missing row is computed as its neighbour and not stored.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FloatPanel<T>(byte* panel, nint rowBytes, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride) where T : struct, IStored
+    private static void FloatPanel<T>(byte* panel, nint rowBytes, int valid, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, bool add) where T : struct, IStored
     {
         for (int r = 0; r < valid; r += 4)
         {
@@ -182,17 +182,17 @@ internal sealed unsafe partial class Avx512Kernels
             byte* r2 = panel + Math.Min(r + 2, valid - 1) * rowBytes, r3 = panel + Math.Min(r + 3, valid - 1) * rowBytes;
             int t = 0;
             for (; t + 4 <= tokens && cols % 16 == 0; t += 4)
-                FloatTile<T>(r0, r1, r2, r3, cols, x + t * xStride, xStride, y + t * yStride + r, yStride, valid - r);
+                FloatTile<T>(r0, r1, r2, r3, cols, x + t * xStride, xStride, y + t * yStride + r, yStride, valid - r, add);
             for (; t < tokens; t++)
             {
                 float* xt = (float*)(x + t * xStride);
-                StoreFour(Dot4<T>(r0, r1, r2, r3, xt, xt, xt, xt, cols), y + t * yStride + r, valid - r);
+                StoreFour(Dot4<T>(r0, r1, r2, r3, xt, xt, xt, xt, cols), y + t * yStride + r, valid - r, add);
             }
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FloatTile<T>(byte* r0, byte* r1, byte* r2, byte* r3, int cols, byte* x, nint xStride, float* y, nint yStride, int valid) where T : struct, IStored
+    private static void FloatTile<T>(byte* r0, byte* r1, byte* r2, byte* r3, int cols, byte* x, nint xStride, float* y, nint yStride, int valid, bool add) where T : struct, IStored
     {
         Vector512<float> a00 = default, a01 = default, a02 = default, a03 = default, a10 = default, a11 = default, a12 = default, a13 = default;
         Vector512<float> a20 = default, a21 = default, a22 = default, a23 = default, a30 = default, a31 = default, a32 = default, a33 = default;
@@ -209,12 +209,12 @@ internal sealed unsafe partial class Avx512Kernels
             v = Vector512.Load(x3 + k);
             a30 = Mad(w0, v, a30); a31 = Mad(w1, v, a31); a32 = Mad(w2, v, a32); a33 = Mad(w3, v, a33);
         }
-        StoreFour(Fold4(a00, a01, a02, a03), y, valid);
-        StoreFour(Fold4(a10, a11, a12, a13), y + yStride, valid);
-        StoreFour(Fold4(a20, a21, a22, a23), y + 2 * yStride, valid);
-        StoreFour(Fold4(a30, a31, a32, a33), y + 3 * yStride, valid);
+        StoreFour(Fold4(a00, a01, a02, a03), y, valid, add);
+        StoreFour(Fold4(a10, a11, a12, a13), y + yStride, valid, add);
+        StoreFour(Fold4(a20, a21, a22, a23), y + 2 * yStride, valid, add);
+        StoreFour(Fold4(a30, a31, a32, a33), y + 3 * yStride, valid, add);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StoreFour(Vector128<float> sums, float* y, int valid) => Avx2Kernels.StoreFour(sums, y, valid);
+    private static void StoreFour(Vector128<float> sums, float* y, int valid, bool add = false) => Avx2Kernels.StoreFour(sums, y, valid, add);
 }

@@ -20,9 +20,9 @@ internal abstract unsafe partial class Kernels
     /// <summary>Per block of 32: scale = amax / 127, q = round-half-even(x / scale) in [-127, 127], 0 where amax is 0; and the block's sum of q.</summary>
     public abstract void QuantizeRow(float* x, int cols, byte* quantized);
 
-    /// <summary>y[t * yStride + 16 p + r] = row (16 p + r) · x_t for panels [from, to) and tokens [0, tokens); rows beyond <paramref name="rows"/> are not written. xStride in bytes, yStride in floats.
-    /// While a panel is computed the one behind it is asked for; behind the last one <paramref name="next"/>, if given: a hint.</summary>
-    public abstract void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null);
+    /// <summary>y[t * yStride + 16 p + r] = row (16 p + r) · x_t for panels [from, to) and tokens [0, tokens); rows beyond <paramref name="rows"/> are not written. xStride in bytes, yStride in floats;
+    /// or, where <paramref name="add"/>, y += that. While a panel is computed the one behind it is asked for, or its like among those that begin at <paramref name="next"/>: a hint.</summary>
+    public abstract void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false);
 
     /// <summary>result[i] = row_i · x_i for n (row, activation) pairs of bundle rows.</summary>
     public abstract void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result);

@@ -40,7 +40,7 @@ internal sealed unsafe partial class ScalarKernels : Kernels
         }
     }
 
-    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null)
+    public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
         for (int p = from; p < to; p++)
@@ -49,7 +49,11 @@ internal sealed unsafe partial class ScalarKernels : Kernels
             int first = p * WeightLayout.PanelRows;
             for (int r = 0; r < Math.Min(WeightLayout.PanelRows, rows - first); r++)
                 for (int t = 0; t < tokens; t++)
-                    y[t * yStride + first + r] = PanelDot(format, panel, r, cols, x + t * xStride);
+                {
+                    float sum = PanelDot(format, panel, r, cols, x + t * xStride);
+                    float* at = y + t * yStride + first + r;
+                    *at = add ? *at + sum : sum;
+                }
         }
     }
 

@@ -50,41 +50,41 @@ public sealed class PackageTensors(FlashPackage package)
         BundleLayout b = slice.Bundles ?? throw new ArgumentException($"{slice.File.Name} has no bundles", nameof(slice));
         using NativeBuffer bytes = slice.Load(PackageLayout.Bundles, new MemoryLedger(), "reference");
         float[] matrix = new float[b.Neurons * b.Cols];
-        byte[] panelled = new byte[Math.Max(WeightLayout.RowBytes(b.Down, b.Cols), Math.Max(WeightLayout.RowBytes(b.Up, b.Cols), WeightLayout.RowBytes(b.Gate, b.Cols)))];
+        WeightFormat format = name switch { "ffn.up" => b.Up, "ffn.down" => b.Down, _ => b.Gate };
+        if (b.Slabs)
+        {
+            ReadSlabs(b, bytes.Span, name, format, matrix);
+            return matrix;
+        }
+        int rowBytes = WeightLayout.RowBytes(format, b.Cols);
         for (int i = 0; i < b.Neurons; i++)
         {
-            int j = i % b.Group;
-            WeightFormat format = name switch { "ffn.up" => b.Up, "ffn.down" => b.Down, _ => b.Gate };
-            int rowBytes = WeightLayout.RowBytes(format, b.Cols);
-            ReadOnlySpan<byte> unit = bytes.Span.Slice(i / b.Group * b.Stride, b.Stride), row;
-            if (b.Panels)
-            {
-                FromPanels(b, unit[b.SixteenOffset(j)..], j % WeightLayout.PanelRows, name, format, panelled.AsSpan(0, rowBytes));
-                row = panelled.AsSpan(0, rowBytes);
-            }
-            else
-            {
-                row = unit.Slice(name switch { "ffn.up" => b.UpOffset(j), "ffn.down" => b.DownOffset(j), _ => b.GateOffset(j) }, rowBytes);
-            }
-            Quantizer.DequantizeRow(format, row, b.Cols, matrix.AsSpan(i * b.Cols, b.Cols));
+            int j = i % b.Group, at = name switch { "ffn.up" => b.UpOffset(j), "ffn.down" => b.DownOffset(j), _ => b.GateOffset(j) };
+            Quantizer.DequantizeRow(format, bytes.Span.Slice(i / b.Group * b.Stride + at, rowBytes), b.Cols, matrix.AsSpan(i * b.Cols, b.Cols));
         }
         return matrix;
     }
 
-    /// <summary>A row of the r-th of sixteen neurons, in row layout.</summary>
-    private static void FromPanels(BundleLayout b, ReadOnlySpan<byte> sixteen, int r, string name, WeightFormat format, Span<byte> row)
+    /// <summary>Gate and up rows as they are, down turned: its rows are columns of ours.</summary>
+    private static void ReadSlabs(BundleLayout b, ReadOnlySpan<byte> bytes, string name, WeightFormat format, float[] matrix)
     {
-        if (name != "ffn.down")
+        bool down = name == "ffn.down";
+        int rows = down ? b.Cols : BundleLayout.SlabNeurons, cols = down ? BundleLayout.SlabNeurons : b.Cols, panelBytes = WeightLayout.PanelBytes(format, cols);
+        int part = down ? b.SlabGateBytes + b.SlabUpBytes : name == "ffn.up" ? b.SlabGateBytes : 0, count;
+        byte[] row = new byte[WeightLayout.RowBytes(format, cols)];
+        float[] numbers = new float[cols];
+        for (int first = 0; first < b.Neurons; first += count)
         {
-            Panel.Unpack(format, sixteen[(name == "ffn.up" ? b.GatePanelBytes : 0)..], r, b.Cols, row);
-            return;
-        }
-        ReadOnlySpan<byte> tile = sixteen[(b.GatePanelBytes + b.UpPanelBytes)..];
-        for (int from = 0; from < b.Cols; from += BundleLayout.TileColumns)
-        {
-            int columns = Math.Min(BundleLayout.TileColumns, b.Cols - from), each = WeightLayout.RowBytes(format, columns);
-            Panel.PutColumns(format, tile.Slice(r * each, each), b.Cols, from, columns, row);
-            tile = tile[(WeightLayout.PanelRows * each)..];
+            int j = first % b.Group;
+            count = Math.Min(BundleLayout.SlabNeurons, Math.Min(b.Group - j, b.Neurons - first));
+            ReadOnlySpan<byte> panels = bytes[(first / b.Group * b.Stride + b.SlabOffset(j) + part)..];
+            for (int r = 0; r < (down ? rows : count); r++)
+            {
+                Panel.Unpack(format, panels.Slice(r / WeightLayout.PanelRows * panelBytes, panelBytes), r % WeightLayout.PanelRows, cols, row);
+                Quantizer.DequantizeRow(format, row, cols, numbers);
+                if (!down) numbers.CopyTo(matrix, (first + r) * b.Cols);
+                for (int k = 0; down && k < count; k++) matrix[(first + k) * b.Cols + r] = numbers[k];
+            }
         }
     }
 }

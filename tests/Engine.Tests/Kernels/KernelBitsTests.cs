@@ -70,6 +70,13 @@ public sealed unsafe class KernelBitsTests
         Kernels.Choose("scalar").Panels(format, panels.Pointer, 0, count, rows, cols, x.Pointer, stride, tokens, expected.Floats, rows + 3);
         Kernels.Choose(name).Panels(format, panels.Pointer, 0, count, rows, cols, x.Pointer, stride, tokens, actual.Floats, rows + 3);
         Assert.True(expected.Same(actual), $"{name} {format} rows {rows} cols {cols} tokens {tokens} {kind} offset {offset} seed {seed}");
+        // What is there already, and the product: what adding the two makes.
+        float[] start = Made.Floats((rows + 3) * tokens, kind, seed + 11);
+        using Native sum = Native.Of<float>(start, 4 * (offset % 16)), added = Native.Of<float>(start, 4 * (offset % 16));
+        for (int t = 0; t < tokens; t++)
+            for (int r = 0; r < rows; r++) sum.Floats[t * (rows + 3) + r] += expected.Floats[t * (rows + 3) + r];
+        Kernels.Choose(name).Panels(format, panels.Pointer, 0, count, rows, cols, x.Pointer, stride, tokens, added.Floats, rows + 3, panels.Pointer, add: true);
+        Assert.True(sum.Same(added), $"{name} {format} added, rows {rows} cols {cols} tokens {tokens} {kind} offset {offset} seed {seed}");
     }
 
     [Theory]

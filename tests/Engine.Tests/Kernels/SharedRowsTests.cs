@@ -114,40 +114,4 @@ public sealed unsafe class SharedRowsTests
         foreach (Native row in rows) row.Dispose();
         Assert.True(expected.Same(actual), $"{name} {format} rows {n} cols {cols} [{from}, {to}) tokens {tokens} whole {whole} {kind}");
     }
-
-    [Theory]
-    [MemberData(nameof(Cases))]
-    public void Tiles_are_the_bits_of_scalar_axpys_token_by_token(string name, WeightFormat format)
-    {
-        foreach (int tokens in new[] { 1, 2, 3, 4, 5, 7 })
-            foreach (int n in new[] { 1, 16, 37, Kernels.ColumnRows })
-                foreach (int cols in WeightLayout.Multiple(format) == BundleLayout.TileColumns ? [BundleLayout.TileColumns] : new[] { 64, BundleLayout.TileColumns })
-                {
-                    Kind kind = Made.Kinds[(tokens + n) % Made.Kinds.Length];
-                    CompareTiles(name, format, n, cols, tokens, whole: false, kind);
-                    CompareTiles(name, format, n, cols, tokens, whole: true, kind);
-                }
-    }
-
-    private static void CompareTiles(string name, WeightFormat format, int n, int cols, int tokens, bool whole, Kind kind)
-    {
-        int bytes = WeightLayout.RowBytes(format, cols), count = (n + 15) / 16, aStride = n + 3, yStride = cols + 5;
-        Native[] tiles = [.. Enumerable.Range(0, count).Select(k => Native.Of<byte>([.. Enumerable.Range(16 * k, Math.Min(16, n - 16 * k)).SelectMany(i => Made.Row(format, cols, kind, 9 * cols + i))], 16 * k % 64))];
-        byte** at = stackalloc byte*[count], rows = stackalloc byte*[n];
-        for (int k = 0; k < count; k++) at[k] = tiles[k].Pointer;
-        for (int i = 0; i < n; i++) rows[i] = at[i / 16] + i % 16 * bytes;
-        float[] start = Made.Floats(tokens * yStride, kind, 78), sum = new float[cols];
-        using Native a = Native.Of<float>(Made.Floats(tokens * aStride, kind, 77), 4), expected = Native.Of<float>(start, 8), actual = Native.Of<float>(start, 8);
-        fixed (float* s = sum)
-            for (int t = 0; t < tokens; t++)
-            {
-                float* y = expected.Floats + t * yStride;
-                for (int k = 0; k < cols; k++) sum[k] = whole ? 0f : y[k];
-                Kernels.Choose("scalar").Axpys(format, a.Floats + t * aStride, rows, n, cols, s);
-                for (int k = 0; k < cols; k++) y[k] = whole ? y[k] + sum[k] : sum[k];
-            }
-        Kernels.Choose(name).Tiles(format, at, n, cols, a.Floats, aStride, tokens, actual.Floats, yStride, whole, at);
-        foreach (Native tile in tiles) tile.Dispose();
-        Assert.True(expected.Same(actual), $"{name} {format} rows {n} cols {cols} tokens {tokens} whole {whole} {kind}");
-    }
 }
