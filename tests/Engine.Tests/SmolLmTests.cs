@@ -34,12 +34,12 @@ public sealed class SmolLmTests
         }
     }
 
-    /// <summary>Of the steps, llama.cpp agrees in 96.5 %. q4 keeps the four bits and gives eight to the rest, which costs a little more.</summary>
-    [Theory, InlineData("keep", WeightFormat.BF16, 0.975), InlineData("q4", WeightFormat.Q8, 0.95)]
-    public void In_its_own_bits_the_engine_stays_nearer_to_the_oracle_than_eight_bit_activations_have_to(string quant, WeightFormat down, double agreement)
+    /// <summary>Of the steps, llama.cpp agrees in 96.5 %. All of the file goes over as it is, so that q4 has nothing to do.</summary>
+    [Theory, InlineData("keep"), InlineData("q4")]
+    public void In_its_own_bits_the_engine_stays_as_near_to_the_oracle_as_eight_bit_activations_let_it(string quant)
     {
         using var imported = ImportedPackage.Create(Model, quant);
-        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q4B, down, WeightFormat.Q8),
+        Assert.Equal((WeightFormat.Q4B, WeightFormat.Q4B, WeightFormat.Q4B, WeightFormat.Q8),
             (imported.Package.Manifest.Weights.Of(0, "attn.qkv"), imported.Package.Manifest.Weights.Of(29, "ffn.gate"), imported.Package.Manifest.Weights.Of(0, "ffn.down"), imported.Package.Manifest.Weights.Of("embed")));
         using var engine = new LocalEngine(imported.Package, null, new() { Window = 1 });
         double error = 0;
@@ -71,7 +71,7 @@ public sealed class SmolLmTests
             }
         }
         Assert.True(error / count <= 0.25, $"mean error of the ten best logits {error / count}");
-        Assert.True(agree >= agreement * steps, $"{agree} of {steps} steps agree");
+        Assert.True(agree >= 0.97 * steps, $"{agree} of {steps} steps agree");
     }
 
     [Fact]

@@ -182,7 +182,7 @@ internal sealed class HttpFront : IAsyncDisposable
             if (_key is not null && context.Request.Path.StartsWithSegments("/v1")) CheckKey(context.Request);
             await next(context);
         }
-        catch (Exception e) when (e is ConnectionResetException || context.RequestAborted.IsCancellationRequested)
+        catch (Exception e) when (context.RequestAborted.IsCancellationRequested || IsGone(e))
         {
             // Nobody is there to be told.
             status = StatusCodes.Status499ClientClosedRequest;
@@ -196,6 +196,9 @@ internal sealed class HttpFront : IAsyncDisposable
         string? route = (context.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText;
         _instruments.Request(route is null or Anything ? "other" : route, status != 0 ? status : context.Response.StatusCode);
     }
+
+    /// <summary>The connection ended within a body; <see cref="HttpContext.RequestAborted"/> says so too, but perhaps a moment later.</summary>
+    private static bool IsGone(Exception e) => e is ConnectionResetException or ConnectionAbortedException or BadHttpRequestException { Message: "Unexpected end of request content." };
 
     private ApiError Explain(Exception e, HttpContext context)
     {
