@@ -83,7 +83,7 @@ internal static class ImportVerb
         screen.Tables.Write(table);
     }
 
-    /// <summary>"q4b (embed q8, ffn.down bf16)"; many layers that differ are counted.</summary>
+    /// <summary>"q4b (embed q8, ffn.up bf16)"; many layers that differ are counted.</summary>
     public static string Text(WeightFormats formats)
     {
         string[] kinds = [.. formats.Exceptions.Where(static e => !e.Key.StartsWith("layers.", StringComparison.Ordinal)).Select(static e => $"{e.Key} {PackageLayout.FormatName(e.Value)}")];
