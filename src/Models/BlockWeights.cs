@@ -118,7 +118,8 @@ internal abstract class BlockWeights : WeightSource
         }
     }
 
-    private static void Keep(ReadOnlySpan<byte> blocks, int cols, WeightFormat format, Span<byte> to)
+    /// <summary>Blocks of GGUF as a row of the package.</summary>
+    protected static void Keep(ReadOnlySpan<byte> blocks, int cols, WeightFormat format, Span<byte> to)
     {
         Span<byte> row = to[..WeightLayout.RowBytes(format, cols)];
         switch (format)

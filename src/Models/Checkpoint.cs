@@ -138,7 +138,7 @@ public sealed class Checkpoint : IDisposable
         foreach (Run run in Map(name).Runs)
         {
             (WeightFormat format, bool lossless) = _weights.Nearest(run.Source);
-            if (!run.Transposed || !lossless || format is not (WeightFormat.Q8 or WeightFormat.Q4 or WeightFormat.Q4B) || format != (kept ?? format)) return null;
+            if (!(run.Transposed || _weights.TurnsBlocks) || !lossless || format is not (WeightFormat.Q8 or WeightFormat.Q4 or WeightFormat.Q4B) || format != (kept ?? format)) return null;
             if (unit % BundleLayout.SlabNeurons != 0 || run.Step != 1 || run.First % WeightLayout.Block != 0 || run.Count % BundleLayout.SlabNeurons != 0) return null;
             kept = format;
         }
@@ -153,7 +153,8 @@ public sealed class Checkpoint : IDisposable
         {
             if (first < run.Count)
             {
-                _weights.ReadStoredBlock(run.Source, run.Base, map.Cols, run.First + first, BundleLayout.SlabNeurons, format, to, stride);
+                if (run.Transposed) _weights.ReadStoredBlock(run.Source, run.Base, map.Cols, run.First + first, BundleLayout.SlabNeurons, format, to, stride);
+                else _weights.ReadStoredTurned(run.Source, run.First + first, BundleLayout.SlabNeurons, format, to, stride);
                 return;
             }
             first -= run.Count;

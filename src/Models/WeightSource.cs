@@ -51,6 +51,12 @@ internal abstract class WeightSource : IDisposable
     public virtual void ReadStoredBlock(string tensor, long firstRow, int rows, int firstCol, int cols, WeightFormat format, Span<byte> destination, int stride) =>
         throw new InvalidOperationException("nothing is kept without loss here");
 
+    /// <summary>Columns of whole blocks can be had in blocks as well.</summary>
+    public virtual bool TurnsBlocks => false;
+
+    /// <summary>Where <see cref="TurnsBlocks"/> says so: of rows [firstRow, firstRow + rows), whole blocks of them, every column as a row of the package, <paramref name="stride"/> bytes apart.</summary>
+    public virtual void ReadStoredTurned(string tensor, long firstRow, int rows, WeightFormat format, Span<byte> destination, int stride) => throw new InvalidOperationException("no column has blocks here");
+
     /// <summary>Stored bytes of a row.</summary>
     protected abstract long RowBytes(string tensor);
 

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.IO.Hashing;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
@@ -86,7 +87,31 @@ internal sealed class SyntheticWeights : BlockWeights
     public void ReadTransposed(string tensor, int expert, int first, Span<byte> to)
     {
         Tensor t = _tensors[tensor];
-        int rows = (int)t.Shape[^2], width = Math.Min(Tile, t.Columns - first);
+        int rows = (int)t.Shape[^2];
+        Transpose(t, (long)expert * rows, rows, first, to);
+    }
+
+    /// <summary>A matrix's tiles are the same along both sides.</summary>
+    public override bool TurnsBlocks => true;
+
+    public override void ReadStoredTurned(string tensor, long firstRow, int rows, WeightFormat format, Span<byte> destination, int stride)
+    {
+        Tensor t = _tensors[tensor];
+        (int values, int bytes) = GgufTypes.Block(t.Type);
+        int rowBytes = rows / values * bytes;
+        byte[] turned = ArrayPool<byte>.Shared.Rent(Tile * rowBytes);
+        for (int first = 0; first < t.Columns; first += Tile)
+        {
+            Transpose(t, firstRow, rows, first, turned);
+            for (int i = 0; i < Math.Min(Tile, t.Columns - first); i++) Keep(turned.AsSpan(i * rowBytes, rowBytes), rows, format, destination[((first + i) * stride)..]);
+        }
+        ArrayPool<byte>.Shared.Return(turned);
+    }
+
+    /// <summary>Columns [first, first + 32) of some rows, from a multiple of 32 on.</summary>
+    private static void Transpose(Tensor t, long firstRow, int rows, int first, Span<byte> to)
+    {
+        int width = Math.Min(Tile, t.Columns - first);
         (int values, int bytes) = GgufTypes.Block(t.Type);
         int rowBytes = rows / values * bytes, tileBytes = width / Math.Min(values, width) * bytes;
         Span<byte> tile = stackalloc byte[Tile * Tile * 4];
@@ -94,7 +119,7 @@ internal sealed class SyntheticWeights : BlockWeights
         for (int row = 0; row < rows; row += Tile)
         {
             int height = Math.Min(Tile, rows - row);
-            for (int r = 0; r < height; r++) Blocks(t, (long)expert * rows + row + r, first / values, tile.Slice(r * tileBytes, tileBytes));
+            for (int r = 0; r < height; r++) Blocks(t, firstRow + row + r, first / values, tile.Slice(r * tileBytes, tileBytes));
             switch (t.Type)
             {
                 case GgufType.F32: Turn(MemoryMarshal.Cast<byte, float>(tile), height, width, MemoryMarshal.Cast<byte, float>(to)[row..], rows); break;
