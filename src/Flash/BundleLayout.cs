@@ -1,5 +1,3 @@
-using System.Numerics;
-
 namespace FlashOrleans.Flash;
 
 /// <summary>
@@ -129,14 +127,14 @@ public sealed record BundleLayout
 /// <summary>The offsets of a <see cref="BundleLayout"/> as plain numbers, for loops over neurons.</summary>
 public readonly struct RowOffsets(BundleLayout layout)
 {
-    private readonly int _run = layout.Run, _group = layout.Group / layout.Run, _stride = layout.Stride / layout.Run, _bytes = layout.Slabs ? layout.SlabBytes : layout.BundleBytes, _shift = layout.Slabs ? BitOperations.Log2(BundleLayout.SlabNeurons) : 0;
+    private readonly int _run = layout.Run, _group = layout.Group / layout.Run, _stride = layout.Stride / layout.Run, _bytes = layout.BundleBytes;
     /// <summary>From where a neuron, or a slab, begins to the rows or panels of each kind.</summary>
     public readonly int Gate = layout.Slabs ? 0 : layout.UpBytes + layout.DownBytes, Up = layout.Slabs ? layout.SlabGateBytes : 0, Down = layout.Slabs ? layout.SlabGateBytes + layout.SlabUpBytes : layout.UpBytes;
 
-    /// <summary>Where the j-th neuron of a unit begins, or the slab that it is in: <see cref="BundleLayout.UpOffset"/>, <see cref="BundleLayout.SlabOffset"/>.</summary>
+    /// <summary>Where the j-th neuron of a unit begins, one by one: <see cref="BundleLayout.UpOffset"/>.</summary>
     public int Of(int j)
     {
         int unit = _run == 1 ? 0 : j / _group;
-        return unit * _stride + ((j - unit * _group) >> _shift) * _bytes;
+        return unit * _stride + (j - unit * _group) * _bytes;
     }
 }
