@@ -73,15 +73,19 @@ public sealed class DenseScanTests
         {
             using var tiny = TinyPackage.Create(model, format);
             int vocabulary = model.VocabSize;
-            int[] prompt = ExactnessTests.Prompt(80, vocabulary, seed: 9);
             using var scalar = new LocalEngine(tiny.Package, new() { Kernels = "scalar" }, new() { Window = 1 });
-            (int Id, float Logit)[][] expected = ExactnessTests.Run(scalar, prompt, 3, 1, vocabulary);
-            foreach (double window in (double[])[1, 0.6, 0.1])
+            // More tokens at a time than inputs are multiplied for, and fewer.
+            foreach ((int length, int plain, int[] chunks) in new[] { (14, 1, new[] { 1, 3, 9 }), (70, 9, [70]) })
             {
-                using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels, Threads = 2, ParallelWork = 1 }, new() { Window = window });
-                Assert.True(engine.Layers[1].Bundle.Slabs);
-                foreach (int chunk in (int[])[1, 3, 9, 80])
-                    ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, prompt, 3, chunk, vocabulary), $"{kernels}, {format}, window {window}, chunks of {chunk}");
+                int[] prompt = ExactnessTests.Prompt(length, vocabulary, seed: 9);
+                (int Id, float Logit)[][] expected = ExactnessTests.Run(scalar, prompt, 3, plain, vocabulary);
+                foreach (double window in (double[])[1, 0.6, 0.1])
+                {
+                    using var engine = new LocalEngine(tiny.Package, new() { Kernels = kernels, Threads = 2, ParallelWork = 1 }, new() { Window = window });
+                    Assert.True(engine.Layers[1].Bundle.Slabs);
+                    foreach (int chunk in chunks)
+                        ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, prompt, 3, chunk, vocabulary), $"{kernels}, {format}, window {window}, chunks of {chunk}");
+                }
             }
         }
     }
