@@ -80,7 +80,7 @@ if [ ${#inside[@]} -gt 0 ]; then
 fi
 bytes=$(du -sb "$file" | cut -f1)
 package=$(du -sb "$FLASH_HOME/models/imported.flash" | cut -f1)
-machine="$(nproc) × $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
+machine="$(nproc) × $(awk -F': ' '/^cpu family/ { f = $2 } /^model[\t ]*:/ { m = $2 } /^model name/ { n = $2 } /^$/ { print n " (family " f ", model " m ")"; exit }' /proc/cpuinfo)"
 awk -v s="$seconds" -v t="$ticks" -v hz="$(getconf CLK_TCK)" -v f="$bytes" -v p="$package" -v r="$rchar" -v w="$wchar" -v hwm="$hwm" -v m="$memory" -v dr="$disk_read" -v dw="$disk_write" -v l="$load" \
     -v c="$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)" -v machine="$machine" -v command="flash import $(basename "$file") --quant $quant" 'BEGIN {
     print "| machine, load before | commit | command | file → package | seconds | processors busy | read, written | disk alone: read, write | memory | process at most |"

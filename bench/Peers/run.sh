@@ -17,7 +17,7 @@ export FLASH_HOME=$work/home DOTNET_TieredPGO=${DOTNET_TieredPGO:-1}
 [ -n "${FLASH:-}" ] || { dotnet publish -c Release "$root/src/Cli" -o "$work/bin" >/dev/null; FLASH=$work/bin/flash; }
 [ -n "${LLAMA:-}" ] || LLAMA=$("$root/bench/Peers/build.sh")
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
-machine="$(nproc) x $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
+machine="$(nproc) x $(awk -F': ' '/^cpu family/ { f = $2 } /^model[\t ]*:/ { m = $2 } /^model name/ { n = $2 } /^$/ { print n " (family " f ", model " m ")"; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
 swaps=$(awk 'NR > 1' /proc/swaps | wc -l)
 disk=$(df --output=source "$work" | tail -1 | xargs basename)
 ahead=$(cat "/sys/block/$disk/queue/read_ahead_kb" 2>/dev/null || cat "/sys/class/block/$disk/../queue/read_ahead_kb" 2>/dev/null || echo -)

@@ -16,7 +16,7 @@ flash=${FLASH:-$root/artifacts/bin/Cli/release/flash}
 dotnet build -c Release "$root/bench/Serve" --nologo -v q >&2
 load=$root/artifacts/bin/Serve.Bench/release/FlashOrleans.Serve.Bench
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
-machine="$(nproc) x $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
+machine="$(nproc) x $(awk -F': ' '/^cpu family/ { f = $2 } /^model[\t ]*:/ { m = $2 } /^model name/ { n = $2 } /^$/ { print n " (family " f ", model " m ")"; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
 work=$(mktemp -d)
 server=
 stop() { [ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server" 2>/dev/null; server=; } || true; }

@@ -17,7 +17,7 @@ dotnet build -c Release "$root/bench/Soak" --nologo -v q >&2
 soak=$root/artifacts/bin/Soak.Bench/release/FlashOrleans.Soak.Bench
 bytes=$(numfmt --from=iec-i --suffix=B "$budget" | tr -d B)
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo -)
-machine="$(nproc) x $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
+machine="$(nproc) x $(awk -F': ' '/^cpu family/ { f = $2 } /^model[\t ]*:/ { m = $2 } /^model name/ { n = $2 } /^$/ { print n " (family " f ", model " m ")"; exit }' /proc/cpuinfo), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)"
 work=$(mktemp -d)
 group=/sys/fs/cgroup/memory/flash-soak-$$
 server=

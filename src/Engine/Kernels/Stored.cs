@@ -42,10 +42,11 @@ internal readonly unsafe struct StoredF16 : IStored
     public static Vector512<float> Sixteen(byte* row, int k) => FloatMath.FromHalf(Avx512F.ConvertToVector512Int32(Vector256.Load((ushort*)row + k)));
 }
 
-/// <summary>How many tokens a panel tile holds in registers: a constant to the JIT, which then drops the accumulators a smaller tile does not use.</summary>
+/// <summary>How many tokens, and of how many panels, a tile holds in registers: constants to the JIT, which then drops the accumulators a smaller tile does not use.</summary>
 internal interface ITile
 {
     static abstract int Tokens { get; }
+    static virtual int Panels => 1;
 }
 
 internal readonly struct Tile1 : ITile
@@ -61,4 +62,11 @@ internal readonly struct Tile2 : ITile
 internal readonly struct Tile4 : ITile
 {
     public static int Tokens => 4;
+}
+
+/// <summary>The same tokens against two panels.</summary>
+internal readonly struct Pair<TTile> : ITile where TTile : struct, ITile
+{
+    public static int Tokens => TTile.Tokens;
+    public static int Panels => 2;
 }
