@@ -34,7 +34,7 @@ internal sealed class BudgetGate(EngineOptions options)
                 (_package, _asked, _plan) = (package, asked, plan);
             }
             _layers++;
-            return layer with { Plan = _plan };
+            return layer with { Plan = _plan, Prefetch = layer.Prefetch && _plan.LooksAhead };
         }
     }
 

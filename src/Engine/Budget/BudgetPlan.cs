@@ -39,12 +39,14 @@ public sealed class BudgetPlan
     /// <summary>Bytes that the process may take.</summary>
     public long Budget { get; }
     /// <summary>The smallest budget with which it would start, with these options.</summary>
-    public long Minimum { get; }
+    public long Minimum { get; private init; }
     public bool Fits { get; }
     /// <summary>Slots of each layer's window; 0 for layers that run elsewhere.</summary>
     public IReadOnlyList<int> WindowSlots { get; }
     /// <summary>Blocks of 64 positions in each layer.</summary>
     public int KvBlocks => Needs.KvBlocks;
+    /// <summary>False: nothing looks ahead, though it was asked for, since the weights for it are worth more as windows.</summary>
+    public bool LooksAhead { get; private init; } = true;
     /// <summary>Tokens of a session that are promised.</summary>
     public int Context => Needs.Context;
 
@@ -63,6 +65,28 @@ public sealed class BudgetPlan
     public long Left => Budget - Sum;
     /// <summary>Bytes of all units that stream through the windows.</summary>
     public long Streamed => Needs.Streamed;
+
+    /// <summary>Share of what a step needs that the windows are expected to hold.</summary>
+    private double Hits
+    {
+        get
+        {
+            double needed = Needs.Layers.Sum(l => (double)l.PartBytes * l.Units * l.Firing.Needed(Options.Sessions));
+            return 1 - Needs.Layers.Sum(l => l.PartBytes * l.Units * l.Firing.MissedWith((double)WindowSlots[l.Layer] / l.Units, Options.Sessions)) / needed;
+        }
+    }
+
+    /// <summary>
+    /// What looks ahead may have weights, which are as many bytes less of windows. They go where windows without them hold nearly all that a step needs, so that there is little to wait for, and where windows beside them would not even hold
+    /// what one token needs, so that what is read ahead pushes out what is read (measured: ADR 0009).
+    /// </summary>
+    private bool PrefersWindows(BudgetPlan without)
+    {
+        if (!Fits) return true;
+        return without.Hits >= EnoughHits || Windows < Needs.Layers.Sum(static l => l.SlotCost * l.Units * l.Firing.Density);
+    }
+
+    private const double EnoughHits = 0.9;
 
     /// <summary>Why it does not fit and what would, in one line; null when it fits.</summary>
     public string? Refusal { get; private init; }
@@ -98,8 +122,10 @@ public sealed class BudgetPlan
             needs = needs with { Draft = beside.Native, Heap = needs.Heap + beside.Heap - BudgetNeeds.HeapOf(options.Host) };
         }
         BudgetPlan plan = new(manifest, options, needs);
+        if (!nested && layer.Prefetch && Of(manifest, deviceAlignment, engine, layer with { Prefetch = false }, nested: true) is var without && without.Needs.Resident < needs.Resident)
+            plan = plan.PrefersWindows(without) ? new BudgetPlan(manifest, options, without.Needs) { LooksAhead = false } : new BudgetPlan(manifest, options, needs) { Minimum = without.Minimum };
         if (plan.Fits || nested) return plan;
-        return new BudgetPlan(manifest, options, plan.Needs) { Refusal = $"{manifest.Name} does not fit a budget of {Size(options, manifest)}: it needs at least {BudgetSize.Text(plan.Minimum)}{Cheaper(plan, deviceAlignment, engine, layer)}" };
+        return new BudgetPlan(manifest, options, plan.Needs) { LooksAhead = plan.LooksAhead, Minimum = plan.Minimum, Refusal = $"{manifest.Name} does not fit a budget of {Size(options, manifest)}: it needs at least {BudgetSize.Text(plan.Minimum)}{Cheaper(plan, deviceAlignment, engine, layer)}" };
     }
 
     /// <summary>What the model that drafts takes, whatever the budget: all of its weights, keys and values for the same sessions, its buffers.</summary>
@@ -143,6 +169,6 @@ public sealed class BudgetPlan
     {
         if (Needs.Layers.Count == 0) return "none";
         double[] shares = [.. Needs.Layers.Select(l => (double)WindowSlots[l.Layer] / l.Units)];
-        return string.Create(CultureInfo.InvariantCulture, $"{100 * shares.Min():0.#} to {100 * shares.Max():0.#} % of each layer's units, {Streamed / 1e6:0.0} MB in all");
+        return string.Create(CultureInfo.InvariantCulture, $"{100 * shares.Min():0.#} to {100 * shares.Max():0.#} % of each layer's units, {Streamed / 1e6:0.0} MB in all{(LooksAhead ? "" : "; nothing looks ahead: weights for that are worth less")}");
     }
 }
