@@ -152,6 +152,7 @@ public sealed class BudgetPlan
     {
         List<(string How, EngineOptions Engine, LayerOptions Layer)> ways = [];
         BudgetOptions options = plan.Options;
+        if (!plan.LooksAhead) layer = layer with { Prefetch = false };
         if (options.Sessions > 1) ways.Add(("--sessions 1", engine with { Budget = options with { Sessions = 1 } }, layer));
         if (plan.Context > 256) ways.Add(("--context 256", engine with { Budget = options with { Context = 256 } }, layer));
         if (plan.Needs.KvType == KvType.F32) ways.Add(("--kv f16", engine, layer with { Kv = KvType.F16 }));
