@@ -54,6 +54,7 @@ public sealed class LookAheadPlanTests
                 said.Add([.. session.Generate([1, 2, 3, 4, 5], 12, Sampling.Greedy).Select(static r => r.Token)]);
                 bool budget = options.Budget != null;
                 Assert.All(engine.Layers, l => Assert.Equal(!budget, l.Options.Prefetch));
+                Assert.Equal(!budget, engine.Layers[1].Weights!.Lookahead.Exists);
                 Assert.Equal(budget, engine.Layers[1].Stats.PredictedUnits == 0);
             }
             Assert.Equal(said[0], said[1]);
