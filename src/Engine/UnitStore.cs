@@ -24,6 +24,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private readonly Trust[] _trust;
     private readonly bool[] _unsound;
     private ReadRequest? _open;
+    /// <summary>That a read of several units brings.</summary>
+    private readonly int _mostBytes;
 
     /// <summary>Whether what a slot holds has been checked against the unit's checksum.</summary>
     private enum Trust : byte { Checked, Unchecked, Wrong }
@@ -43,6 +45,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _reader = reader;
         _completed = completed;
         _requestOf = new ReadRequest?[Window.Slots];
+        _mostBytes = region.PartBytes < ReadPlanner.GatherBytes ? ReadPlanner.GatherBytes : ReadPlanner.DefaultMaxBytes;
         _trust = new Trust[Window.Slots];
         _unsound = new bool[Window.Slots];
         if (slots > 0) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
@@ -245,7 +248,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private void Add(int unit, int slot, ReadClass kind)
     {
         byte* memory = Window.Memory(slot);
-        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory, GapBytes))) CloseOpen();
+        if (_open is { } open && (open.Class != kind || !open.TryAdd(unit, slot, memory, GapBytes, _mostBytes))) CloseOpen();
         if (_open == null)
         {
             if (!Idle.TryPop(out var request)) request = new ReadRequest();

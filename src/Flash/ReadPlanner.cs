@@ -14,8 +14,10 @@ public static class ReadPlanner
 {
     /// <summary>Where nobody measured the device.</summary>
     public const int DefaultGapBytes = 8 * 1024;
-    /// <summary>Beyond this a longer read gains no bandwidth, and it would hold back a demand read behind it.</summary>
+    /// <summary>Beyond this a longer read into one place gains no bandwidth, and it would hold back a demand read behind it.</summary>
     public const int DefaultMaxBytes = 256 * 1024;
+    /// <summary>The most that a read brings for several slots: it comes in one piece and is handed out from there, and each read under way has room for so much.</summary>
+    public const int GatherBytes = 64 * 1024;
     /// <summary>The reader's sink for gaps is this large.</summary>
     public const int GapLimit = 64 * 1024;
 

@@ -81,6 +81,17 @@ internal sealed unsafe class RequestReader
         return parts;
     }
 
+    /// <summary>What was read in one piece, from one offset of the file to another, goes into the slots.</summary>
+    public static void HandOut(ReadRequest request, byte* piece, long from, long reached)
+    {
+        UnitRegion region = request.Region;
+        for (int k = 0; k < request.Count; k++)
+        {
+            long low = ReadPlanner.Low(region, request.Units[k]), high = Math.Min(ReadPlanner.High(region, request.Units[k]), reached);
+            if (high > low) NativeMemory.Copy(piece + (low - from), (byte*)request.Memory[k], (nuint)(high - low));
+        }
+    }
+
     /// <summary>Gives a unit the head block that arrived in its predecessor's slot. Ascending, so the predecessor is complete.</summary>
     private static void ShareBlocks(ReadRequest request, long reached)
     {

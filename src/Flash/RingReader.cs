@@ -15,7 +15,9 @@ internal sealed unsafe class RingReader : IDisposable
     private const int MostAtOnce = 16;
     private const ulong WakeToken = ulong.MaxValue;
     private const int StackBytes = 256 * 1024;
-    public const int BufferBytes = ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64;
+    /// <summary>Room for reads that go into several slots.</summary>
+    internal const int GatherRoom = Depth * ReadPlanner.GatherBytes;
+    public const int BufferBytes = ReadPlanner.GapLimit + Depth * RequestReader.PartBytes + 64 + GatherRoom;
 
     private readonly object _lock = new();
     private readonly FlashReader _owner;
@@ -29,6 +31,9 @@ internal sealed unsafe class RingReader : IDisposable
     private readonly SafeFileHandle?[] _files = new SafeFileHandle?[Depth];
     private readonly long[] _from = new long[Depth];
     private readonly bool[] _isPrefetch = new bool[Depth];
+    /// <summary>By read: room for one whose units lie in several slots. A device is as fast as for one piece then; told of a dozen pieces of 4 KiB it is half as fast (docs/adr/0005).</summary>
+    private readonly NativeBuffer _gather;
+    private readonly bool[] _gathers = new bool[Depth];
     private readonly int[] _free = new int[Depth];
     private readonly int _wakeFd;
     private readonly ulong* _wakeValue;
@@ -44,7 +49,9 @@ internal sealed unsafe class RingReader : IDisposable
         _held = new RingFiles(Attend);
         _prefetchDepth = prefetchDepth;
         _wakeFd = wakeFd;
-        _memory = new NativeBuffer(BufferBytes, ledger, "reader");
+        _memory = new NativeBuffer(BufferBytes - GatherRoom, ledger, "reader");
+        _gather = new NativeBuffer(GatherRoom, ledger, "reader");
+        _lent.Lend(_gather.Pointer, _gather.Length);
         _wakeValue = (ulong*)(_memory.Pointer + ReadPlanner.GapLimit + Depth * RequestReader.PartBytes);
         for (int i = 0; i < Depth; i++)
         {
@@ -115,7 +122,7 @@ internal sealed unsafe class RingReader : IDisposable
         Attend();
     }
 
-    /// <summary>Bytes of lent memory that the kernel has pinned.</summary>
+    /// <summary>Bytes of lent memory that the kernel has pinned, <see cref="GatherRoom"/> among them.</summary>
     public long PinnedBytes => _lent.Bytes;
 
     /// <summary>Open files that the kernel holds for the ring.</summary>
@@ -148,6 +155,7 @@ internal sealed unsafe class RingReader : IDisposable
     {
         _ = Libc.Close(_wakeFd);
         _memory.Dispose();
+        _gather.Dispose();
     }
 
     /// <summary>Under the lock: true once for a thread that waits and has not been told.</summary>
@@ -249,6 +257,12 @@ internal sealed unsafe class RingReader : IDisposable
             _files[at] = file;
             _from[at] = ReadPlanner.Low(request.Region, request.Units[0]);
             IoVector* to = _readers[at].Parts;
+            _gathers[at] = parts > 1 && ReadPlanner.Bytes(request) <= ReadPlanner.GatherBytes;
+            if (_gathers[at])
+            {
+                *to = new IoVector { Base = _gather.Pointer + at * ReadPlanner.GatherBytes, Length = (nuint)ReadPlanner.Bytes(request) };
+                parts = 1;
+            }
             int fd = (int)file.DangerousGetHandle(), place = _held.Find(ring, direct, fd);
             ring.Read(place >= 0 ? place : fd, place >= 0, _from[at], to, Math.Min(parts, Libc.MaxParts), parts == 1 ? _lent.Find(*to) : -1, (ulong)at);
         }
@@ -274,6 +288,7 @@ internal sealed unsafe class RingReader : IDisposable
             else
             {
                 request.BytesRead = result;
+                if (_gathers[at]) RequestReader.HandOut(request, _gather.Pointer + at * ReadPlanner.GatherBytes, _from[at], _from[at] + result);
                 _readers[at].Finish(request, _from[at] + result);
             }
         }

@@ -113,7 +113,7 @@ public sealed class RingReaderTests
             Assert.All(file.Bench.Wait(Units / 8 - 1), static r => Assert.Null(r.Error));
             for (int at = 0; at < Units - 8; at += 8) file.Bench.AssertDelivered(at);
             // Where the system lets nothing be pinned, reads are what they were.
-            Assert.True(reader.PinnedBytes == 0 || (round % 2 == 0 && reader.PinnedBytes == file.Bench.SlotsBytes));
+            Assert.True(reader.PinnedBytes == 0 || reader.PinnedBytes == RingReader.GatherRoom + (round % 2 == 0 ? file.Bench.SlotsBytes : 0));
             if (round % 2 == 0) file.Bench.Withdraw(reader);
         }
     }
@@ -128,7 +128,7 @@ public sealed class RingReaderTests
         reader.TrySubmit(file.Bench.Request(ReadClass.Demand, 3));
         Assert.Null(Assert.Single(file.Bench.Wait(1)).Error);
         file.Bench.AssertDelivered(3);
-        Assert.Equal(0, reader.PinnedBytes);
+        Assert.True(reader.PinnedBytes is 0 or RingReader.GatherRoom);
         unsafe { reader.Withdraw((byte*)4096); }
     }
 
