@@ -5,7 +5,7 @@
 #   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the model's bytes, 100 means without a limit.
 # FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
 # LAYERS: so many layers instead of the shapes' own, to try the script. bench/Plots draws budgets and sessions and prints the README's table.
-# PROMPT, GENERATE, REPEAT: tokens of prompt (128), tokens generated (256) and runs (3). SLOW: tokens that llama.cpp generates under a limit (16; it writes one in seconds).
+# SHARES: of budgets, others than 30 40 50 65 80 100. PROMPT, GENERATE, REPEAT: tokens of prompt (128), tokens generated (256) and runs (3). SLOW: tokens that llama.cpp generates under a limit (16; it writes one in seconds).
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,9p' "$0" | cut -c3-; exit 2; }
 csv=$(realpath -m "$1"); shift
@@ -24,7 +24,7 @@ ahead=$(cat "/sys/block/$disk/queue/read_ahead_kb" 2>/dev/null || cat "/sys/clas
 thp=$(sed 's/.*\[\(.*\)\].*/\1/' /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || echo -)
 damon=$(cat /sys/module/damon_reclaim/parameters/enabled 2>/dev/null || echo off)
 echo "$machine; commit $commit; swap devices $swaps; read-ahead $ahead KiB; huge pages $thp; damon reclaim $damon; load $(cut -d' ' -f1-3 /proc/loadavg)" >&2
-[ -f "$csv" ] || echo 'time,machine,commit,load,case,label,engine,share,limit_bytes,mode,sessions,prompt,generate,prefill_tok_s,tok_s,p50_ms,p95_ms,p99_ms,flash_bytes_token,hit_rate,peak_bytes,at_limit,oom_kills,major_faults,activity,command,binds,fraction' >"$csv"
+[ -f "$csv" ] || echo 'time,machine,commit,load,case,label,engine,share,limit_bytes,mode,sessions,prompt,generate,prefill_tok_s,tok_s,p50_ms,p95_ms,p99_ms,flash_bytes_token,hit_rate,peak_bytes,at_limit,oom_kills,major_faults,activity,command,binds,fraction,at_once' >"$csv"
 
 # A group per run: pages in the cache belong to the group that touched them first.
 group=
@@ -43,9 +43,9 @@ leave() {
 }
 trap '[ -z "$group" ] || rmdir "$group" 2>/dev/null || true' EXIT
 
-row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TOKS P50 P95 P99 FLASH HITS ACTIVITY COMMAND [BINDS FRACTION]
-    printf '%s,"%s",%s,%s,%s,"%s",%s,%s,%s,"%s",%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,"%s","%s",%s,%s\n' "$(date -u +%FT%TZ)" "$machine" "$commit" "$load" "$1" "$2" "$3" "$4" "$5" "$6" "$7" "$8" "$9" \
-        "${10}" "${11}" "${12}" "${13}" "${14}" "${15}" "${16}" "$peak" "$failed" "$kills" "$faults" "${17}" "${18}" "${19:-}" "${20:-}" >>"$csv"
+row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TOKS P50 P95 P99 FLASH HITS ACTIVITY COMMAND [BINDS FRACTION AT_ONCE]
+    printf '%s,"%s",%s,%s,%s,"%s",%s,%s,%s,"%s",%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,"%s","%s",%s,%s,%s\n' "$(date -u +%FT%TZ)" "$machine" "$commit" "$load" "$1" "$2" "$3" "$4" "$5" "$6" "$7" "$8" "$9" \
+        "${10}" "${11}" "${12}" "${13}" "${14}" "${15}" "${16}" "$peak" "$failed" "$kills" "$faults" "${17}" "${18}" "${19:-}" "${20:-}" "${21:-}" >>"$csv"
     echo "$1 $2 ($3, ${4} %): ${11} tok/s, prefill ${10}, peak $((peak >> 20)) MiB, $kills killed" >&2
 }
 
@@ -69,10 +69,10 @@ ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     inside "$FLASH" bench "$package" "${budget[@]}" --prompt "$prompt" --generate "$generate" --repeat "$repeat" --temperature 0 --json "$@" >"$work/out.json" 2>"$work/error" || { leave; echo "$command: $(tail -1 "$work/error")" >&2; return 0; }
     leave
     local activity
-    activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) elif .routing then "synthetic routing" else "none" end' "$work/out.json")
-    while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits binds fraction; do
-        row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command" "$binds" "$fraction"
-    done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), (.hit_rate // "-"), (.limits.limit // "-"), (if .limits then (.limits.fraction * 1000 | round / 1000) else "-" end)] | @tsv' "$work/out.json")
+    activity=$(jq -r --arg mode "$*" 'if .activity then (if .activity.predicted == 1 and .activity.recall == 1 then "oracle" elif ($mode | test("exact")) then "synthetic activity" else "synthetic activity, predicted x\(.activity.predicted)" end) + (if .activity.ordered then ", by popularity" else "" end) elif .routing then "synthetic routing" else "none" end' "$work/out.json")
+    while IFS=$'\t' read -r path sessions prefill rate p50 p95 p99 flash hits binds fraction together; do
+        row "$case" "$label" "flash $path" "$share" "$limit" "$*" "$sessions" "$prompt" "$generate" "$prefill" "$rate" "$p50" "$p95" "$p99" "$flash" "$hits" "$activity" "$command" "$binds" "$fraction" "$together"
+    done < <(jq -r --argjson n "$prompt" '.rows[] | [.path, .sessions, (1000 * $n / .ttft_ms * 100 | round / 100), ((if .sessions == 1 then .session_tok_s else .tok_s end) * 1000 | round / 1000), .p50_ms, .p95_ms, .p99_ms, (.flash_bytes_per_token // 0 | round), (.hit_rate // "-"), (.limits.limit // "-"), (if .limits then (.limits.fraction * 1000 | round / 1000) else "-" end), (if .limits.together_fraction then (.limits.together_fraction * 1000 | round / 1000) else "-" end)] | @tsv' "$work/out.json")
 }
 
 theirs() { # CASE LABEL GGUF SHARE LOADMODE
@@ -126,7 +126,7 @@ for case in "$@"; do
                for n in 1 8; do ours d "bamboo-7b, exact, $share %" bamboo $share --path grains --mode exact --sessions $n; ours d "bamboo-7b, predicted x2, $share %" bamboo $share --path grains --mode predicted --sessions $n; done
            done ;;
         budgets) llama7; model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; model opt-oracle opt-6.7b --activity oracle
-           for share in 30 40 50 65 80 100; do
+           for share in ${SHARES:-30 40 50 65 80 100}; do
                ours budgets "prosparse-7b, exact" prosparse $share --mode exact --prefetch off; ours budgets "prosparse-7b, predicted x2" prosparse $share --mode predicted
                ours budgets "opt-6.7b, oracle" opt-oracle $share --mode predicted; ours budgets "llama-2-7b, dense" llama7 $share --mode dense
                theirs budgets "prosparse-7b" prosparse $share mmap; theirs budgets "llama-2-7b" llama7 $share mmap

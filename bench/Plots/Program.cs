@@ -58,7 +58,7 @@ void Draw(string which, string x, string xLabel, Func<Repeated, string> series, 
 
 void Table(string[]? cases)
 {
-    Console.WriteLine("| case | limit | | sessions | prefill tok/s | tok/s | p50, p99 ms | flash a token | most of the limit used | binds, reached |");
+    Console.WriteLine("| case | limit | | sessions | prefill tok/s | tok/s | p50, p99 ms | flash a token | most of the limit used | binds, reached (at once) |");
     Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|");
     string last = "";
     foreach (var r in Repeated.Of(csv, Repeated.Peers).Where(r => cases == null || cases.Contains(r["case"])))
@@ -67,7 +67,7 @@ void Table(string[]? cases)
         string tail = r.Median("p50_ms") is { } p50 ? $"{p50:0}, {r.Median("p99_ms"):0}" : "";
         string flash = r.Median("flash_bytes_token") is { } bytes ? bytes < 1e6 ? $"{bytes / 1e3:0} kB" : $"{bytes / 1e6:0} MB" : "";
         string used = r.Median("limit_bytes") is > 0 and var most ? $"{100 * r.Median("peak_bytes") / most:0.0} %" : "";
-        string reached = r.Median("fraction") is { } fraction ? $"{r["binds"]}, {100 * fraction:0} %" : "";
+        string reached = r.Median("fraction") is { } fraction ? $"{r["binds"]}, {100 * fraction:0} %{(r.Median("at_once") is { } both ? $" ({100 * both:0})" : "")}" : "";
         Console.WriteLine($"| {(what == last ? "" : label)} | {(what == last ? "" : limit)} | {r["engine"]}, `{r["mode"]}`{(r.Count > 1 ? $", {r.Count} runs" : "")} | {r["sessions"]} | {r.Median("prefill_tok_s"):0.0} | {r.Median("tok_s"):0.00} | {tail} | {flash} | {used} | {reached} |");
         last = what;
     }

@@ -23,6 +23,17 @@ public sealed class RooflineTests
     }
 
     [Theory]
+    // Work and reading in milliseconds, what each keeps beside the other, what both take.
+    [InlineData(30, 60, 1, 1, 60)]
+    [InlineData(30, 60, 0.75, 0.5, 80)]
+    [InlineData(60, 30, 0.5, 0.75, 80)]
+    [InlineData(30, 60, 0.4, 0.4, 90)]
+    [InlineData(30, 0, 0.9, 0.5, 30)]
+    [InlineData(0, 60, 0.9, 0.5, 60)]
+    public void Side_by_side_each_goes_at_what_the_other_leaves_of_its_rate_then_the_rest_alone(double work, double reading, double memory, double flash, double expected) =>
+        Assert.Equal(expected, new AtOnce(memory, flash).Seconds(work, reading), 1e-9);
+
+    [Theory]
     [InlineData(1000, 20)]
     [InlineData(4000, 20)]
     [InlineData(6000, 30)]

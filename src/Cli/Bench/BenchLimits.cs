@@ -22,6 +22,8 @@ internal sealed record BenchLimits
     public required double? ReadProcessor { get; init; }
 
     public double Fraction => Times.Fraction(Seconds);
+    /// <summary>Of the step, what it would take with memory and flash at once as the machine lets them be.</summary>
+    public double? Together => Times.TogetherSeconds / Seconds;
     public double? ProcessorOfRead => Snapshot.Ratio(ReadProcessor ?? 0, ReadProcessor is null ? 0 : Needs.FlashReads);
     /// <summary>Of the step's time on one processor.</summary>
     public double? ReadShare => ReadProcessor / Seconds;
@@ -62,6 +64,8 @@ internal sealed record BenchLimits
         Times.Limit,
         LimitMs = 1e3 * Times.Seconds,
         Fraction,
+        TogetherMs = 1e3 * Times.TogetherSeconds,
+        TogetherFraction = Together,
         MeasuredComputeMs = 1e3 * Computing,
         MeasuredWaitMs = 1e3 * Waiting,
         MeasuredReadMs = 1e3 * Reading,

@@ -60,6 +60,7 @@ internal sealed class BenchReport
             Reads = Rates.Reads.Select(static r => new { r.Bytes, Micros = 1e6 * r.Seconds }),
             Fio = Fio?.Select(static r => new { r.Bytes, Micros = 1e6 * r.Seconds }),
             Rates.ReadsChanged,
+            AtOnce = Rates.AtOnce is { } both ? new { both.Memory, both.Flash } : null,
             Rates.Source,
         },
         Rows = Rows.Select(static row => new
@@ -132,17 +133,18 @@ internal sealed class BenchReport
         if (!Reuse) screen.Out.WriteLine("nothing is kept in the windows");
         screen.Out.WriteLine($"memory {Units.Number(Rates.Memory / 1e9)} GB/s; {Units.Number(Rates.OneToken / 1e9)} thousand million multiply-adds a second with one token, {Units.Number(Rates.ManyTokens / 1e9)} with {DeviceRates.Many}; a read of "
             + $"{string.Join(", ", Rates.Reads.Select(static r => $"{Units.Bytes(r.Bytes)} {Units.Number(1e6 * r.Seconds)} µs"))} ({Rates.Source})");
+        if (Rates.AtOnce is { } both) screen.Out.WriteLine($"both at once: memory keeps {Units.Percent(both.Memory)} of its rate and flash {Units.Percent(both.Flash)}");
         if (Fio is { } fio) screen.Out.WriteLine($"fio, the same reads: {string.Join(", ", fio.Select(f => $"{Units.Bytes(f.Bytes)} {Units.Number(1e6 * f.Seconds)} µs ({Units.Percent(f.Seconds / ReadCost.Of(Rates.Reads, f.Bytes))} of its rate reached)"))}");
         if (Rates.ReadsChanged > Doubtful) screen.Out.WriteLine($"the device changed by {Units.Number(Rates.ReadsChanged, "0.0")} times between the start and the end of this run (a host's cache, or other work): limits of flash are of its better moment");
         var table = new Table { Border = TableBorder.None };
         if (several) table.AddColumns(Rows[0].Budget == null ? "WINDOW" : "BUDGET", "MODE");
-        table.AddColumns("PATH", "SESSIONS", "STEP", "TOKENS", "MEMORY", "", "MULTIPLY-ADDS", "", "FLASH", "READS", "", "LIMIT", "REACHED", "CPU A READ", "READING");
+        table.AddColumns("PATH", "SESSIONS", "STEP", "TOKENS", "MEMORY", "", "MULTIPLY-ADDS", "", "FLASH", "READS", "", "LIMIT", "REACHED", "AT ONCE", "CPU A READ", "READING");
         foreach (var row in Rows)
         {
             if (row.Limits is not { } l) continue;
             table.AddRow([.. Setting(row, several), row.Path, Units.Number(row.Run.Sessions, "0"), Ms(1e3 * l.Seconds), Units.Number(l.Needs.Tokens), Units.Bytes(l.Needs.MemoryBytes), Ms(1e3 * l.Times.MemorySeconds),
                 $"{Units.Number(l.Needs.MultiplyAdds / 1e9, "0.000")} G", Ms(1e3 * l.Times.ComputeSeconds), Units.Bytes(l.Needs.FlashBytes), Units.Number(l.Needs.FlashReads, "0"), Ms(1e3 * l.Times.FlashSeconds),
-                l.Times.Limit, Units.Percent(l.Fraction), l.ProcessorOfRead is { } cpu ? $"{Units.Number(1e6 * cpu)} µs" : "-", Units.Percent(l.ReadShare)]);
+                l.Times.Limit, Units.Percent(l.Fraction), Units.Percent(l.Together), l.ProcessorOfRead is { } cpu ? $"{Units.Number(1e6 * cpu)} µs" : "-", Units.Percent(l.ReadShare)]);
         }
         screen.Tables.Write(table);
     }

@@ -33,7 +33,8 @@ internal static class BenchVerb
             rate after the first token. first is the mean time to the first token; p50, p95 and p99 are times between tokens. flash/token counts prompt tokens too.
             compute, flash wait and other are shares of the time: layers computing, layers waiting for reads, and everything else (grain calls, sampling, streams, idle).
             Below, one step of decoding (from when every session has its first token): what it needed of memory, of multiply-adds and of flash, the times in which the machine could give each, as measured
-            before the first run (reads after the last one, too: the better counts), which of them binds, and the share of the step's time that it explains (REACHED). CPU A READ and READING: processor time of the thread that reads.
+            before the first run (reads after the last one, too: the better counts), which of them binds, and the share of the step's time that it explains (REACHED).
+            AT ONCE: the share that memory and flash explain when they are used side by side, as far as this machine lets them: each keeps only a part of its rate beside the other. CPU A READ and READING: processor time of the thread that reads.
             With several sessions layers wait side by side: what their waits sum to beyond the time that is left counts once, so flash wait is then at most, other at least.
             --budget or --window, and --mode, may be lists: each with each starts anew and has a row for every number of sessions.
             With --drafts, --draft-acceptance or --speculate every row is followed by one with drafts, measured in turn with it; its ratio is to the rate without. The tokens are the same, or the run fails.

@@ -5,7 +5,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Measures what the machine gives, in a second or two: reading memory with all compute threads, products in the package's own format with all of them, and reads of several sizes
+/// Measures what the machine gives, in two or three seconds: reading memory with all compute threads, products in the package's own format with all of them, and reads of several sizes
 /// through the reader that the engine uses, scattered over the package's own files. Direct reads where the package is read directly; a virtual disk may have its own cache, so that this is what is
 /// there now. Blocks; never a grain turn.
 /// </summary>
@@ -86,8 +86,8 @@ public static unsafe class DeviceProbe
         ThreadRole.AssertNotGrainTurn("measuring the device");
         double memory = Memory(package.Manifest.Bytes, engine.Threads, Slice(package.Manifest));
         (double one, double many) = Compute(package, engine);
-        (List<ReadCost> reads, string method) = Reads(package, engine, sizes);
-        return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, Source = $"measured on this package's files, {package.Access}, {method}" };
+        (List<ReadCost> reads, AtOnce? atOnce, string method) = Reads(package, engine, sizes, together: true);
+        return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, AtOnce = atOnce, Source = $"measured on this package's files, {package.Access}, {method}" };
     }
 
     /// <summary>
@@ -100,7 +100,7 @@ public static unsafe class DeviceProbe
         ArgumentNullException.ThrowIfNull(engine);
         ArgumentNullException.ThrowIfNull(first);
         ThreadRole.AssertNotGrainTurn("measuring the device");
-        List<ReadCost> second = Reads(package, engine, [.. first.Reads.Select(static r => r.Bytes)]).Costs;
+        List<ReadCost> second = Reads(package, engine, [.. first.Reads.Select(static r => r.Bytes)], together: false).Costs;
         return first.Better(second);
     }
 
@@ -132,10 +132,18 @@ public static unsafe class DeviceProbe
     /// <summary>A model that lives in the processor's cache is measured there.</summary>
     private static double Memory(long modelBytes, int threads, double seconds)
     {
-        using NativeBuffer buffer = new(Math.Clamp(modelBytes, 4 << 20, 128 << 20), new MemoryLedger(), "probe");
+        using NativeBuffer buffer = MemoryToRead(modelBytes);
+        return Together(threads, seconds, Reading(buffer, threads));
+    }
+
+    private static NativeBuffer MemoryToRead(long modelBytes) => new(Math.Clamp(modelBytes, 4 << 20, 128 << 20), new MemoryLedger(), "probe");
+
+    /// <summary>Of a thread, until the time: the bytes that it has read of its share of the buffer.</summary>
+    private static Func<int, long, long> Reading(NativeBuffer buffer, int threads)
+    {
         byte* start = buffer.Pointer;
         long share = buffer.Length / threads / 64 * 64;
-        return Together(threads, seconds, (i, end) =>
+        return (i, end) =>
         {
             long read = 0;
             Vector<long> a = default, b = default;
@@ -150,7 +158,27 @@ public static unsafe class DeviceProbe
             }
             // Used, so that it is computed.
             return (a ^ b)[0] == 1 ? read + 1 : read;
-        });
+        };
+    }
+
+    /// <summary>What is left of both rates while all compute threads read memory and the reader is kept busy with long reads. Alone and at once in turn, since a device changes; the pair of the median counts.</summary>
+    private static AtOnce? Both(FlashFile[] files, FlashReader reader, EngineOptions engine, long modelBytes, double seconds)
+    {
+        using ReadLoad load = new(files, LongRead);
+        if (!load.Possible) return null;
+        using NativeBuffer buffer = MemoryToRead(modelBytes);
+        var reading = Reading(buffer, engine.Threads);
+        double each = seconds / Parts;
+        return Enumerable.Range(0, Parts).Select(_ =>
+        {
+            double memory = Once(engine.Threads, each, reading), besideFlash = 0;
+            (long reads, double took) = load.Run(reader, each);
+            Thread beside = new(() => besideFlash = Once(engine.Threads, each, reading), 256 * 1024) { IsBackground = true, Name = "flash-probe" };
+            beside.Start();
+            (long readsBeside, double tookBeside) = load.Run(reader, each);
+            beside.Join();
+            return new AtOnce(Math.Min(1, besideFlash / memory), Math.Min(1, readsBeside / tookBeside * took / reads));
+        }).OrderBy(static b => b.Memory + b.Flash).ElementAt(Parts / 2);
     }
 
     /// <summary>Multiply-adds a second: each thread one panel of sixteen rows again and again, in its cache, with so many tokens.</summary>
@@ -176,7 +204,7 @@ public static unsafe class DeviceProbe
         });
     }
 
-    private static (List<ReadCost> Costs, string Method) Reads(FlashPackage package, EngineOptions engine, int[] sizes)
+    private static (List<ReadCost> Costs, AtOnce? AtOnce, string Method) Reads(FlashPackage package, EngineOptions engine, int[] sizes, bool together)
     {
         int layers = package.Config.Layers, count = Math.Min(8, layers);
         List<PackageFile> slices = [];
@@ -184,7 +212,10 @@ public static unsafe class DeviceProbe
         {
             for (int i = 0; i < count; i++) slices.Add(package.OpenSlice(i * layers / count));
             using FlashReader reader = new(engine.IoThreads);
-            return (Reads([.. slices.Select(static s => s.File)], reader, sizes, Slice(package.Manifest)), package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
+            FlashFile[] files = [.. slices.Select(static s => s.File)];
+            double seconds = Slice(package.Manifest);
+            List<ReadCost> costs = Reads(files, reader, sizes, seconds);
+            return (costs, together ? Both(files, reader, engine, package.Manifest.Bytes, seconds) : null, package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
         }
         finally
         {

@@ -18,6 +18,8 @@ public sealed record DeviceRates
     public required IReadOnlyList<ReadCost> Reads { get; init; }
     /// <summary>The largest ratio between the first and the second measurement of the same reads; null where they were measured once.</summary>
     public double? ReadsChanged { get; init; }
+    /// <summary>What memory and flash keep of their rates while both are busy; null where it was not measured.</summary>
+    public AtOnce? AtOnce { get; init; }
     /// <summary>Which of them are measured, in words.</summary>
     public required string Source { get; init; }
 
@@ -40,6 +42,19 @@ public sealed record DeviceRates
     {
         double one = 1 / OneToken, each = Math.Clamp((Many / ManyTokens - one) / (Many - 1), 0, one);
         return tokens / (one - each + tokens * each);
+    }
+}
+
+/// <summary>
+/// Shares of the rates of memory and of flash that are left of each while both are busy. What comes from flash goes through memory, on a virtual machine more than once, and a thread hands it over.
+/// </summary>
+public readonly record struct AtOnce(double Memory, double Flash)
+{
+    /// <summary>Seconds that work takes and reading takes, each alone, become this when they go on side by side as long as there is some of both; or one after the other, where that is sooner.</summary>
+    public double Seconds(double work, double reading)
+    {
+        double both = Math.Min(work / Memory, reading / Flash);
+        return Math.Min(work + reading, both + work - both * Memory + reading - both * Flash);
     }
 }
 
@@ -69,6 +84,12 @@ public sealed record Roofline
     public required double ComputeSeconds { get; init; }
     public required double FlashSeconds { get; init; }
 
+    /// <summary>As measured with the rates.</summary>
+    public AtOnce? AtOnce { get; init; }
+
+    /// <summary>What the machine would take for all of it with everything overlapped as well as its memory allows; null where that was not measured.</summary>
+    public double? TogetherSeconds => AtOnce?.Seconds(Math.Max(MemorySeconds, ComputeSeconds), FlashSeconds);
+
     public double Seconds => Math.Max(MemorySeconds, Math.Max(ComputeSeconds, FlashSeconds));
     /// <summary>memory, compute or flash: the one that binds.</summary>
     public string Limit => FlashSeconds >= MemorySeconds && FlashSeconds >= ComputeSeconds ? "flash" : ComputeSeconds > MemorySeconds ? "compute" : "memory";
@@ -85,6 +106,7 @@ public sealed record Roofline
             MemorySeconds = needs.MemoryBytes / rates.Memory,
             ComputeSeconds = needs.Shared / rates.MultiplyAdds(Math.Max(1, needs.Tokens)) + needs.Alone / rates.OneToken,
             FlashSeconds = needs.FlashReads > 0 ? needs.FlashReads * ReadCost.Of(rates.Reads, needs.FlashBytes / needs.FlashReads) : 0,
+            AtOnce = rates.AtOnce,
         };
     }
 }
