@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.Intrinsics;
 using FlashOrleans.Flash;
 
@@ -10,6 +11,7 @@ namespace FlashOrleans.Engine;
 /// <para>Neuron i fires at position t where u(i, s) is below p(i) · burst(t): p from Beta(a, b), s the last position at or before t at which i was drawn anew, which it is with probability 1 - persistence.
 /// What a burst lifts above 1 is lost, so a factor on p is solved for, with which the mean is the layer's density. The predicted set is the
 /// same draw with a larger factor, less what it forgets: it errs towards neurons that were near to firing, as trained predictors do.</para>
+/// <para>Where neurons are ordered by popularity (<see cref="ActivityConfig.Ordered"/>) the same sets are drawn, and each neuron has another place.</para>
 /// </summary>
 public sealed unsafe class ActivityModel
 {
@@ -24,6 +26,8 @@ public sealed unsafe class ActivityModel
     /// <summary>By neuron, rounded up to whole vectors with 0.</summary>
     private readonly float[] _probability;
     private readonly float _true, _chosen, _aheadOfTrue, _aheadOfChosen;
+    /// <summary>By neuron as it is drawn: its place among those of the layer; null: the same.</summary>
+    private readonly int[]? _place;
 
     public ActivityModel(ActivityConfig config, int layer, int neurons)
     {
@@ -41,6 +45,25 @@ public sealed unsafe class ActivityModel
         double wrong = config.AheadRecall * (1 / config.AheadPrecision - 1);
         _aheadOfTrue = Factor(sample, config.Burst, Math.Min(0.98, density * (1 + wrong)));
         _aheadOfChosen = Factor(sample, config.Burst, Math.Min(0.98, needed * (1 + wrong)));
+        if (config.Ordered > 0) _place = Places(config.Ordered, neurons);
+    }
+
+    /// <summary>Those that were active most often in so many tokens first.</summary>
+    private int[] Places(int tokens, int neurons)
+    {
+        int[] uses = new int[neurons], order = new int[neurons], place = new int[neurons];
+        float[] scores = new float[neurons];
+        // Nobody's session is measured by what it says itself.
+        ulong session = Key(0xCA11B8A7E);
+        for (int t = 0; t < tokens; t++)
+        {
+            fixed (float* g = scores) Exact(session, t, g, neurons, 0);
+            for (int i = 0; i < neurons; i++) uses[i] -= scores[i] > 0 ? 1 : 0;
+        }
+        for (int i = 0; i < neurons; i++) order[i] = i;
+        Array.Sort(uses, order);
+        for (int i = 0; i < neurons; i++) place[order[i]] = i;
+        return place;
     }
 
     /// <summary>What one session's draws depend on: its seed, which stays the same when it is replayed or goes on elsewhere.</summary>
@@ -51,6 +74,20 @@ public sealed unsafe class ActivityModel
     {
         var draw = new Draw(this, session, position);
         var least = Vector256.Create(MathF.BitIncrement(cut));
+        if (_place != null)
+        {
+            // All are idle with their size kept, until they fire.
+            for (int i = 0; i < neurons; i++) g[i] = -(MathF.Abs(g[i]) + least[0]);
+            for (int i = 0; i < neurons; i += Lanes)
+            {
+                for (uint fires = draw.Below(draw.At(i), i, _true).ExtractMostSignificantBits(); fires != 0; fires &= fires - 1)
+                {
+                    int neuron = i + BitOperations.TrailingZeroCount(fires);
+                    if (neuron < neurons) g[_place[neuron]] = -g[_place[neuron]];
+                }
+            }
+            return;
+        }
         for (int i = 0; i < neurons; i += Lanes)
         {
             var fires = draw.Below(draw.At(i), i, _true);
@@ -116,11 +153,11 @@ public sealed unsafe class ActivityModel
         return (int)n;
     }
 
-    private static void Store(Vector256<float> values, float* g, int i, int neurons)
+    private void Store(Vector256<float> values, float* g, int i, int neurons)
     {
-        if (i + Lanes <= neurons) values.Store(g + i);
+        if (_place == null && i + Lanes <= neurons) values.Store(g + i);
         else
-            for (int k = 0; i + k < neurons; k++) g[i + k] = values[k];
+            for (int k = 0; k < Lanes && i + k < neurons; k++) g[_place == null ? i + k : _place[i + k]] = values[k];
     }
 
     /// <summary>The draws of one row.</summary>

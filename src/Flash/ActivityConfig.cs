@@ -31,6 +31,9 @@ public sealed record ActivityConfig
     public double AheadRecall { get; init; } = 0.95;
     public double AheadPrecision { get; init; } = 0.8;
 
+    /// <summary>Neurons lie on flash by how often they were active in so many tokens of a session of its own, as an import by popularity lays them; 0: in no order.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)] public int Ordered { get; init; }
+
     [JsonIgnore] public bool IsOracle => Predicted == 1 && Recall == 1;
     [JsonIgnore] public double MeanDensity => Density.Average();
 
@@ -50,5 +53,6 @@ public sealed record ActivityConfig
         Demand("recall", Recall, 0.01, 1);
         Demand("aheadRecall", AheadRecall, 0.01, 1);
         Demand("aheadPrecision", AheadPrecision, 0.1, 1);
+        Demand("ordered", Ordered, 0, 1 << 16);
     }
 }

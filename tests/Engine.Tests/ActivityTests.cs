@@ -42,6 +42,36 @@ public sealed class ActivityTests
     }
 
     [Fact]
+    public void In_order_of_popularity_the_same_sets_are_drawn_and_what_another_session_uses_most_lies_in_front()
+    {
+        const int Neurons = 2050, Tokens = 200;
+        var plain = new ActivityModel(Activity(1), 0, Neurons);
+        var ordered = new ActivityModel(Activity(1) with { Ordered = 256 }, 0, Neurons);
+        float[] g = new float[Neurons], h = new float[Neurons];
+        int[] uses = new int[Neurons];
+        for (int t = 0; t < Tokens; t++)
+        {
+            Assert.Equal(plain.PredictedInto(plain.Key(11), t, g), ordered.PredictedInto(ordered.Key(11), t, h));
+            foreach (float score in (ReadOnlySpan<float>)[ActivityModel.Active, ActivityModel.Wrong, ActivityModel.Missed]) Assert.Equal(g.Count(x => x == score), h.Count(x => x == score));
+            bool[] fire = [.. h.Select(static x => x is ActivityModel.Active or ActivityModel.Missed)];
+            Ahead(plain, 11, t, g, predicted: false);
+            Ahead(ordered, 11, t, h, predicted: false);
+            Assert.Equal(g.Count(static x => x > 0), h.Count(static x => x > 0));
+            // Those that fire keep their size, above the cut.
+            Array.Fill(h, -3);
+            Exact(ordered, 11, t, h, cut: 0.5f);
+            for (int i = 0; i < Neurons; i++)
+            {
+                Assert.Equal(fire[i], h[i] > 0.5f);
+                Assert.Equal(3.5f, MathF.Abs(h[i]), 1e-5f);
+                uses[i] += fire[i] ? 1 : 0;
+            }
+        }
+        int[] tenths = [.. uses.Chunk(Neurons / 10).Take(10).Select(static c => c.Sum())];
+        Assert.True(tenths[0] > 1.5 * tenths[1] && tenths[1] > tenths[3] && tenths[3] > tenths[7], string.Join(' ', tenths));
+    }
+
+    [Fact]
     public void A_session_meets_the_same_set_again_at_the_same_position_and_another_session_another_one()
     {
         var model = new ActivityModel(Activity(2), 1, 512);
@@ -67,11 +97,11 @@ public sealed class ActivityTests
         variants.Sample(v => AssertSame(expected, Transcript(tiny.Package, v, prompt, 6), v.ToString()), iter: 8, threads: 1);
     }
 
-    [Theory, InlineData(FeedForwardMode.Exact), InlineData(FeedForwardMode.Predicted)]
-    public void The_engine_chooses_what_was_drawn_computes_all_of_it_and_counts_what_was_missed(FeedForwardMode mode)
+    [Theory, InlineData(FeedForwardMode.Exact, 0), InlineData(FeedForwardMode.Predicted, 0), InlineData(FeedForwardMode.Exact, 32), InlineData(FeedForwardMode.Predicted, 32)]
+    public void The_engine_chooses_what_was_drawn_computes_all_of_it_and_counts_what_was_missed(FeedForwardMode mode, int ordered)
     {
         ModelConfig config = TinyPackage.Llama();
-        var activity = Activity(config.Layers);
+        var activity = Activity(config.Layers) with { Ordered = ordered };
         using var tiny = TinyPackage.Create(config, WeightFormat.Q8, predictors: TinyPackage.LowRanks(config, lookahead: false), activity: activity);
         using var engine = new LocalEngine(tiny.Package, new(), new() { Mode = mode, Window = 0.25 });
         var chosen = new HashSet<(int, int, int)>();
@@ -105,7 +135,7 @@ public sealed class ActivityTests
     public void A_manifest_whose_activity_does_not_fit_its_model_is_refused()
     {
         ModelConfig config = TinyPackage.Llama();
-        foreach (var (broken, says) in new[] { (Activity(2), "3 layers"), (Activity(3, density: 0.9), "outside"), (Activity(3) with { Persistence = 1 }, "persistence"), (Activity(3) with { Topic = 0 }, "topic") })
+        foreach (var (broken, says) in new[] { (Activity(2), "3 layers"), (Activity(3, density: 0.9), "outside"), (Activity(3) with { Persistence = 1 }, "persistence"), (Activity(3) with { Topic = 0 }, "topic"), (Activity(3) with { Ordered = -1 }, "ordered") })
             Assert.Contains(says, Assert.Throws<FlashException>(() => TinyPackage.Create(config, WeightFormat.Q8, activity: broken).Dispose()).Message, StringComparison.Ordinal);
         Assert.Contains("ReLU", Assert.Throws<FlashException>(() => TinyPackage.Create(TinyPackage.Llama(Activation.Silu), WeightFormat.Q8, activity: Activity(3)).Dispose()).Message, StringComparison.Ordinal);
     }
@@ -113,5 +143,10 @@ public sealed class ActivityTests
     private static unsafe void Ahead(ActivityModel model, ulong seed, int position, float[] g, bool predicted)
     {
         fixed (float* p = g) model.Ahead(model.Key(seed), position, p, g.Length, predicted);
+    }
+
+    private static unsafe void Exact(ActivityModel model, ulong seed, int position, float[] g, float cut)
+    {
+        fixed (float* p = g) model.Exact(model.Key(seed), position, p, g.Length, cut);
     }
 }

@@ -40,14 +40,19 @@ public sealed class SyntheticModelTests : IDisposable
     [InlineData("q4", "olmoe")]
     [InlineData("q8", "qwen3_moe")]
     [InlineData("bf16", "mixtral")]
+    [InlineData("q4", "gpt_oss")]
     public void A_package_of_experts_and_the_GGUF_file_beside_it_hold_the_same_numbers(string quant, string type)
     {
         string gguf = Path.Combine(_folder.Path, "m.gguf");
-        string architecture = type switch { "olmoe" => "OlmoeForCausalLM", "qwen3_moe" => "Qwen3MoeForCausalLM", _ => "MixtralForCausalLM" };
+        string architecture = type switch { "olmoe" => "OlmoeForCausalLM", "qwen3_moe" => "Qwen3MoeForCausalLM", "gpt_oss" => "GptOssForCausalLM", _ => "MixtralForCausalLM" };
+        string window = type != "gpt_oss" ? "null" : """
+            32,"layer_types":["sliding_attention","full_attention"],"attention_bias":true,"swiglu_limit":7.0,
+             "rope_scaling":{"rope_type":"yarn","factor":4.0,"beta_fast":32.0,"beta_slow":1.0,"original_max_position_embeddings":32,"truncate":false}
+            """;
         string shape = Path.Combine(_folder.Path, "experts.json");
         File.WriteAllText(shape, $$"""
             {"architectures":["{{architecture}}"],"model_type":"{{type}}","hidden_act":"silu","vocab_size":320,"hidden_size":64,"intermediate_size":96,"moe_intermediate_size":96,"num_hidden_layers":2,"head_dim":16,
-             "num_attention_heads":4,"num_key_value_heads":2,"num_experts":6,"num_local_experts":6,"num_experts_per_tok":2,"norm_topk_prob":{{(type == "olmoe" ? "false" : "true")}},"sliding_window":null,
+             "num_attention_heads":4,"num_key_value_heads":2,"num_experts":6,"num_local_experts":6,"num_experts_per_tok":2,"norm_topk_prob":{{(type == "olmoe" ? "false" : "true")}},"sliding_window":{{window}},
              "max_position_embeddings":128,"rms_norm_eps":1e-5,"bos_token_id":1,"eos_token_id":2}
             """);
         Create("m", shape, quant, gguf: gguf);

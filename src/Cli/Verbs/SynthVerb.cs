@@ -19,7 +19,9 @@ internal static class SynthVerb
         var seed = Flags.Seed();
         seed.Description = "Another seed, other weights (default 0)";
         var activity = Flags.Text("--activity", "A", "Which neurons of a ReLU model are active: drawn as published (paper), the same with a prediction that is right (oracle), with what a JSON file says differently, or none: as the random weights have it (default paper for ReLU models); of a model of experts how they follow each other");
-        var gguf = Flags.Text("--gguf", "OUT.gguf", "Write the same tensors as a GGUF file as well (Llama, OLMoE and Qwen3 shapes)");
+        var order = new Option<string>("--order") { HelpName = "ORDER", DefaultValueFactory = static _ => PackageLayout.Identity, Description = "Order of a ReLU layer's neurons on flash: identity, or popularity (most often active in 256 tokens of another session first)" };
+        order.AcceptOnlyFromAmong(PackageLayout.Identity, PackageLayout.Popularity);
+        var gguf = Flags.Text("--gguf", "OUT.gguf", "Write the same tensors as a GGUF file as well (Llama, OLMoE, Qwen3, Mixtral and gpt-oss shapes)");
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: shape, quantisation and -synth)");
         var json = Flags.Json();
         var verb = new Verb("synth", "Make a model of a published shape with random weights", """
@@ -29,7 +31,7 @@ internal static class SynthVerb
             """,
             "flash synth --shape llama-2-7b", "flash synth --shape opt-6.7b --activity oracle --name opt-oracle", "flash synth --shape opt-6.7b --quant q8 --layers 4 --name opt4", "flash synth --shape olmoe-7b --gguf ./olmoe.gguf", "flash synth --shape tinyllama-1.1b --gguf ./tinyllama.gguf", "flash synth --shape ./config.json --seed 7")
         {
-            shape, quant, activity, layers, seed, gguf, name, json,
+            shape, quant, activity, order, layers, seed, gguf, name, json,
         };
         verb.SetAction(parse =>
         {
@@ -38,7 +40,7 @@ internal static class SynthVerb
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name; give one with --name (letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension})");
             string? file = parse.GetValue(gguf) is { } path ? Path.GetFullPath(path) : null;
-            var options = new SyntheticOptions { Shape = what, Quant = format, Layers = parse.GetValue(layers), Seed = parse.GetValue(seed) ?? 0, Activity = parse.GetValue(activity) ?? "auto", Name = target, Gguf = file };
+            var options = new SyntheticOptions { Shape = what, Quant = format, Layers = parse.GetValue(layers), Seed = parse.GetValue(seed) ?? 0, Activity = parse.GetValue(activity) ?? "auto", Order = parse.GetValue(order)!, Name = target, Gguf = file };
             var watch = Stopwatch.StartNew();
             var result = SyntheticModel.Create(app.Store.Target(target), options, new ImportLine(target, app.Screen), app.Interrupts.Stop);
             long? fileBytes = file is null ? null : new FileInfo(file).Length;
@@ -68,7 +70,9 @@ internal static class SynthVerb
     private static string Routing(RoutingConfig r) =>
         $"synthetic routing ({r.Name}): experts follow each other as is reported of trained models; a layer ahead recall {Units.Percent(r.AheadRecall)} is an assumption";
 
-    private static string Activity(ActivityConfig a) => a.IsOracle
+    private static string Activity(ActivityConfig a) => Sets(a) + (a.Ordered > 0 ? $"; on flash by how often they were active in {a.Ordered} tokens of another session" : "");
+
+    private static string Sets(ActivityConfig a) => a.IsOracle
         ? $"synthetic activity ({a.Name}): {Units.Percent(a.MeanDensity)} of the neurons, and the prediction is right: an upper bound"
         : $"synthetic activity ({a.Name}): {Units.Percent(a.MeanDensity)} of the neurons; predicted {Units.Number(a.Predicted, "0.##")} times as many with recall {Units.Percent(a.Recall)}; a layer ahead recall {Units.Percent(a.AheadRecall)}, precision {Units.Percent(a.AheadPrecision)}";
 

@@ -17,6 +17,8 @@ public sealed record SyntheticOptions
     public ulong Seed { get; init; }
     /// <summary>How active neurons are made out to be (<see cref="SyntheticActivity"/>): none (as the random weights have it), auto, paper, oracle or a file.</summary>
     public string Activity { get; init; } = "none";
+    /// <summary><see cref="PackageLayout.Identity"/>, or <see cref="PackageLayout.Popularity"/>: neurons lie by how often they are active in a session that is drawn for it.</summary>
+    public string Order { get; init; } = PackageLayout.Identity;
     /// <summary>Name of the package; null takes it from the package's folder.</summary>
     public string? Name { get; init; }
     /// <summary>Where the same tensors go as a GGUF file; null: nowhere.</summary>
@@ -31,6 +33,8 @@ public sealed record SyntheticOptions
 public static class SyntheticModel
 {
     private const int BlockBytes = 4 << 20;
+    /// <summary>By which neurons are ordered: about as many as an import's built-in text has.</summary>
+    private const int CalibrationTokens = 256;
     /// <summary>Bytes of text, one token of two, one that begins and one that ends.</summary>
     private const int LeastVocabulary = 256 + 3;
 
@@ -55,6 +59,8 @@ public static class SyntheticModel
         PackageLayout.Validate(config, format);
         RoutingConfig? routing = SyntheticRouting.Read(options.Activity, config, options.Seed);
         ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
+        if (options.Order == PackageLayout.Popularity)
+            activity = (activity ?? throw new ModelFormatException($"--order popularity is for neurons whose activity is drawn; {options.Shape} has none")) with { Ordered = CalibrationTokens };
         activity?.Check(config);
         PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
         var weights = new SyntheticWeights(name, config, TensorMaps.For(config, names, "").Shapes, type, options.Seed, Vocabulary(config, name));
@@ -82,7 +88,9 @@ public static class SyntheticModel
         ProjectOut = "project_out",
         AttnOutNorm = "post_attention_norm",
         FfnOutNorm = "post_ffw_norm",
-        Sinks = "attn_sinks",
+        // The norm before gpt-oss's experts is called by what it comes after.
+        FfnNorm = config.Architecture == "gpt-oss" ? "post_attention_norm" : TensorNames.Gguf.FfnNorm,
+        Sinks = "attn_sinks.weight",
         Down = "ffn_down_t",
         DownByNeuron = true,
     };
@@ -127,7 +135,7 @@ public static class SyntheticModel
     /// <summary>The front of the file: what llama.cpp wants to know of a Llama, and the activation under the private key that <see cref="GgufConfig"/> reads.</summary>
     private static GgufWriter Declare(string path, ModelConfig c, string name, TensorNames names, SyntheticWeights weights)
     {
-        string arch = GgufName(c) ?? throw new ModelFormatException($"--gguf writes the architectures llama, olmoe and qwen3moe, none of which can say what a model of architecture {c.Architecture} with these options computes; leave it out");
+        string arch = GgufName(c) ?? throw new ModelFormatException($"--gguf writes the architectures llama, olmoe, qwen3moe and gpt-oss, none of which can say what a model of architecture {c.Architecture} with these options computes; leave it out");
         if (weights.Vocabulary is not { } vocabulary) throw new ModelFormatException($"a GGUF file needs a vocabulary of at least {LeastVocabulary} tokens; the shape has {c.VocabSize}");
         if ((File.Exists(path) && !GgufFile.IsGguf(path)) || Directory.Exists(path)) throw new ModelFormatException(path, "exists and is not a GGUF file; choose another name");
         var gguf = new GgufWriter(path);
@@ -137,12 +145,18 @@ public static class SyntheticModel
             .Key(arch + ".feed_forward_length", (uint)c.FfnSize).Key(arch + ".attention.head_count", (uint)c.Heads).Key(arch + ".attention.head_count_kv", (uint)c.KvHeads)
             .Key(arch + ".attention.key_length", (uint)c.HeadDim).Key(arch + ".attention.value_length", (uint)c.HeadDim).Key(arch + ".rope.dimension_count", (uint)c.HeadDim)
             .Key(arch + ".rope.freq_base", (float)c.RopeTheta).Key(arch + ".attention.layer_norm_rms_epsilon", c.NormEps).Key(arch + ".vocab_size", (uint)c.VocabSize);
-        if (c.Activation != Activation.Silu) gguf.Key(arch + ".hidden_activation", c.Activation.ToString().ToLowerInvariant());
+        if (c.Activation is not (Activation.Silu or Activation.ClampedSwiglu)) gguf.Key(arch + ".hidden_activation", c.Activation.ToString().ToLowerInvariant());
         if (c.Activation == Activation.FatRelu) gguf.Key(arch + ".hidden_activation_threshold", c.ActivationParameter);
         if (c.Experts is { } experts)
         {
             gguf.Key(arch + ".expert_count", (uint)experts.Count).Key(arch + ".expert_used_count", (uint)experts.Active);
-            if (arch == "qwen3moe") gguf.Key(arch + ".expert_feed_forward_length", (uint)experts.Size);
+            if (arch is "qwen3moe" or "gpt-oss") gguf.Key(arch + ".expert_feed_forward_length", (uint)experts.Size);
+        }
+        if (c.SlidingWindow > 0) gguf.Key(arch + ".attention.sliding_window", (uint)c.SlidingWindow);
+        if (c.Rope is { Scaling: RopeScaling.Yarn } yarn)
+        {
+            gguf.Key(arch + ".rope.scaling.type", "yarn").Key(arch + ".rope.scaling.factor", (float)yarn.Factor).Key(arch + ".rope.scaling.original_context_length", (uint)yarn.OriginalPositions)
+                .Key(arch + ".rope.scaling.yarn_beta_fast", (float)yarn.BetaFast).Key(arch + ".rope.scaling.yarn_beta_slow", (float)yarn.BetaSlow);
         }
         gguf.Key("tokenizer.ggml.model", vocabulary.Model).Key("tokenizer.ggml.pre", vocabulary.Pre!).Key("tokenizer.ggml.tokens", vocabulary.Tokens)
             .Key("tokenizer.ggml.token_type", vocabulary.TokenTypes).Key("tokenizer.ggml.merges", vocabulary.Merges)
@@ -151,8 +165,8 @@ public static class SyntheticModel
         foreach (string tensor in weights.Tensors)
         {
             long[] dims = [.. weights.Shape(tensor).Reverse()];
-            if (IsTurned(tensor, names)) gguf.Declare(tensor.Replace(names.Down, TensorNames.Gguf.Down, StringComparison.Ordinal), weights.StoredAs(tensor), [dims[1], dims[0], .. dims[2..]]);
-            else gguf.Declare(tensor, weights.StoredAs(tensor), dims);
+            if (IsTurned(tensor, names)) dims = [dims[1], dims[0], .. dims[2..]];
+            gguf.Declare(tensor.Replace(names.Down, TensorNames.Gguf.Down, StringComparison.Ordinal), weights.StoredAs(tensor), dims);
         }
         return gguf;
     }
@@ -160,9 +174,10 @@ public static class SyntheticModel
     /// <summary>The architecture whose graph llama.cpp computes such a model with; null: there is none that is written here.</summary>
     private static string? GgufName(ModelConfig c)
     {
-        bool common = c is { Norm: NormKind.Rms, NormPlacement: NormPlacement.Pre, FinalNorm: true, Parallel: false, Gated: true, HeadBias: false, EmbeddingSize: 0 }
-            && c is { Positions: PositionKind.Rope, Rope: null, SlidingWindow: 0, Sinks: false, AttentionBias: false, HasOutputBias: false, FfnBias: false }
-            && c is { EmbeddingScale: 1, ResidualScale: 1, LogitScale: 1, AttentionScale: 0, AttentionSoftcap: 0, LogitSoftcap: 0 }
+        bool basic = c is { Norm: NormKind.Rms, NormPlacement: NormPlacement.Pre, FinalNorm: true, Parallel: false, Gated: true, HeadBias: false, EmbeddingSize: 0, Positions: PositionKind.Rope, SlidingRope: null }
+            && c is { EmbeddingScale: 1, ResidualScale: 1, LogitScale: 1, AttentionScale: 0, AttentionSoftcap: 0, LogitSoftcap: 0 };
+        if (basic && IsGptOss(c)) return "gpt-oss";
+        bool common = basic && c is { Rope: null, SlidingWindow: 0, Sinks: false, AttentionBias: false, HasOutputBias: false, FfnBias: false }
             && c.Activation is Activation.Silu or Activation.Relu or Activation.FatRelu or Activation.DRelu && c.LayerTraits.All(static t => t == LayerTraits.None);
         if (!common || (c.Experts != null && (c.Activation != Activation.Silu || c.Experts.RouterBias || c.Experts.Size % WeightLayout.Block != 0))) return null;
         return (c.QkNorm, c.Experts?.Normalised) switch
@@ -173,6 +188,13 @@ public static class SyntheticModel
             _ => null,
         };
     }
+
+    /// <summary>What that graph takes for granted: biases everywhere, sinks, every second layer sliding from the first on, a gate clamped at 7.</summary>
+    private static bool IsGptOss(ModelConfig c) =>
+        c is { Architecture: "gpt-oss", QkNorm: QkNorm.None, Sinks: true, AttentionBias: true, HasOutputBias: true, FfnBias: true, SlidingWindow: > 0, Activation: Activation.ClampedSwiglu, ActivationParameter: 7 }
+        && c.Experts is { Normalised: true, RouterBias: true, SharedSize: 0 } && c.Experts.Size % WeightLayout.Block == 0
+        && c.Rope is null or { Scaling: RopeScaling.Yarn, Dims: 0, Truncate: false }
+        && c.LayerTraits.Count == c.Layers && c.LayerTraits.Select(static (t, i) => t == (i % 2 == 0 ? LayerTraits.Sliding : LayerTraits.None)).All(static same => same);
 
     private static void Write(GgufWriter gguf, TensorNames names, SyntheticWeights weights, IProgress<ImportProgress>? progress, CancellationToken cancel)
     {
@@ -207,7 +229,7 @@ public static class SyntheticModel
         }
     }
 
-    private static bool IsTurned(string tensor, TensorNames names) => tensor.Contains(names.Down, StringComparison.Ordinal);
+    private static bool IsTurned(string tensor, TensorNames names) => tensor.Contains(names.Down, StringComparison.Ordinal) && tensor.EndsWith(".weight", StringComparison.Ordinal);
 
     /// <summary>Nobody taught such a model how to talk, but programs that talk can be tried on it.</summary>
     private const string ChatTemplate = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
