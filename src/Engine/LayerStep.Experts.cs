@@ -42,7 +42,7 @@ internal sealed unsafe partial class LayerStep
         bundles.Flush();
     }
 
-    /// <summary>Look-ahead: a layer's router on what enters this layer, as if that entered the other's feed-forward. The units that any row would use, ascending.</summary>
+    /// <summary>Look-ahead: a layer's router on what enters this layer, as if that entered the other's feed-forward. The units that any row would use, the surest first: what comes last is wrong most often, and should wait for the device.</summary>
     private ReadOnlySpan<int> PredictExperts(Layer next, float* rows, int count, long start)
     {
         var e = next.Experts!;
@@ -65,6 +65,9 @@ internal sealed unsafe partial class LayerStep
         for (int x = 0; x < e.Count; x++)
             if (_hintScores[x] > 0) _hints[n++] = x;
         var hints = _hints.AsSpan(0, n);
+        // Into a buffer that is there: a comparison that captures would allocate in every step.
+        for (int i = 0; i < n; i++) _hintScores[i] = -_hintScores[hints[i]];
+        _hintScores.AsSpan(0, n).Sort(hints);
         next.RecordPrediction(hints);
         next.Count.Predict += Nanos(start);
         Trace?.Add(TraceKind.LookAhead, next.Index, start, time.GetTimestamp(), n);
