@@ -154,6 +154,30 @@ public sealed class HttpHostingTests(EmberlingFolder models)
     }
 
     [Fact]
+    public async Task Who_comes_back_to_a_turn_that_has_begun_does_not_queue_behind_others()
+    {
+        var options = new HttpOptions { MaxRunning = 1, MaxWaiting = 1 };
+        await using FlashSilo silo = await FlashSilo.StartAsync(HttpSilo.Options(models, options));
+        using HttpClient http = HttpSilo.Of(silo);
+        (string, string)[] headers = [("x-session-id", Guid.NewGuid().ToString()), ("x-turn-id", Guid.NewGuid().ToString())];
+        string body = Wire.Body("\"max_tokens\": 200, \"ignore_eos\": true, \"stream\": true");
+        string? last = null;
+        using (HttpRequestMessage request = Wire.Request(Wire.Chat, body, headers))
+        using (HttpResponseMessage response = await http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead))
+        {
+            using var lines = new StreamReader(await response.Content.ReadAsStreamAsync());
+            while (last is null)
+                if ((await lines.ReadLineAsync())!.Split("id: ") is ["", var id]) last = id;
+        }
+        // Its place is another's, and there is no room to wait.
+        using Admission.Ticket running = await silo.Http!.Admission.EnterAsync("a", 1, default);
+        using Admission.Ticket waiting = silo.Http!.Admission.Enter("b", 1);
+        string[] rest = await http.StreamAsync(Wire.Chat, body, [.. headers, ("Last-Event-ID", last!)]);
+        Assert.EndsWith("[DONE]", rest[^1], StringComparison.Ordinal);
+        Assert.Contains("\"finish_reason\":\"length\"", rest[^2] + rest[^3], StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Ready_is_who_has_nothing_to_load_and_a_model_that_is_whole()
     {
         static LayerStatus Layer(string package, int layer, bool ready, string? error = null) => new("m", package, layer, ready, error, ready ? new LayerStats() : null);

@@ -64,6 +64,19 @@ internal sealed class Admission(int running, int waiting, TimeSpan maxWait, Time
         }
     }
 
+    /// <summary>For who reads on where a turn was let in before: inside at once, without a place of its own. Throws an <see cref="ApiException"/> when the silo stops.</summary>
+    public Ticket Join(string user)
+    {
+        lock (_gate)
+        {
+            if (_closed) throw new ApiException(ApiError.Stopping);
+            var ticket = new Ticket(this, user, 0);
+            ticket.Join();
+            _inside++;
+            return ticket;
+        }
+    }
+
     /// <summary>Enters and waits for its turn.</summary>
     public async Task<Ticket> EnterAsync(string user, int answers, CancellationToken cancellationToken)
     {
@@ -148,7 +161,7 @@ internal sealed class Admission(int running, int waiting, TimeSpan maxWait, Time
         public int Answers => answers;
         /// <summary>Completes when it is its turn; faults when the silo stops before that.</summary>
         public Task Admitted => _admitted.Task;
-        /// <summary>When it was let in.</summary>
+        /// <summary>When it was let in; null also where it only joined.</summary>
         public long? Since { get; private set; }
 
         /// <summary>While it waits: requests before it, and how long that may take (null: nobody knows yet).</summary>
@@ -170,6 +183,8 @@ internal sealed class Admission(int running, int waiting, TimeSpan maxWait, Time
             Since = now;
             _admitted.TrySetResult();
         }
+
+        internal void Join() => _admitted.TrySetResult();
 
         internal void Refuse()
         {

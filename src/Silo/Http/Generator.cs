@@ -51,7 +51,7 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
             throw new ApiException(ApiError.Wrong("model", $"the model '{plan.Model}' has no tokenizer: send token ids as a prompt of /v1/completions, without stop and logprobs"));
         if (plan.Logs) job.Text = await host.TextAsync(model.Package).WaitAsync(cancellationToken);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, admission.Cut);
-        using Admission.Ticket ticket = job.Ticket = admission.Enter(plan.User, plan.Choices);
+        using Admission.Ticket ticket = job.Ticket = await HasBegunAsync(plan) ? admission.Join(plan.User) : admission.Enter(plan.User, plan.Choices);
         await ticket.Admitted.WaitAsync(cancellationToken);
         var pieces = plan.Choices == 1 ? ChoiceAsync(plan, model, 0, arrived, either.Token) : MergeAsync(plan, model, arrived, either.Token);
         await using var reader = pieces.GetAsyncEnumerator(either.Token);
@@ -69,6 +69,10 @@ internal sealed class Generator(FlashClient client, LayerHost host, Admission ad
         }
         instruments.Finished(plan.Model, time.GetElapsedTime(arrived));
     }
+
+    /// <summary>The client comes back to a turn that is there: it goes on with or without readers, and who stood in the queue meanwhile would be taken for gone.</summary>
+    private async Task<bool> HasBegunAsync(Plan plan) =>
+        plan is { Session: { } session, TurnId: { } turn } && (await client.OpenSession(session).GetReportAsync()).TurnId == turn;
 
     /// <summary>Several answers to one question, as their chunks come.</summary>
     private async IAsyncEnumerable<Piece> MergeAsync(Plan plan, ModelInfo model, long arrived, [EnumeratorCancellation] CancellationToken cancellationToken)
