@@ -18,14 +18,14 @@ public static unsafe class DeviceProbe
     private static readonly int[] s_reads = [4608, 6912, 16 * 1024, LongRead, 1 << 20];
 
     /// <summary>Everything, the cost of reads by size.</summary>
-    public static DeviceRates Measure(FlashPackage package, EngineOptions engine) => Measure(package, engine, s_reads);
+    public static DeviceRates Measure(FlashPackage package, EngineOptions engine) => Measure(package, engine, s_reads, together: true);
 
-    /// <summary>Everything, but of reads only a typical one and a long one.</summary>
+    /// <summary>What a plan needs: of reads only a typical one and a long one, and nothing of both at once.</summary>
     /// <param name="package">Whose files are read.</param>
     /// <param name="engine">Threads, kernels and depth.</param>
     /// <param name="unitBytes">A typical read.</param>
     public static DeviceRates Measure(FlashPackage package, EngineOptions engine, int unitBytes) =>
-        Measure(package, engine, [Math.Clamp(unitBytes, 512, LongRead - 1), LongRead]);
+        Measure(package, engine, [Math.Clamp(unitBytes, 512, LongRead - 1), LongRead], together: false);
 
     /// <summary>What the processor does alone: a package on no device of interest.</summary>
     public static (double OneToken, double ManyTokens) Compute(FlashPackage package, EngineOptions engine)
@@ -79,14 +79,14 @@ public static unsafe class DeviceProbe
         file.Flush(flushToDisk: true);
     }
 
-    private static DeviceRates Measure(FlashPackage package, EngineOptions engine, int[] sizes)
+    private static DeviceRates Measure(FlashPackage package, EngineOptions engine, int[] sizes, bool together)
     {
         ArgumentNullException.ThrowIfNull(package);
         ArgumentNullException.ThrowIfNull(engine);
         ThreadRole.AssertNotGrainTurn("measuring the device");
         double memory = Memory(package.Manifest.Bytes, engine.Threads, Slice(package.Manifest));
         (double one, double many) = Compute(package, engine);
-        (List<ReadCost> reads, AtOnce? atOnce, string method) = Reads(package, engine, sizes, together: true);
+        (List<ReadCost> reads, AtOnce? atOnce, string method) = Reads(package, engine, sizes, together);
         return new DeviceRates { Memory = memory, OneToken = one, ManyTokens = many, Reads = reads, AtOnce = atOnce, Source = $"measured on this package's files, {package.Access}, {method}" };
     }
 
