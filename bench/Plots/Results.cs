@@ -22,8 +22,8 @@ internal sealed class Repeated(IReadOnlyList<Result> results)
         return values.Length == 0 ? null : values[(values.Length - 1) / 2];
     }
 
-    /// <summary>Of bench/Peers: lines of one case, label, engine, share, mode, number of sessions and length.</summary>
-    public static readonly string[] Peers = ["case", "label", "engine", "share", "mode", "sessions", "prompt", "machine"];
+    /// <summary>Of bench/Peers: lines of one case, label, engine, share, mode, number of sessions, length and build.</summary>
+    public static readonly string[] Peers = ["case", "label", "engine", "share", "mode", "sessions", "prompt", "machine", "commit"];
     /// <summary>Of bench/Serve: lines of the same requests to the same server.</summary>
     public static readonly string[] Serve = ["model", "share", "sessions", "engine", "prompt", "generate", "long_tokens", "machine", "command"];
 

@@ -67,7 +67,10 @@ for sessions in "${counts[@]}"; do
     if ready http://127.0.0.1:18480/health/live; then row flash "$sessions" 18480 "flash serve ${budget[*]} $*"; else echo "flash, $sessions sessions: not started" >&2; fi
     over
     [ -n "${GGUF:-}" ] && [ -n "${LLAMA_SERVER:-}" ] || continue
-    launch "$LLAMA_SERVER" -m "$GGUF" --port 18481 -np "$slots" -c $((context * slots)) -t "$(nproc)" --no-webui -ctk q8_0 -ctv q8_0 -fa on
-    if ready http://127.0.0.1:18481/health; then row llama.cpp "$sessions" 18481 "llama-server -np $slots -c $((context * slots)) -ctk q8_0 -ctv q8_0 -fa on"; else echo "llama.cpp, $sessions sessions: not started" >&2; fi
+    # Under a limit mapped weights stay mapped: rearranged for the processor they would be a second copy that no limit has room for (25 minutes without an answer).
+    theirs=(-np "$slots" -c $((context * slots)) -ctk q8_0 -ctv q8_0 -fa on)
+    [ "$limit" = 0 ] || theirs+=(--no-repack --no-warmup)
+    launch "$LLAMA_SERVER" -m "$GGUF" --port 18481 -t "$(nproc)" --no-webui "${theirs[@]}"
+    if ready http://127.0.0.1:18481/health; then row llama.cpp "$sessions" 18481 "llama-server ${theirs[*]}"; else echo "llama.cpp, $sessions sessions: not started" >&2; fi
     over
 done
