@@ -123,6 +123,7 @@ public sealed class ExactnessTests
         var prompts = Enumerable.Range(0, 5).Select(i => Prompt(3 + 17 * i, vocabulary, seed: 100 + i)).ToArray();
         var alone = prompts.Select(p => Transcript(tiny.Package, new(FeedForwardMode.Exact, 0.25, true, "auto", 2, 64), p, 12)).ToArray();
         using var engine = new LocalEngine(tiny.Package, new() { Threads = 2, ParallelWork = 0 }, new() { Window = 0.1 });
+        engine.Conductor.Pool.OthersFirst = true;
         var together = new (int, float)[prompts.Length][][];
         var threads = prompts.Select((p, i) => new Thread(() => together[i] = Run(engine, p, 12, chunk: 16, vocabulary))).ToArray();
         foreach (var thread in threads) thread.Start();
