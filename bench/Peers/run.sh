@@ -4,7 +4,7 @@
 # CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), experts (olmoe-7b, in memory and 50 %), qwen3 (qwen3-30b-a3b, half of it, needs 40 GB), budgets (30 to 100 %), sessions (bamboo-7b, 1 to 16 at 50 and 75 %), or a line of your own:
 #   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the model's bytes, 100 means without a limit.
 # FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
-# LAYERS: so many layers instead of the shapes' own, to try the script. bench/Plots draws budgets and sessions and prints the README's table.
+# LAYERS: so many layers instead of the shapes' own, to try the script. bench/Plots draws budgets and sessions and prints a table of all rows.
 # SHARES: of budgets, others than 30 40 50 65 80 100. PROMPT, GENERATE, REPEAT: tokens of prompt (128), tokens generated (256) and runs (3). SLOW: tokens that llama.cpp generates under a limit (16; it writes one in seconds).
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,9p' "$0" | cut -c3-; exit 2; }

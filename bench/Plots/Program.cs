@@ -2,7 +2,7 @@ using System.Globalization;
 using FlashOrleans.Bench;
 using ScottPlot;
 
-// Plots and the README's table from what bench/Peers/run.sh measured; medians over repeats.
+// Plots and tables from what bench/Peers/run.sh measured; medians over repeats.
 //   dotnet run --project bench/Plots -- plots [CSV [FOLDER]]    budgets.png and sessions.png (cases `budgets` and `sessions`) into docs/plots
 //   dotnet run --project bench/Plots -- table [CSV [CASE...]]   markdown
 //   dotnet run --project bench/Plots -- serve [CSV]             markdown of what bench/Serve/run.sh measured
