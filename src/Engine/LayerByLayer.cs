@@ -3,9 +3,9 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// A text through a whole model with one layer in memory at a time: each is attached, computes all tokens in one step (every neuron, <see cref="FeedForwardMode.Dense"/>; where bundles are lean, those that are active, which gives the same bits), and is detached
-/// before the next one comes. For measuring a model of any size, once: of most models every byte is read. The caller's thread waits; never a grain turn. A damaged package is a
-/// <see cref="FlashException"/>, a step that failed a <see cref="StepFaultException"/>; after either, or a cancellation, nothing is left running.
+/// A text through a whole model with one layer in memory at a time: each is attached, computes all tokens in one step (every neuron, <see cref="FeedForwardMode.Dense"/>; where bundles are
+/// lean, those that are active, which gives the same bits), and is detached before the next one comes. For measuring a model of any size, once: it is read from end to end. The caller's
+/// thread waits; never a grain turn. A damaged package is a <see cref="FlashException"/>, a step that failed a <see cref="StepFaultException"/>; after either, or a cancellation, nothing is left running.
 /// </summary>
 public sealed class LayerByLayer
 {
