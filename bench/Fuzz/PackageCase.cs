@@ -17,7 +17,7 @@ internal static class PackageCase
         [.. Directory.EnumerateDirectories(Path.Combine("tests", "data", "packages")).Order(StringComparer.Ordinal)
             .Select(static p => Directory.EnumerateFiles(p, "*", SearchOption.AllDirectories).Order(StringComparer.Ordinal).Select(f => (Path.GetRelativePath(p, f), File.ReadAllBytes(f))).ToArray())]);
 
-    private static readonly string[] s_words = ["f32", "bf16", "q8", "q4", "q4b", "q4k", "relu", "silu", "selector", "none", "identity", "lowrank", "rope", "learned", "rms", "layer", "ffn.down", "layers.1.attn.v", "../../etc/passwd", "edge.bin"];
+    private static readonly string[] s_words = ["f32", "bf16", "q8", "q4", "q4b", "q4k", "relu", "silu", "selector", "none", "identity", "lean", "lowrank", "rope", "learned", "rms", "layer", "ffn.down", "layers.1.attn.v", "../../etc/passwd", "edge.bin"];
 
     private const string SideFile = "tokenizer.json";
 

@@ -114,7 +114,7 @@ public sealed partial class Conductor : IDisposable
     public Layer Attach(FlashPackage package, int layer, LayerOptions options, ILayerRouter router)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)layer, (uint)package.Config.Layers, nameof(layer));
-        if (Options.Draft?.Is(package.Hash) == true) options = DraftModel.Resident(options);
+        if (Options.Draft?.Is(package.Hash) == true) options = DraftModel.Resident(package.Manifest, options);
         // Refused here, before anything is read.
         if (_budget != null) options = _budget.Admit(package, options);
         Layer attached;

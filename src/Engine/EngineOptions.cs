@@ -54,8 +54,8 @@ public sealed record DraftModel(string Path, FlashOrleans.Flash.Manifest Manifes
 
     public bool Is(string hash) => Manifest.Hash == hash;
 
-    /// <summary>Its layers read nothing while they compute: every neuron stays where the first steps brought it.</summary>
-    public static LayerOptions Resident(LayerOptions layer) => layer with { Mode = FeedForwardMode.Dense, Window = 1, Prefetch = false, Reuse = true };
+    /// <summary>Its layers read nothing while they compute: every neuron stays where the first steps brought it. Lean bundles cannot be computed densely.</summary>
+    public static LayerOptions Resident(FlashOrleans.Flash.Manifest manifest, LayerOptions layer) => layer with { Mode = manifest.Lean ? FeedForwardMode.Exact : FeedForwardMode.Dense, Window = 1, Prefetch = false, Reuse = true };
 }
 
 /// <summary>What one layer runs with.</summary>

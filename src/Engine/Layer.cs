@@ -63,6 +63,8 @@ public sealed class Layer
         string? unfit = config.Experts != null ? "has experts" : config.IsSparse ? null : $"uses {config.Activation}";
         return mode switch
         {
+            FeedForwardMode.Dense or FeedForwardMode.Auto when manifest.Lean && (mode == FeedForwardMode.Dense || !config.HasSelector(index)) =>
+                throw new FlashException($"mode dense reads every row of a neuron; the bundles of {manifest.Name} are lean: take --mode exact, or import it again with --bundles whole"),
             FeedForwardMode.Dense => FeedForwardMode.Dense,
             FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
                 throw new FlashException($"mode {mode.ToString().ToLowerInvariant()} needs a ReLU model; {manifest.Name} {unfit}: take --mode dense"),

@@ -3,9 +3,9 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// A text through a whole model with one layer in memory at a time: each is attached, computes all tokens in one step (every neuron, <see cref="FeedForwardMode.Dense"/>), and is detached
-/// before the next one comes. For measuring a model of any size, once: every byte of it is read. The caller's thread waits; never a grain turn. A damaged package is a
-/// <see cref="FlashException"/>, a step that failed a <see cref="StepFaultException"/>; after either, or a cancellation, nothing is left running.
+/// A text through a whole model with one layer in memory at a time: each is attached, computes all tokens in one step (every neuron, <see cref="FeedForwardMode.Dense"/>; where bundles are
+/// lean, those that are active, which gives the same bits), and is detached before the next one comes. For measuring a model of any size, once: it is read from end to end. The caller's
+/// thread waits; never a grain turn. A damaged package is a <see cref="FlashException"/>, a step that failed a <see cref="StepFaultException"/>; after either, or a cancellation, nothing is left running.
 /// </summary>
 public sealed class LayerByLayer
 {
@@ -14,20 +14,21 @@ public sealed class LayerByLayer
 
     private LayerByLayer(double[] zeros, float[] nll) => (Zeros, Nll) = (zeros, nll);
 
-    /// <summary>Per layer: share of the computed feed-forward neurons that were exactly zero.</summary>
+    /// <summary>Per layer: share of the feed-forward neurons, with experts of the computed ones, that were exactly zero.</summary>
     public IReadOnlyList<double> Zeros { get; }
     /// <summary>Negative log-likelihood of the token that follows each position; one less than tokens.</summary>
     public IReadOnlyList<float> Nll { get; }
 
     /// <param name="package">The model.</param>
     /// <param name="tokens">At least two, at most the model's context.</param>
-    /// <param name="activation">In place of the model's own; null: that one.</param>
+    /// <param name="activation">In place of the model's own, unless bundles are lean; null: that one.</param>
     /// <param name="progress">Told before each layer.</param>
     /// <param name="cancel">Ends the run.</param>
     public static LayerByLayer Run(FlashPackage package, ReadOnlySpan<int> tokens, Activation? activation = null, Action<int>? progress = null, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(package);
         ThreadRole.AssertNotGrainTurn("measuring a model");
+        FeedForwardMode mode = package.Manifest.Lean ? FeedForwardMode.Exact : FeedForwardMode.Dense;
         double[] zeros = new double[package.Config.Layers];
         using var conductor = new Conductor(new EngineOptions());
         var timeline = new SessionTimeline(Guid.NewGuid(), 1, package.Config.RopeByLength ? package.Config.Rope : null);
@@ -37,11 +38,11 @@ public sealed class LayerByLayer
         {
             progress?.Invoke(i);
             var exit = new Exit();
-            Layer layer = conductor.Attach(package, i, new LayerOptions { Mode = FeedForwardMode.Dense, Window = WindowOf(package, i), Prefetch = false, Activation = activation, CountZeros = true }, exit);
+            Layer layer = conductor.Attach(package, i, new LayerOptions { Mode = mode, Window = WindowOf(package, i), Prefetch = false, Activation = activation, CountZeros = true }, exit);
             layer.Loaded.GetAwaiter().GetResult();
             if (!conductor.Enqueue(layer, wave)) throw new InvalidOperationException("the conductor is closed");
             (wave, float[]? nll) = exit.Wait(cancel);
-            zeros[i] = layer.Count.Computed == 0 ? 0 : (double)layer.Count.Zeros / layer.Count.Computed;
+            zeros[i] = ZerosOf(layer);
             conductor.DetachAsync(layer).GetAwaiter().GetResult();
             if (nll != null) return new LayerByLayer(zeros, nll[..^1]);
         }
@@ -87,6 +88,11 @@ public sealed class LayerByLayer
         }
     }
 
+    /// <summary>In `exact` what is not active was not computed, and is what would have been zero.</summary>
+    private static double ZerosOf(Layer layer) => layer.Exact
+        ? layer.Count.Dense == 0 ? 0 : (double)(layer.Count.Dense - layer.Count.Active) / layer.Count.Dense
+        : layer.Count.Computed == 0 ? 0 : (double)layer.Count.Zeros / layer.Count.Computed;
+
     private static double WindowOf(FlashPackage package, int layer)
     {
         using PackageFile slice = package.OpenSlice(layer);
@@ -101,7 +107,7 @@ public sealed class LayerByLayer
         for (int i = 0; i < package.Config.Layers; i++)
         {
             using PackageFile slice = package.OpenSlice(i);
-            long selector = slice.Has("ffn.selector") ? slice.Section("ffn.selector").Bytes : 0;
+            long selector = slice.Has("ffn.selector") && !package.Manifest.Lean ? slice.Section("ffn.selector").Bytes : 0;
             most = Math.Max(most, slice.ResidentBytes - selector + Math.Max((long)WindowBytes, slice.Bundles?.Stride ?? 0));
         }
         using PackageFile edge = package.OpenEdge();

@@ -4,7 +4,8 @@ namespace FlashOrleans.Flash;
 /// Where a neuron's rows are inside the bundle region. A unit holds <see cref="Group"/> neurons, unit u stored neurons u·Group … u·Group + Group - 1. Offsets are from the start of the unit.
 /// Where single neurons are read, a unit is one (or as many as fill a sector) and a neuron's rows lie one after another. Where a layer always uses all neurons of a unit (experts, and
 /// activations that are never zero), a unit consists of slabs, each a small feed-forward of <see cref="SlabNeurons"/> neurons: three matrices in panels, gate and up with the neurons as rows, down with
-/// the neurons as columns, so that all three are multiplied alike and what is multiplied together is read together, from flash and from memory.
+/// the neurons as columns, so that all three are multiplied alike and what is multiplied together is read together, from flash and from memory. A lean package's bundles lack the row that decides
+/// whether a neuron is active: it is in <c>ffn.selector</c> alone, and what is left is what `exact` reads.
 /// </summary>
 public sealed record BundleLayout
 {
@@ -16,12 +17,15 @@ public sealed record BundleLayout
     public required int Neurons { get; init; }
     /// <summary>Columns of every row (d_model).</summary>
     public required int Cols { get; init; }
+    /// <summary>Rows of a neuron's bundle.</summary>
     public required int Rows { get; init; }
     public required int Group { get; init; }
     /// <summary>Distance of units on flash, a multiple of 512.</summary>
     public required int Stride { get; init; }
     public required long Offset { get; init; }
     public required int Units { get; init; }
+    /// <summary>Without the rows that decide: of a gated neuron up and down, else down alone.</summary>
+    public bool Lean { get; init; }
     /// <summary>Slabs of neurons in panels; else neuron by neuron.</summary>
     public bool Slabs { get; init; }
     /// <summary>Neurons of a slab; where a unit ends sooner, the rest is zero.</summary>
@@ -29,9 +33,10 @@ public sealed record BundleLayout
     /// <summary>Order on flash as a permutation of neuron ids, or "identity".</summary>
     public string Permutation { get; init; } = "identity";
 
-    public int UpBytes => WeightLayout.RowBytes(Up, Cols);
+    /// <summary>0 where the up row decides and bundles are lean.</summary>
+    public int UpBytes => Rows == 1 ? 0 : WeightLayout.RowBytes(Up, Cols);
     public int DownBytes => WeightLayout.RowBytes(Down, Cols);
-    /// <summary>0 where there is no gate.</summary>
+    /// <summary>0 where there is no gate, or none in lean bundles.</summary>
     public int GateBytes => Rows == 3 ? WeightLayout.RowBytes(Gate, Cols) : 0;
     public int BundleBytes => UpBytes + DownBytes + GateBytes;
     /// <summary>Bytes of a slab's gate rows (0 where there is no gate), of its up rows, and of the down matrix (Cols x SlabNeurons).</summary>
@@ -62,7 +67,7 @@ public sealed record BundleLayout
 
     /// <summary>
     /// The two checked spans of a unit. One neuron: what `exact` reads, then the rest. Slabs: the first half of them and the second, so that two threads check an expert that has just come. Other
-    /// groups are checked as a whole, their second span is empty.
+    /// groups, and lean bundles, of which `exact` reads all, are checked as a whole: their second span is empty.
     /// </summary>
     internal (int Offset, int Bytes) Span(int index)
     {
@@ -71,7 +76,7 @@ public sealed record BundleLayout
             int slabs = SlabsOf(UnitNeurons), half = (slabs + 1) / 2 * SlabBytes;
             return index == 0 ? (0, half) : slabs == 1 ? (0, 0) : (half, slabs * SlabBytes - half);
         }
-        return (Group > 1, Rows == 3, index) switch
+        return (Group > 1 || Lean, Rows == 3, index) switch
         {
             (true, _, 0) => (0, UsedBytes),
             (true, _, _) => (0, 0),
@@ -97,7 +102,7 @@ public sealed record BundleLayout
     /// The geometry that a package has in a layer: slabs or whole experts, or enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a
     /// unit lie close together, units begin at sectors.
     /// </summary>
-    internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer)
+    internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer, bool lean = false)
     {
         int neurons = config.NeuronsOf(layer), expert = config.ExpertsOf(layer)?.Size ?? 0;
         bool slabs = !config.HasSelector(layer);
@@ -109,12 +114,13 @@ public sealed record BundleLayout
             Gate = formats.Of(layer, config.Gated ? "ffn.gate" : "ffn.up"),
             Neurons = neurons,
             Cols = config.HiddenSize,
-            Rows = config.RowsPerNeuron,
+            Rows = config.RowsPerNeuron - (lean && !slabs ? 1 : 0),
             Group = 1,
             Stride = 0,
             Offset = 0,
             Units = neurons,
             Slabs = slabs,
+            Lean = lean && !slabs,
         };
         int least = slabs ? SlabNeurons : Math.Min(Math.Max(1, PackageLayout.Sector / one.BundleBytes), neurons);
         int group = expert > 0 ? expert : least;
@@ -122,6 +128,8 @@ public sealed record BundleLayout
         if (unit > 1 << 30) throw new FlashException($"{group} neurons of {one.BundleBytes} bytes are more than one unit of read can hold");
         return one with { Group = group, Stride = (int)PackageLayout.RoundUp(unit, PackageLayout.Sector), Units = (neurons + group - 1) / group };
     }
+
+    internal static BundleLayout For(Manifest manifest, int layer) => For(manifest.Model, manifest.Weights, layer, manifest.Lean);
 }
 
 /// <summary>The offsets of a <see cref="BundleLayout"/> as plain numbers, for loops over neurons.</summary>

@@ -49,13 +49,13 @@ public sealed record ManifestSideFile(string Name, long Bytes, string Xxh128);
 /// </summary>
 public sealed partial record Manifest
 {
-    public const int CurrentVersion = 4;
-    /// <summary>In the current version feed-forwards that are never sparse lie in slabs (<see cref="BundleLayout.Slabs"/>); packages without any say that they are of this one, which is what they are.</summary>
-    internal const int RowsVersion = 2;
+    public const int CurrentVersion = LeanVersion;
+    /// <summary>Versions are those of what is in a package: nothing but neurons row by row; feed-forwards that are never sparse, which lie in slabs (<see cref="BundleLayout.Slabs"/>); lean bundles.</summary>
+    internal const int RowsVersion = 2, SlabVersion = 4, LeanVersion = 5;
     /// <summary>Whether packages of a version open; there was a 3, of nothing but feed-forwards that lie otherwise today.</summary>
-    internal static bool IsKnown(int version) => version is >= 1 and <= RowsVersion or CurrentVersion;
+    internal static bool IsKnown(int version) => version is >= 1 and <= RowsVersion or SlabVersion or LeanVersion;
     /// <summary>Those, in words.</summary>
-    internal const string KnownVersions = "1, 2 and 4";
+    internal const string KnownVersions = "1, 2, 4 and 5";
     public const string FormatTag = "flashorleans";
     public const int MaxBytes = 16 << 20;
     public const int MaxSideFileBytes = 256 << 20;
@@ -99,6 +99,8 @@ public sealed partial record Manifest
     public RoutingConfig? Routing { get; init; }
     /// <summary>Order of the neurons on flash: "identity", or "popularity": those that were active most often on a text first. Then each slice says which neuron of the checkpoint is where.</summary>
     public required string Permutation { get; init; }
+    /// <summary>"lean": bundles lack the rows that decide, which are in the selector alone. Null: they hold every row. Since version 5.</summary>
+    public string? Bundles { get; init; }
     public required IReadOnlyList<ManifestSideFile> SideFiles { get; init; }
     public required IReadOnlyList<ManifestFile> Files { get; init; }
     public required Provenance Provenance { get; init; }
@@ -108,6 +110,7 @@ public sealed partial record Manifest
     /// <summary>32 hex digits over the manifest: the identity of the package.</summary>
     [JsonIgnore] public string Hash { get; init; } = "";
     [JsonIgnore] public WeightFormats Weights => field ??= new WeightFormats(Parse(Quant), Formats?.Select(f => KeyValuePair.Create(f.Key, Parse(f.Value))));
+    [JsonIgnore] public bool Lean => Bundles == PackageLayout.LeanBundles;
     [JsonIgnore] public long Bytes => Files.Sum(static f => f.Bytes) + SideFiles.Sum(static f => f.Bytes);
 
     /// <summary>The bytes of manifest.json, hash included.</summary>
@@ -182,10 +185,11 @@ public sealed partial record Manifest
         WeightFormats formats = Weights;
         if (Formats?.Keys.FirstOrDefault(k => k is not { Length: > 0 and <= 64 }) is { } odd) throw new FlashException($"'{Printable(odd)}' is no matrix");
         PackageLayout.Validate(Model, formats);
-        if (FormatVersion < CurrentVersion && VersionOf(Model) == CurrentVersion)
+        if (FormatVersion < SlabVersion && VersionOf(Model) == SlabVersion)
             throw new FlashException($"the package has format version {FormatVersion}, in which feed-forwards that use all of their neurons lay otherwise: import the model again (flash import PATH --name NAME)");
         if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
-        BundleLayout bundles = BundleLayout.For(Model, formats, 0);
+        if (Bundles != null) CheckLean();
+        BundleLayout bundles = BundleLayout.For(this, 0);
         if (Group != bundles.Group || Stride != bundles.Stride)
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
         string predictor = PredictorOf(Model);
@@ -224,11 +228,22 @@ public sealed partial record Manifest
     }
 
     /// <summary>The version that packages of such a model are written in: the oldest that can say what is in them.</summary>
-    internal static int VersionOf(ModelConfig config)
+    internal static int VersionOf(ModelConfig config, bool lean = false)
     {
+        if (lean) return LeanVersion;
         for (int i = 0; i < config.Layers; i++)
-            if (!config.HasSelector(i)) return CurrentVersion;
+            if (!config.HasSelector(i)) return SlabVersion;
         return RowsVersion;
+    }
+
+    /// <summary>Lean bundles need a selector in every layer, which has what they lack, and none who reads whole ones.</summary>
+    private void CheckLean()
+    {
+        if (!Lean) throw new FlashException($"bundles '{Printable(Bundles)}' are none this version knows");
+        if (FormatVersion < LeanVersion) throw new FlashException($"the package has format version {FormatVersion}, in which bundles hold every row of a neuron; lean ones came with version {LeanVersion}");
+        for (int i = 0; i < Model.Layers; i++)
+            if (!Model.HasSelector(i)) throw new FlashException("lean bundles are of ReLU models without experts, whose deciding rows are resident");
+        if (Predictors != null) throw new FlashException("lean bundles lack the rows that who goes by predictors reads");
     }
 
     internal static string PredictorOf(ModelConfig config) => config.HasSelector(0) ? "selector" : "none";

@@ -25,7 +25,7 @@ public sealed unsafe class PackageFile : IDisposable
             Name = s.Name, Offset = s.Offset, Bytes = s.Bytes, Format = s.Format, Rows = s.Rows, Cols = s.Cols, Kind = s.Kind, Hash = s.Hash.ToString("x16"),
         })];
         if (!_entries.TryGetValue(PackageLayout.Bundles, out SectionEntry? b)) return;
-        Bundles = BundleLayout.For(manifest.Model, manifest.Weights, table.Layer) with { Offset = b.Offset, Permutation = manifest.Permutation };
+        Bundles = BundleLayout.For(manifest, table.Layer) with { Offset = b.Offset, Permutation = manifest.Permutation };
         _bundleHashes = LoadHashes(PackageLayout.Bundles, scan);
     }
 
@@ -92,7 +92,9 @@ public sealed unsafe class PackageFile : IDisposable
         string name = _label + " bundles";
         (int offset, int bytes) = b.Span(0);
         (int restOffset, int restBytes) = b.Span(1);
-        int[] rows = b.Group > 1 ? [] : whole ? [b.UpBytes, b.DownBytes, .. b.Rows == 3 ? [b.GateBytes] : Array.Empty<int>()] : b.Rows == 3 ? [b.UpBytes, b.DownBytes] : [b.DownBytes];
+        // Of lean bundles every mode that runs reads everything.
+        int[] all = [.. new[] { b.UpBytes, b.DownBytes, b.GateBytes }.Where(static r => r > 0)];
+        int[] rows = b.Group > 1 ? [] : whole || b.Lean ? all : b.Rows == 3 ? [b.UpBytes, b.DownBytes] : [b.DownBytes];
         if (restBytes == 0 || (!whole && b.Group == 1)) return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, offset, bytes, new UnitCheck(0, bytes, _bundleHashes[0])) { Rows = rows };
         return new UnitRegion(File, name, b.Offset, b.Units, b.Stride, 0, b.UsedBytes, new UnitCheck(offset, bytes, _bundleHashes[0]), new UnitCheck(restOffset, restBytes, _bundleHashes[1])) { Rows = rows };
     }
@@ -156,7 +158,7 @@ public sealed unsafe class PackageFile : IDisposable
         int most = Math.Max(1 << 20, PackageLayout.EmbedUnitBytes(manifest.Weights.Of("embed"), manifest.Model.EmbeddingWidth));
         // Without exceptions and experts every layer is like the first.
         int layers = manifest.Weights.Exceptions.Count == 0 && manifest.Model.Experts == null ? 1 : manifest.Model.Layers;
-        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest.Model, manifest.Weights, i).Stride);
+        for (int i = 0; i < layers; i++) most = Math.Max(most, BundleLayout.For(manifest, i).Stride);
         return most;
     }
 

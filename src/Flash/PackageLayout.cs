@@ -25,6 +25,8 @@ public static class PackageLayout
     /// <summary>The same for the predictor that looks ahead.</summary>
     public const string Lookahead = "lookahead";
     public const string HashesSuffix = ".hashes";
+    /// <summary>What a bundle holds: all rows of a neuron, or, where a selector has it, all but the one that decides.</summary>
+    public const string WholeBundles = "whole", LeanBundles = "lean";
 
     /// <summary>Resident matrices that not every model has: those of an expert that all tokens use, those that make queries, keys and values of latents. Their format is what <see cref="Fitting"/> makes of what is asked for.</summary>
     public static readonly IReadOnlyList<string> FittedMatrices = ["attn.q_b", "attn.k_b", "attn.v_b", "ffn.shared.gate", "ffn.shared.up", "ffn.shared.down"];
@@ -32,20 +34,20 @@ public static class PackageLayout
     public static string SlicePath(int layer) => $"layers/{layer:D3}.slice";
 
     /// <summary>Bytes that a package of this shape takes on flash, manifest and side files apart. Throws <see cref="FlashException"/> for a shape no package can have.</summary>
-    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page, PredictorConfig? predictors = null, bool permuted = false)
+    public static long EstimateBytes(ModelConfig config, WeightFormats formats, int alignment = Page, PredictorConfig? predictors = null, bool permuted = false, bool lean = false)
     {
         Validate(config, formats);
         predictors?.Check(config);
         long bytes = FileBytes(Edge(config, formats), alignment);
-        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors, permuted), alignment);
+        for (int i = 0; i < config.Layers; i++) bytes += FileBytes(Slice(config, formats, i, predictors, permuted, lean), alignment);
         return bytes;
     }
 
     /// <summary>Bytes of a package that are read as they are needed: the neuron bundles, and the embedding unless it is the head as well.</summary>
-    public static long StreamedBytes(ModelConfig config, WeightFormats formats)
+    public static long StreamedBytes(ModelConfig config, WeightFormats formats, bool lean = false)
     {
         long bytes = config.TiedHead ? 0 : WeightLayout.MatrixBytes(formats.Of("embed"), config.VocabSize, config.EmbeddingWidth);
-        for (int i = 0; i < config.Layers; i++) bytes += BundleLayout.For(config, formats, i).Bytes;
+        for (int i = 0; i < config.Layers; i++) bytes += BundleLayout.For(config, formats, i, lean).Bytes;
         return bytes;
     }
 
@@ -75,7 +77,7 @@ public static class PackageLayout
     public static (int Units, int SlotBytes, int PartBytes, int Group) BundleSlots(Manifest manifest, int layer, bool whole, int alignment, int least = 0, int most = 0)
     {
         ArgumentNullException.ThrowIfNull(manifest);
-        BundleLayout b = BundleLayout.For(manifest.Model, manifest.Weights, layer);
+        BundleLayout b = BundleLayout.For(manifest, layer);
         if (least > 0) b = b.Joined(least, most);
         (int offset, int bytes) = b.Group > 1 || whole ? (0, b.UsedBytes) : b.Span(0);
         // Sections begin at multiples of the package's alignment, which the device's may exceed.
@@ -237,9 +239,9 @@ public static class PackageLayout
         return sections;
     }
 
-    internal static IReadOnlyList<SectionEntry> Slice(Manifest m, int layer) => Slice(m.Model, m.Weights, layer, m.Predictors, m.Permutation != Identity);
+    internal static IReadOnlyList<SectionEntry> Slice(Manifest m, int layer) => Slice(m.Model, m.Weights, layer, m.Predictors, m.Permutation != Identity, m.Lean);
 
-    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null, bool permuted = false)
+    internal static IReadOnlyList<SectionEntry> Slice(ModelConfig config, WeightFormats formats, int layer, PredictorConfig? predictors = null, bool permuted = false, bool lean = false)
     {
         List<SectionEntry> sections = [];
         int d = config.HiddenSize, hd = config.HeadDim, neurons = config.NeuronsOf(layer);
@@ -282,7 +284,7 @@ public static class PackageLayout
         if (predictors?.Layers[layer].Core is { } core) Plain(sections, Core, 1, core);
         if (predictors?.LookaheadOf(layer) is { } ahead) LowRank(sections, Lookahead, formats, predictors, ahead, neurons, d);
         if (permuted) Plain(sections, Permutation, 1, neurons);
-        BundleLayout bundles = BundleLayout.For(config, formats, layer);
+        BundleLayout bundles = BundleLayout.For(config, formats, layer, lean);
         Hashes(sections, Bundles, bundles.Units, 2);
         sections.Add(new SectionEntry
         {

@@ -14,12 +14,15 @@ public sealed record PackageSpec
     public PredictorConfig? Predictors { get; init; }
     /// <summary>Order of the neurons: <see cref="PackageLayout.Identity"/> or <see cref="PackageLayout.Popularity"/>.</summary>
     public string Permutation { get; init; } = PackageLayout.Identity;
+    /// <summary>Bundles lack the rows that decide, which the selector has (<see cref="BundleLayout.Lean"/>). Of ReLU models without experts, and without predictors.</summary>
+    public bool Lean { get; init; }
     /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
     public ActivityConfig? Activity { get; init; }
     /// <summary>How the experts are drawn, for random weights; else null.</summary>
     public RoutingConfig? Routing { get; init; }
     /// <summary>Version of the format: the oldest that can say what is in the package. Tests write old ones.</summary>
-    internal int Version { get => field > 0 ? field : Manifest.VersionOf(Config); init; }
+    internal int Version { get => field > 0 ? field : Manifest.VersionOf(Config, Lean); init; }
+    internal long Bytes => PackageLayout.EstimateBytes(Config, Format, Alignment, Predictors, Permutation != PackageLayout.Identity, Lean);
     /// <summary>Sections start at multiples of this: 4096, or 512 for tiny packages.</summary>
     public int Alignment { get; init; } = PackageLayout.Page;
 }
@@ -79,7 +82,7 @@ public sealed class PackageWriter : IDisposable
         if (spec.Alignment is not (512 or 4096)) throw new ArgumentException("the alignment of a package is 512 or 4096", nameof(spec));
         spec.Activity?.Check(spec.Config);
         spec.Routing?.Check(spec.Config);
-        long total = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
+        long total = spec.Bytes;
         PackageFolder folder;
         try
         {
@@ -104,11 +107,11 @@ public sealed class PackageWriter : IDisposable
     }
 
     /// <summary>Refuses when there is no room for the package, before anything is begun.</summary>
-    public static void DemandRoom(string path, ModelConfig config, WeightFormats formats)
+    public static void DemandRoom(string path, ModelConfig config, WeightFormats formats, bool lean = false)
     {
         string? folder = Path.GetDirectoryName(Path.GetFullPath(path));
         while (folder != null && !Directory.Exists(folder)) folder = Path.GetDirectoryName(folder);
-        if (folder != null) DemandRoom(path, PackageLayout.EstimateBytes(config, formats), FreeSpace(folder));
+        if (folder != null) DemandRoom(path, PackageLayout.EstimateBytes(config, formats, lean: lean), FreeSpace(folder));
     }
 
     private static void DemandRoom(string path, long total, long free)
@@ -139,7 +142,7 @@ public sealed class PackageWriter : IDisposable
     }
 
     /// <summary>Starts the neuron bundles of the current slice.</summary>
-    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer));
+    public BundleWriter BeginBundles() => new(Current, Current.Entry(PackageLayout.Bundles), BundleLayout.For(_spec.Config, _spec.Format, Current.Layer, _spec.Lean));
 
     /// <summary>Carries a small file along unread (tokenizer.json …).</summary>
     public void AddSideFile(string name, ReadOnlySpan<byte> bytes)
@@ -208,7 +211,7 @@ public sealed class PackageWriter : IDisposable
         Guard(path, 0, () =>
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors, _spec.Permutation != PackageLayout.Identity), _spec.Alignment);
+            file = new PackageFileWriter(this, path, layer, layer < 0 ? PackageLayout.Edge(_spec.Config, _spec.Format) : PackageLayout.Slice(_spec.Config, _spec.Format, layer, _spec.Predictors, _spec.Permutation != PackageLayout.Identity, _spec.Lean), _spec.Alignment);
         });
         _current = file;
     }
@@ -242,13 +245,12 @@ public sealed class PackageWriter : IDisposable
     public static Manifest Plan(PackageSpec spec)
     {
         ArgumentNullException.ThrowIfNull(spec);
-        long bytes = PackageLayout.EstimateBytes(spec.Config, spec.Format, spec.Alignment, spec.Predictors, spec.Permutation != PackageLayout.Identity);
-        return ManifestOf(spec) with { Files = [new ManifestFile(PackageLayout.EdgePath, bytes, "")], Provenance = spec.Provenance };
+        return ManifestOf(spec) with { Files = [new ManifestFile(PackageLayout.EdgePath, spec.Bytes, "")], Provenance = spec.Provenance };
     }
 
     private static Manifest ManifestOf(PackageSpec spec)
     {
-        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0);
+        BundleLayout bundles = BundleLayout.For(spec.Config, spec.Format, 0, spec.Lean);
         return new Manifest
         {
             FormatVersion = spec.Version,
@@ -264,6 +266,7 @@ public sealed class PackageWriter : IDisposable
             Activity = spec.Activity,
             Routing = spec.Routing,
             Permutation = spec.Permutation,
+            Bundles = spec.Lean ? PackageLayout.LeanBundles : null,
             SideFiles = [],
             Files = [],
             Provenance = spec.Provenance,

@@ -205,7 +205,7 @@ public sealed class BundleWriter : IDisposable
 
     public BundleLayout Layout => _layout;
 
-    /// <summary>The next neuron, in stored order: up row, down row and, when gated, gate row.</summary>
+    /// <summary>The next neuron, in stored order: up row, down row and, when gated, gate row; where bundles are lean, without the one that decides.</summary>
     public void WriteNeuron(ReadOnlySpan<byte> bundle) => Write(bundle, _layout.Slabs ? 0 : _layout.BundleBytes, 1);
 
     /// <summary>The next neurons of a unit as a slab: <see cref="BundleLayout.SlabNeurons"/>, or as many as there are up to its end.</summary>

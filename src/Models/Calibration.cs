@@ -38,7 +38,8 @@ internal static class Calibration
             if (!isText) return (measured, null);
             if (!own.Nll.All(float.IsFinite)) return (measured, "on the calibration text the model's logits are not numbers: the checkpoint may be damaged");
             measured = measured with { Nll = Mean(own) };
-            if (!c.Gated || c.Activation is not (Activation.Relu or Activation.Silu)) return (measured, null);
+            // Another activation needs every row of every neuron.
+            if (package.Manifest.Lean || !c.Gated || c.Activation is not (Activation.Relu or Activation.Silu)) return (measured, null);
             Activation tried = c.Activation == Activation.Relu ? Activation.Silu : Activation.Relu;
             LayerByLayer other = Run(package, tokens, tried, $"measuring with {Name(tried)}", progress, cancel);
             if (!other.Nll.All(float.IsFinite)) return (measured, null);

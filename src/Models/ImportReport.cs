@@ -19,6 +19,8 @@ public sealed record ImportOptions
     public string Order { get; init; } = Flash.PackageLayout.Identity;
     /// <summary>UTF-8 file with text like that the model will see; null: a short tale.</summary>
     public string? Calibration { get; init; }
+    /// <summary>Bundles without the rows that decide which neurons are active: for `exact` alone, which has them resident. Of ReLU models without experts, and not together with predictors.</summary>
+    public bool Lean { get; init; }
 
     /// <summary>For measuring what no user can choose: formats of the matrices, what happens to rows before they are stored, no run on a text afterwards.</summary>
     internal Func<Checkpoint, WeightFormats>? Formats { get; init; }
@@ -77,6 +79,8 @@ public sealed record ImportResult
     public required WeightFormats Formats { get; init; }
     /// <summary>The trained predictors, or null.</summary>
     public PredictorConfig? Predictors { get; init; }
+    /// <summary>Its bundles lack the rows that decide.</summary>
+    public bool Lean { get; init; }
     /// <summary>Format of most matrices.</summary>
     public WeightFormat Format => Formats.Most;
     /// <summary>Bytes of the checkpoint's weight files.</summary>
@@ -84,7 +88,7 @@ public sealed record ImportResult
     /// <summary>Bytes of the package's files.</summary>
     public required long Bytes { get; init; }
     /// <summary>Bytes of them that are read as they are needed: neurons, and embedding rows where the head is another matrix.</summary>
-    public long StreamedBytes => PackageLayout.StreamedBytes(Config, Formats);
+    public long StreamedBytes => PackageLayout.StreamedBytes(Config, Formats, Lean);
     public required IReadOnlyList<QuantizationError> Errors { get; init; }
     /// <summary>What the model did with a short text; null where that could not be measured (the notes say why).</summary>
     public Measured? Measured { get; init; }

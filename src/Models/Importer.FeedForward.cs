@@ -71,7 +71,7 @@ public sealed partial class Importer
 
     /// <summary>
     /// The bundles of a ReLU model, up ‖ down ‖ gate row of each neuron, and beside them the deciding rows once more as resident panels: woven from the same
-    /// stored rows, so that a neuron's numbers are the same in both places.
+    /// stored rows, so that a neuron's numbers are the same in both places. Lean bundles go without the row that decides, which is made as the last one or the first.
     /// </summary>
     private void WriteNeurons(string prefix, int layer, int[]? order, TurnedParts parts)
     {
@@ -89,6 +89,7 @@ public sealed partial class Importer
         int panelBytes = WeightLayout.PanelBytes(decides, d);
         using BundleWriter bundles = _writer.BeginBundles();
         using SectionWriter selector = _writer.BeginSection("ffn.selector", decides, n, d);
+        int bundled = bundles.Layout.BundleBytes, from = bundles.Layout.Lean && !_config.Gated ? bundleBytes - bundled : 0;
         for (int p = 0; p < parts.All.Count; p++)
         {
             TurnedPart part = parts.All[p];
@@ -108,7 +109,7 @@ public sealed partial class Importer
             }, (k, block) =>
             {
                 Enter(block);
-                for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes, bundleBytes));
+                for (int i = 0; i < Count(k); i++) bundles.WriteNeuron(block.Stored.Of(0).AsSpan(i * bundleBytes + from, bundled));
                 selector.Write(block.Panels.Of(0).AsSpan(0, WeightLayout.Panels(Count(k)) * panelBytes));
             }, _cancel);
         }

@@ -70,7 +70,7 @@ public sealed partial class Importer
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
-        using PredictorSource? predictors = options.RandomPredictors is { } random ? PredictorSource.Random(checkpoint.Config, random) : PredictorSource.Open(checkpoint, options.Predictors, notes);
+        using PredictorSource? predictors = options.RandomPredictors is { } random ? PredictorSource.Random(checkpoint.Config, random) : Predictors(checkpoint, options, notes);
         List<(string Name, byte[] Bytes)> sideFiles = ImportSources.SideFiles(checkpoint);
         notes.AddRange(ImportSources.TextNotes(sideFiles));
 
@@ -82,6 +82,7 @@ public sealed partial class Importer
             Config = checkpoint.Config,
             Format = formats,
             Predictors = predictors?.Config,
+            Lean = options.Lean,
             Activity = options.Drawn,
             Routing = options.Routing,
             Provenance = ImportSources.Origin(checkpoint, []),
@@ -119,6 +120,7 @@ public sealed partial class Importer
             Config = checkpoint.Config,
             Formats = formats,
             Predictors = predictors?.Config,
+            Lean = options.Lean,
             SourceBytes = checkpoint.Bytes,
             Bytes = Directory.EnumerateFiles(packagePath, "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length),
             Errors = importer._store.Errors,
@@ -143,6 +145,24 @@ public sealed partial class Importer
         return ImportStudy.Run(checkpoint, plain, formats, predictors, options, notes, step, cancel);
     }
 
+    /// <summary>The predictors that are asked for, or that the file brings. Whoever goes by predictors reads whole bundles: lean ones have none.</summary>
+    private static PredictorSource? Predictors(Checkpoint checkpoint, ImportOptions options, List<string> notes)
+    {
+        if (!options.Lean) return PredictorSource.Open(checkpoint, options.Predictors, notes);
+        DemandSelector(checkpoint.Path, checkpoint.Config);
+        if (options.Predictors != null) throw new ModelFormatException(checkpoint.Path, "mode predicted needs whole bundles: import it without --bundles lean, or without --predictors");
+        if (PredictorSource.IsIn(checkpoint)) notes.Add("the predictors in the file are left out: mode predicted needs whole bundles");
+        return null;
+    }
+
+    /// <summary>Refuses lean bundles of a model that has no resident copy of what they lack.</summary>
+    internal static void DemandSelector(string path, ModelConfig c)
+    {
+        if (c.IsSparse && c.Experts == null) return;
+        string why = c.Experts != null ? "it has experts" : $"activation {c.Activation} has no exact zeros";
+        throw new ModelFormatException(path, $"lean bundles lack the rows that decide which neurons of a ReLU model are not zero; this is none ({why}): leave out --bundles lean");
+    }
+
     /// <summary>What an import would write, and what that would lose, without writing.</summary>
     public static ImportPlan Plan(string source, ImportOptions? options = null, CancellationToken cancel = default)
     {
@@ -151,7 +171,7 @@ public sealed partial class Importer
         if (options.Activation is { } activation) checkpoint.Override(activation);
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
-        using PredictorSource? predictors = PredictorSource.Open(checkpoint, options.Predictors, notes);
+        using PredictorSource? predictors = Predictors(checkpoint, options, notes);
         notes.AddRange(ImportSources.TextNotes(ImportSources.SideFiles(checkpoint)));
         (IReadOnlyList<QuantizationError> errors, double sampled) = ImportSample.Measure(checkpoint, formats, cancel);
         if (ImportStudy.IsNeeded(options, predictors))
@@ -159,7 +179,7 @@ public sealed partial class Importer
             ImportStudy.Demand(checkpoint, options);
             predictors?.Calibrated(ImportStudy.Outline(predictors.Config, options, checkpoint.Config));
         }
-        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config, permuted: options.Order != PackageLayout.Identity), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats);
+        long bytes = PackageLayout.EstimateBytes(checkpoint.Config, formats, predictors: predictors?.Config, permuted: options.Order != PackageLayout.Identity, lean: options.Lean), streamed = PackageLayout.StreamedBytes(checkpoint.Config, formats, options.Lean);
         return new ImportPlan
         {
             Config = checkpoint.Config,

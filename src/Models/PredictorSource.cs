@@ -54,8 +54,7 @@ internal sealed class PredictorSource : IDisposable
     public static PredictorSource? Open(Checkpoint checkpoint, string? folder, List<string> notes)
     {
         ModelConfig c = checkpoint.Config;
-        bool inFile = checkpoint.Gguf is { } gguf && gguf.Has(Tensor(0, 1));
-        if (folder == null && !inFile) return null;
+        if (folder == null && !IsIn(checkpoint)) return null;
         if (!c.HasSelector(0))
         {
             string why = c.Experts != null ? "it has experts" : $"activation {c.Activation} has no exact zeros";
@@ -66,6 +65,9 @@ internal sealed class PredictorSource : IDisposable
         if (folder != null && Made(checkpoint, folder) is { } made) return made;
         return folder != null ? OpenFolder(c, folder) : new PredictorSource(OfFile(c, checkpoint.Gguf!), layer => Matrices(checkpoint.Gguf!, layer));
     }
+
+    /// <summary>The checkpoint brings predictors of its own.</summary>
+    public static bool IsIn(Checkpoint checkpoint) => checkpoint.Gguf is { } gguf && gguf.Has(Tensor(0, 1));
 
     /// <summary>Names predictors that are made from the weights, not a folder.</summary>
     public static bool IsMade(string what) => what is "sketch2" or "sketch3" or "sketch4" or "svd" || what.StartsWith("svd:", StringComparison.Ordinal);

@@ -57,6 +57,30 @@ public sealed class ToolTests(FlashHome home)
     }
 
     [Fact]
+    public async Task Lean_bundles_give_the_logits_of_whole_ones_and_say_what_they_cannot_do()
+    {
+        string source = TestData.Repo("models", "emberling");
+        Assert.Equal(0, (await Flash.RunAsync(home, "import", source, "--name", "lean", "--bundles", "lean")).Code);
+        string[] args = ["--tokens", "1,455,268,201,1049,377,261", "--generate", "8", "--top", "50", "--json"];
+        var whole = (await Flash.RunAsync(home, ["logits", "emberling", .. args])).Json;
+        var lean = (await Flash.RunAsync(home, ["logits", "lean", .. args, "--window", "5%"])).Json;
+        Assert.Equal(whole.GetProperty("top").GetRawText(), lean.GetProperty("top").GetRawText());
+        Assert.Equal(whole.GetProperty("greedy").GetRawText(), lean.GetProperty("greedy").GetRawText());
+        Assert.Contains("lean neuron bundles", (await Flash.RunAsync(home, "show", "lean")).Out, StringComparison.Ordinal);
+        var show = (await Flash.RunAsync(home, "show", "lean", "--json")).Json;
+        Assert.Equal(("lean", 5), (show.GetProperty("bundles").GetString(), show.GetProperty("format_version").GetInt32()));
+        Assert.Equal("whole", (await Flash.RunAsync(home, "show", "emberling", "--json")).Json.GetProperty("bundles").GetString());
+        Assert.Equal(0, (await Flash.RunAsync(home, "verify", "lean")).Code);
+        Assert.Equal(0, (await Flash.RunAsync(home, "plan", "lean", "--budget", "400MiB", "--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "50")).Code);
+        var dense = await Flash.RunAsync(home, "run", "lean", "hello", "--mode", "dense");
+        Assert.Equal(1, dense.Code);
+        Assert.EndsWith("mode dense reads every row of a neuron; the bundles of lean are lean: take --mode exact, or import it again with --bundles whole\n", dense.Error, StringComparison.Ordinal);
+        var predicted = await Flash.RunAsync(home, "import", source, "--name", "both", "--bundles", "lean", "--predictors", "sketch4");
+        Assert.Equal(1, predicted.Code);
+        Assert.EndsWith("mode predicted needs whole bundles: import it without --bundles lean, or without --predictors\n", predicted.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Tokenize_goes_there_and_back()
     {
         const string text = "Déjà vu: a fox & a lantern 🦊";

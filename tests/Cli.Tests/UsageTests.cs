@@ -58,6 +58,8 @@ public sealed class UsageTests(FlashHome home)
     [InlineData("import . --name ../escape")]
     [InlineData("import . --recall 100%")]
     [InlineData("import . --recall most")]
+    [InlineData("import . --bundles thin")]
+    [InlineData("synth --shape opt-6.7b --bundles thin")]
     [InlineData("import . --order alphabet")]
     [InlineData("pull")]
     [InlineData("pull emberling")]

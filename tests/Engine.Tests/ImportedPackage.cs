@@ -12,11 +12,11 @@ internal sealed class ImportedPackage : IDisposable
 
     public required FlashPackage Package { get; init; }
 
-    public static ImportedPackage Create(string checkpoint, string quant, string? activation = null)
+    public static ImportedPackage Create(string checkpoint, string quant, string? activation = null, bool lean = false)
     {
         string folder = Directory.CreateTempSubdirectory("flash-golden-").FullName;
         string path = Path.Combine(folder, "m.flash");
-        Importer.Import(checkpoint, path, new ImportOptions { Name = "m", Quant = quant, Activation = activation });
+        Importer.Import(checkpoint, path, new ImportOptions { Name = "m", Quant = quant, Activation = activation, Lean = lean });
         return new ImportedPackage(folder) { Package = FlashPackage.Open(path) };
     }
 

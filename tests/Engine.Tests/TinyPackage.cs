@@ -76,12 +76,12 @@ internal sealed class TinyPackage : IDisposable
         _ => LowRanks(config),
     };
 
-    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null, int version = 0)
+    public static TinyPackage Create(ModelConfig config, WeightFormat format, int seed = 1, Func<string, FlashFile>? open = null, float residual = 1, PredictorConfig? predictors = null, Func<string, int, int, float>? lowRank = null, ActivityConfig? activity = null, int version = 0, bool lean = false)
     {
         string folder = Directory.CreateTempSubdirectory("flash-engine-").FullName;
         string path = Path.Combine(folder, "tiny.flash");
         var random = new Random(seed);
-        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Activity = activity, Version = version, Provenance = new Provenance { Source = "random", Tool = "tests" } };
+        var spec = new PackageSpec { Name = "tiny", Config = config, Format = format, Predictors = predictors, Activity = activity, Version = version, Lean = lean, Provenance = new Provenance { Source = "random", Tool = "tests" } };
         using (var writer = PackageWriter.Create(path, spec))
         {
             int d = config.HiddenSize;
@@ -145,7 +145,8 @@ internal sealed class TinyPackage : IDisposable
             up[i].CopyTo(bundle, 0);
             down[i].CopyTo(bundle, rowBytes);
             gate?[i].CopyTo(bundle, 2 * rowBytes);
-            bundles.WriteNeuron(bundle);
+            // The row that decides is the first where there is no gate, else the last; lean bundles have all others.
+            bundles.WriteNeuron(bundle.AsSpan(bundles.Layout.Rows == 1 ? rowBytes : 0, bundles.Layout.BundleBytes));
         }
     }
 

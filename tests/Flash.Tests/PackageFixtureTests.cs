@@ -19,6 +19,9 @@ public sealed class PackageFixtureTests
     /// <summary>Version 4: they lie in slabs.</summary>
     private const string V4 = "v4-tiny.flash", V4Hash = "4b66b20eec4db945e3dc63d2fd4db554";
 
+    /// <summary>Version 5: bundles without the rows that decide.</summary>
+    private const string V5 = "v5-tiny.flash", V5Hash = "4a30888f4323fb9bb07839b939d82985";
+
     private static ModelConfig Model(string name) => name == V4 ? PackageTiny.Gated with { Activation = Activation.Silu, FfnSize = 130 } : PackageTiny.Gated;
 
     private static WeightFormats Mixed => new(WeightFormat.Q4, [new("ffn.down", WeightFormat.Q8), new("layers.1.attn.v", WeightFormat.BF16), new("layers.1.ffn.gate", WeightFormat.F32)]);
@@ -74,10 +77,28 @@ public sealed class PackageFixtureTests
     }
 
     [Fact]
+    public void Lean_bundles_of_the_first_day_still_open_with_every_number()
+    {
+        PackageVerifier.Verify(Folder(V5));
+        using FlashPackage package = FlashPackage.Open(Folder(V5));
+        Assert.Equal((V5Hash, 5, true), (package.Hash, package.Manifest.FormatVersion, package.Manifest.Lean));
+        Assert.Equivalent(Model(V5), package.Config, strict: true);
+        using PackageFile slice = package.OpenSlice(1);
+        BundleLayout layout = slice.Bundles!;
+        // Four bits up and eight bits down; the gate's row in f32 is in the selector alone.
+        Assert.Equal((2, 32, 48, 0, 6, 512, 4), (layout.Rows, layout.UpBytes, layout.DownBytes, layout.GateBytes, layout.Group, layout.Stride, layout.Units));
+        Assert.Equal((WeightFormat.F32, 21, 32), (slice.Section("ffn.selector").Format, slice.Section("ffn.selector").Rows, slice.Section("ffn.selector").Cols));
+        using FileScan scan = new(new MemoryLedger());
+        Assert.Equal(PackageTiny.Bundle(1, "slice1", layout.Group + 1, layout), scan.Read(slice.File, layout.Offset + layout.Stride + layout.UpOffset(1), layout.BundleBytes).ToArray());
+        // Builds of before look at the version and at nothing else.
+        Assert.All(Directory.EnumerateFiles(Folder(V5), "*.*", SearchOption.AllDirectories).Where(static f => Path.GetExtension(f) is ".bin" or ".slice"), static f => Assert.Equal(5, File.ReadAllBytes(f)[8]));
+    }
+
+    [Fact]
     public void A_package_whose_feed_forwards_lie_otherwise_today_says_how_to_make_it_anew()
     {
         var error = Assert.Throws<FlashException>(() => FlashPackage.Open(Folder(V3)));
-        Assert.Contains("format version 3, this build reads 1, 2 and 4: import the model again (flash import PATH --name NAME)", error.Message, StringComparison.Ordinal);
+        Assert.Contains("format version 3, this build reads 1, 2, 4 and 5: import the model again (flash import PATH --name NAME)", error.Message, StringComparison.Ordinal);
         using TemporaryFolder folder = new();
         using PackageWriter writer = PackageWriter.Create(folder["tiny.flash"], PackageTiny.Spec(Model(V4), WeightFormat.Q8) with { Version = 2 });
         PackageTiny.Fill(writer, Model(V4), WeightFormat.Q8, seed: 1);
@@ -86,11 +107,11 @@ public sealed class PackageFixtureTests
         Assert.Contains("format version 2, in which feed-forwards that use all of their neurons lay otherwise: import the model again", error.Message, StringComparison.Ordinal);
     }
 
-    [Theory, InlineData(V2), InlineData(Predictors), InlineData(V4)]
+    [Theory, InlineData(V2), InlineData(Predictors), InlineData(V4), InlineData(V5)]
     public void The_writer_of_today_makes_the_same_bytes(string name)
     {
         using TemporaryFolder folder = new();
-        PackageTiny.Write(folder["tiny.flash"], Model(name), Mixed, predictors: name == Predictors ? PackageTiny.Predictors : null);
+        PackageTiny.Write(folder["tiny.flash"], Model(name), Mixed, predictors: name == Predictors ? PackageTiny.Predictors : null, lean: name == V5);
         foreach (string file in Directory.EnumerateFiles(Folder(name), "*", SearchOption.AllDirectories))
             Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(folder["tiny.flash"], Path.GetRelativePath(Folder(name), file))));
     }

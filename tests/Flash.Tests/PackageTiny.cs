@@ -47,19 +47,20 @@ internal static class PackageTiny
     /// <summary>For models of two layers; one rank that q8 can take and one that it cannot.</summary>
     public static readonly PredictorConfig Predictors = new() { Layers = [new LowRank(32, 0.5f), new LowRank(5, -1)], Lookahead = [new LowRank(7, 0.25f)] };
 
-    public static PackageSpec Spec(ModelConfig config, WeightFormats format, string name = "tiny", PredictorConfig? predictors = null) => new()
+    public static PackageSpec Spec(ModelConfig config, WeightFormats format, string name = "tiny", PredictorConfig? predictors = null, bool lean = false) => new()
     {
         Name = name,
         Config = config,
         Format = format,
         Alignment = 512,
         Predictors = predictors,
+        Lean = lean,
         Provenance = new Provenance { Source = "made by the tests", Tool = "flash 0.1.0", Files = [new SourceFile("model.safetensors", 3, new string('a', 64))] },
     };
 
-    public static string Write(string path, ModelConfig config, WeightFormats format, int seed = 1, string name = "tiny", PredictorConfig? predictors = null)
+    public static string Write(string path, ModelConfig config, WeightFormats format, int seed = 1, string name = "tiny", PredictorConfig? predictors = null, bool lean = false)
     {
-        using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name, predictors));
+        using PackageWriter writer = PackageWriter.Create(path, Spec(config, format, name, predictors, lean));
         Fill(writer, config, format, seed, predictors);
         return writer.Complete();
     }

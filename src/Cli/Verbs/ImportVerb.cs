@@ -24,12 +24,13 @@ internal static class ImportVerb
         });
         var order = new Option<string>("--order") { HelpName = "ORDER", DefaultValueFactory = static _ => PackageLayout.Identity, Description = "Order of a layer's neurons on flash: identity, or popularity (most often active on the calibration text first)" };
         order.AcceptOnlyFromAmong(PackageLayout.Identity, PackageLayout.Popularity);
+        var bundles = Bundles();
         var calibration = Flags.Text("--calibration", "FILE", "UTF-8 text like that the model will see, for --recall, --order and predictors that are made (default: a short tale)");
         var dry = new Option<bool>("--dry-run") { Description = "Say what would be written and, from a sample, what it would lose; write nothing" };
         var json = Flags.Json();
-        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run", "flash import ~/prosparse-7b --predictors ~/prosparse-7b-predictor", "flash import ~/prosparse-7b --predictors sketch4 --recall 99% --calibration mine.txt")
+        var verb = new Verb("import", "Convert a checkpoint into a flash package", "", "flash import ./models/emberling", "flash import ~/opt-125m --name opt --quant q4", "flash import ./smollm2-135m-instruct-q4_1.gguf --name smollm2", "flash import ~/model.gguf --dry-run", "flash import ~/prosparse-7b --predictors ~/prosparse-7b-predictor", "flash import ~/prosparse-7b --predictors sketch4 --recall 99% --calibration mine.txt", "flash import ~/bamboo-7b --bundles lean")
         {
-            path, name, quant, activation, predictors, recall, order, calibration, dry, json,
+            path, name, quant, activation, predictors, recall, order, bundles, calibration, dry, json,
         };
         verb.SetAction(parse =>
         {
@@ -46,6 +47,7 @@ internal static class ImportVerb
                 Predictors = parse.GetValue(predictors) is not { } what ? null : PredictorSource.IsMade(what) ? what : Path.GetFullPath(what),
                 Recall = parse.GetValue(recall) is { } share && Units.TryShare(share, out double stated) ? stated : null,
                 Order = parse.GetValue(order)!,
+                Lean = parse.GetValue(bundles) == PackageLayout.LeanBundles,
                 Calibration = parse.GetValue(calibration) is { } text ? Path.GetFullPath(text) : null,
             };
             if (parse.GetValue(dry))
@@ -68,6 +70,13 @@ internal static class ImportVerb
             ShowErrors(app.Screen, result.Errors);
         });
         return verb;
+    }
+
+    public static Option<string> Bundles()
+    {
+        var bundles = new Option<string>("--bundles") { HelpName = "KIND", DefaultValueFactory = static _ => PackageLayout.WholeBundles, Description = "What of a ReLU model is read for a neuron: whole (all of its rows, for every mode), or lean (without the row that decides whether it is active, which is resident: less to store and to read, for mode exact alone, without predictors)" };
+        bundles.AcceptOnlyFromAmong(PackageLayout.WholeBundles, PackageLayout.LeanBundles);
+        return bundles;
     }
 
     /// <summary>Mean and range over the layers.</summary>

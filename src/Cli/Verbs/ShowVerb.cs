@@ -82,6 +82,7 @@ internal static class ShowVerb
         package.Manifest.Measured,
         package.Manifest.Predictors,
         package.Manifest.Permutation,
+        Bundles = package.Manifest.Bundles ?? PackageLayout.WholeBundles,
         package.Manifest.Activity,
         package.Manifest.Routing,
         PredictorBytes = parts.Sum(static p => p.PredictorBytes),
@@ -109,7 +110,7 @@ internal static class ShowVerb
         if (ActivationVerdict(package) is { } verdict) Fact("activation", verdict);
         if (package.Manifest.Predictors is { } predictors) Fact("predictors", $"{ImportVerb.Text(predictors)}; {Units.Bytes(parts.Sum(static p => p.PredictorBytes))} resident");
         if (SynthVerb.Drawn(package.Manifest) is { } drawn) Fact(package.Manifest.Routing != null ? "routing" : "activity", drawn);
-        Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it neuron bundles {Units.Bytes(bundles)}{(package.Manifest.Permutation == PackageLayout.Popularity ? ", by popularity" : "")}");
+        Fact("on flash", $"{Units.Bytes(package.Bytes)}, of it {(package.Manifest.Lean ? "lean " : "")}neuron bundles {Units.Bytes(bundles)}{(package.Manifest.Permutation == PackageLayout.Popularity ? ", by popularity" : "")}");
         Fact("resident", $"{Units.Bytes(resident)}, and the window's share of the bundles ({Units.Bytes(bundles / 4.0)} at 25%)");
         Fact("text", package.Manifest.SideFiles.Any(static f => TextCodec.FileNames.Contains(f.Name)) ? "tokenizer" : "token ids only (no tokenizer)");
         Fact("chat template", ChatTemplateOf(package));

@@ -21,6 +21,7 @@ internal static class SynthVerb
         var activity = Flags.Text("--activity", "A", "Which neurons of a ReLU model are active: drawn as published (paper), the same with a prediction that is right (oracle), with what a JSON file says differently, or none: as the random weights have it (default paper for ReLU models); of a model of experts how they follow each other");
         var order = new Option<string>("--order") { HelpName = "ORDER", DefaultValueFactory = static _ => PackageLayout.Identity, Description = "Order of a ReLU layer's neurons on flash: identity, or popularity (most often active in 256 tokens of another session first)" };
         order.AcceptOnlyFromAmong(PackageLayout.Identity, PackageLayout.Popularity);
+        var bundles = ImportVerb.Bundles();
         var gguf = Flags.Text("--gguf", "OUT.gguf", "Write the same tensors as a GGUF file as well (Llama, OLMoE, Qwen3, Mixtral and gpt-oss shapes)");
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: shape, quantisation and -synth)");
         var json = Flags.Json();
@@ -31,7 +32,7 @@ internal static class SynthVerb
             """,
             "flash synth --shape llama-2-7b", "flash synth --shape opt-6.7b --activity oracle --name opt-oracle", "flash synth --shape opt-6.7b --quant q8 --layers 4 --name opt4", "flash synth --shape olmoe-7b --gguf ./olmoe.gguf", "flash synth --shape tinyllama-1.1b --gguf ./tinyllama.gguf", "flash synth --shape ./config.json --seed 7")
         {
-            shape, quant, activity, order, layers, seed, gguf, name, json,
+            shape, quant, activity, order, bundles, layers, seed, gguf, name, json,
         };
         verb.SetAction(parse =>
         {
@@ -40,7 +41,7 @@ internal static class SynthVerb
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name; give one with --name (letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension})");
             string? file = parse.GetValue(gguf) is { } path ? Path.GetFullPath(path) : null;
-            var options = new SyntheticOptions { Shape = what, Quant = format, Layers = parse.GetValue(layers), Seed = parse.GetValue(seed) ?? 0, Activity = parse.GetValue(activity) ?? "auto", Order = parse.GetValue(order)!, Name = target, Gguf = file };
+            var options = new SyntheticOptions { Shape = what, Quant = format, Layers = parse.GetValue(layers), Seed = parse.GetValue(seed) ?? 0, Activity = parse.GetValue(activity) ?? "auto", Order = parse.GetValue(order)!, Lean = parse.GetValue(bundles) == PackageLayout.LeanBundles, Name = target, Gguf = file };
             var watch = Stopwatch.StartNew();
             var result = SyntheticModel.Create(app.Store.Target(target), options, new ImportLine(target, app.Screen), app.Interrupts.Stop);
             long? fileBytes = file is null ? null : new FileInfo(file).Length;

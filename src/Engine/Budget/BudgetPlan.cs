@@ -132,7 +132,7 @@ public sealed class BudgetPlan
     internal static BudgetPlan OfDraft(Manifest manifest, int deviceAlignment, EngineOptions engine, LayerOptions layer)
     {
         BudgetOptions all = engine.Budget! with { Size = BudgetSize.OfBytes(1L << 50), Layers = null };
-        return new BudgetPlan(manifest, all, BudgetNeeds.Of(manifest, deviceAlignment, engine, DraftModel.Resident(layer), all));
+        return new BudgetPlan(manifest, all, BudgetNeeds.Of(manifest, deviceAlignment, engine, DraftModel.Resident(manifest, layer), all));
     }
 
     public static BudgetPlan Of(FlashPackage package, EngineOptions engine, LayerOptions layer)
@@ -157,7 +157,7 @@ public sealed class BudgetPlan
         if (plan.Context > 256) ways.Add(("--context 256", engine with { Budget = options with { Context = 256 } }, layer));
         if (plan.Needs.KvType == KvType.F32) ways.Add(("--kv f16", engine, layer with { Kv = KvType.F16 }));
         if (plan.Needs.KvType != KvType.Q8) ways.Add(("--kv q8 (keys and values of 8 bits)", engine, layer with { Kv = KvType.Q8 }));
-        if (plan.Manifest.Model.IsSparse && layer.Mode != FeedForwardMode.Dense) ways.Add(("--mode dense (no resident copy of the rows that choose neurons, but every neuron is read)", engine, layer with { Mode = FeedForwardMode.Dense }));
+        if (plan.Manifest.Model.IsSparse && !plan.Manifest.Lean && layer.Mode != FeedForwardMode.Dense) ways.Add(("--mode dense (no resident copy of the rows that choose neurons, but every neuron is read)", engine, layer with { Mode = FeedForwardMode.Dense }));
         if (engine.Draft != null) ways.Add(("no --draft", engine with { Draft = null }, layer));
         string[] words = [.. ways.Select(w => (w.How, Of(plan.Manifest, alignment, w.Engine, w.Layer, nested: true).Needs))
             .Select(w => (w.How, Minimum: (w.Needs.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256))

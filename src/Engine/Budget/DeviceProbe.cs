@@ -110,7 +110,7 @@ public static unsafe class DeviceProbe
         ArgumentNullException.ThrowIfNull(engine);
         ThreadRole.AssertNotGrainTurn("measuring the device");
         Manifest manifest = FlashPackage.ReadManifest(package);
-        if (PackageLayout.StreamedBytes(manifest.Model, manifest.Weights) < GapsMatter) return null;
+        if (PackageLayout.StreamedBytes(manifest.Model, manifest.Weights, manifest.Lean) < GapsMatter) return null;
         try
         {
             using FlashFile slice = DirectFile.Open(Path.Combine(package, PackageLayout.SlicePath(manifest.Model.Layers / 2)));

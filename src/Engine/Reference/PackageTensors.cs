@@ -23,6 +23,8 @@ public sealed class PackageTensors(FlashPackage package)
         int dot = rest.IndexOf('.', StringComparison.Ordinal);
         using PackageFile slice = package.OpenSlice(int.Parse(rest.AsSpan(0, dot), CultureInfo.InvariantCulture));
         string section = rest[(dot + 1)..];
+        // Of lean bundles the row that decides is in the selector alone.
+        if (package.Manifest.Lean && section == (package.Config.Gated ? "ffn.gate" : "ffn.up")) section = "ffn.selector";
         if (section is "ffn.up" or "ffn.down" or "ffn.gate") return ReadBundles(slice, section);
         float[] numbers = ReadSection(slice, section);
         return section == "attn.qkv" && slice.Has("attn.v") ? [.. numbers, .. ReadSection(slice, "attn.v")] : numbers;

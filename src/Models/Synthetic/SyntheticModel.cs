@@ -19,6 +19,8 @@ public sealed record SyntheticOptions
     public string Activity { get; init; } = "none";
     /// <summary><see cref="PackageLayout.Identity"/>, or <see cref="PackageLayout.Popularity"/>: neurons lie by how often they are active in a session that is drawn for it.</summary>
     public string Order { get; init; } = PackageLayout.Identity;
+    /// <summary>Bundles without the rows that decide (<see cref="ImportOptions.Lean"/>), and no predictors.</summary>
+    public bool Lean { get; init; }
     /// <summary>Name of the package; null takes it from the package's folder.</summary>
     public string? Name { get; init; }
     /// <summary>Where the same tensors go as a GGUF file; null: nowhere.</summary>
@@ -57,23 +59,24 @@ public static class SyntheticModel
         TensorNames names = NamesOf(config);
         string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
         PackageLayout.Validate(config, format);
+        if (options.Lean) Importer.DemandSelector(options.Shape, config);
         RoutingConfig? routing = SyntheticRouting.Read(options.Activity, config, options.Seed);
         ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
         if (options.Order == PackageLayout.Popularity)
             activity = (activity ?? throw new ModelFormatException($"--order popularity is for neurons whose activity is drawn; {options.Shape} has none")) with { Ordered = CalibrationTokens };
         activity?.Check(config);
-        PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
+        PredictorConfig? predictors = activity == null || options.Lean ? null : SyntheticActivity.Predictors(config);
         var weights = new SyntheticWeights(name, config, TensorMaps.For(config, names, "").Shapes, type, options.Seed, Vocabulary(config, name));
         using GgufWriter? gguf = options.Gguf is { } path ? Declare(path, config, name, names, weights) : null;
         if (gguf != null)
         {
             // Room for both before the first byte of either.
             gguf.Begin();
-            PackageWriter.DemandRoom(packagePath, config, format);
+            PackageWriter.DemandRoom(packagePath, config, format, options.Lean);
         }
         using Checkpoint checkpoint = Checkpoint.Open(name, config, names, weights, "the shape says");
         if (gguf != null) Write(gguf, names, weights, progress, cancel);
-        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, Routing = routing, RandomPredictors = predictors }, progress, cancel);
+        ImportResult result = Importer.Import(checkpoint, packagePath, new ImportOptions { Name = options.Name, Formats = _ => format, Drawn = activity, Routing = routing, RandomPredictors = predictors, Lean = options.Lean }, progress, cancel);
         gguf?.Complete();
         return result;
     }

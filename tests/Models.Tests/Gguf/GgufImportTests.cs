@@ -66,6 +66,10 @@ public sealed class GgufImportTests : IDisposable
         ImportPlan silu = Importer.Plan(file, new ImportOptions { Activation = "silu" });
         Assert.Null(silu.Predictors);
         Assert.Contains(silu.Notes, static n => n.Contains("predictors in the file are left out", StringComparison.Ordinal));
+        // Nor where bundles lack the rows that it would compute by them.
+        ImportPlan lean = Importer.Plan(file, new ImportOptions { Lean = true });
+        Assert.Null(lean.Predictors);
+        Assert.Contains(lean.Notes, static n => n.Contains("predictors in the file are left out: mode predicted needs whole bundles", StringComparison.Ordinal));
     }
 
     [Theory]
