@@ -52,7 +52,7 @@ row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TO
 # A share is one of the model itself, the same for both: the numbers of its matrices, without the copies and predictors that a package adds.
 model_bytes() {
     local added
-    added=$("$FLASH" show "$1" --json | jq '.predictor_bytes + (if .predictor == "selector" then ([.files[] | .neurons // 0] | add) * .model.hidden_size * (if .quant == "q8" then 34 else 18 end) / 32 else 0 end) | floor')
+    added=$("$FLASH" show "$1" --json | jq '.predictor_bytes + (if .predictor == "selector" and .bundles != "lean" then ([.files[] | .neurons // 0] | add) * .model.hidden_size * (if .quant == "q8" then 34 else 18 end) / 32 else 0 end) | floor')
     echo $(($(du -sb "$FLASH_HOME/models/$1.flash" | cut -f1) - added))
 }
 

@@ -103,6 +103,8 @@ public sealed partial class Conductor
         foreach (int unit in units) bundles.Expect(unit);
         foreach (int unit in units)
         {
+            // What is in a stretch that steps read whole comes with it.
+            if (layer.Stretches?.IsWhole(unit) == true) continue;
             if (!bundles.Prefetch(unit)) break;
         }
         bundles.Flush();

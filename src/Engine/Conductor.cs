@@ -115,6 +115,8 @@ public sealed partial class Conductor : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual((uint)layer, (uint)package.Config.Layers, nameof(layer));
         if (Options.Draft?.Is(package.Hash) == true) options = DraftModel.Resident(package.Manifest, options);
+        // Who measures what bundles are worth has no long reads either.
+        if (!Options.Bundled) options = options with { LeastStretchBytes = int.MaxValue };
         // Refused here, before anything is read.
         if (_budget != null) options = _budget.Admit(package, options);
         Layer attached;

@@ -70,6 +70,8 @@ public sealed record LayerOptions
     public KvType Kv { get; init; } = KvType.Auto;
     /// <summary>Set where there is a budget, when the layer is attached.</summary>
     internal BudgetPlan? Plan { get; init; }
+    /// <summary>Shorter stretches of neighbours are not read whole (<see cref="Stretches"/>).</summary>
+    internal int LeastStretchBytes { get; init; } = Stretches.LeastBytes;
     /// <summary>Another activation than the package names, in dense mode: to measure which one the model was trained with.</summary>
     internal Activation? Activation { get; init; }
     /// <summary>Count neurons whose value is exactly zero among those that are computed.</summary>

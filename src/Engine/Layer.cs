@@ -92,8 +92,8 @@ public sealed class Layer
     /// <summary>True: every step needs every unit, a cyclic scan.</summary>
     internal bool Scans => Sweep.Scans(Config, Index, Mode);
 
-    /// <summary>A scan that does not keep all of its units: the others take turns in the slots of <see cref="Sweep"/>.</summary>
-    internal bool Sweeps => Scans && Kept < Units;
+    /// <summary>It does not keep all of its units and reads the others, or stretches of them, in long reads: they take turns in the slots of <see cref="Sweep"/>.</summary>
+    internal bool Sweeps => Kept < Units && (Scans || Stretches.Of(Package.Manifest, Index, Package.DeviceAlignment, Options).Count > 0);
 
     /// <summary>Units of the slice, and how many of them may be in memory for good.</summary>
     private int Units => BudgetNeeds.Slots(Package.Manifest, Index, Package.DeviceAlignment, Mode).Units;
@@ -119,7 +119,9 @@ public sealed class Layer
     internal RopeTable? Rope { get; private set; }
     internal KvCache? Kv { get; private set; }
     internal UnitStore? Bundles { get; private set; }
-    /// <summary>Where the units that a scan does not keep pass through; null where it keeps all.</summary>
+    /// <summary>Stretches of a sparse layer's units that a step may read whole; null where it keeps all units, or none is long enough.</summary>
+    internal Stretches? Stretches { get; private set; }
+    /// <summary>Where what is read in long reads and not kept passes through; null where there is nothing of the kind.</summary>
     internal Sweep? Sweep { get; private set; }
     internal UnitStore? Embeddings { get; private set; }
     internal BundleLayout Bundle { get; private set; } = null!;
@@ -143,7 +145,7 @@ public sealed class Layer
         bool able = (IsReady && canStart) || LoadError != null;
         Pending.Idle = Running == null;
         // Another layer may have given back the slot that this one waits for.
-        if (Sweep != null && Running is { Runnable: false, WantsSlot: true } waits) waits.Runnable = Bundles!.HasRoom;
+        if (Sweep != null && Running is { Runnable: false, WantsSlot: true } waits) waits.Runnable = (waits.WantsStretch ? Stretches!.Store : Bundles!).HasRoom;
         Pending.Decode = Running is { } step ? step.Runnable && step.IsDecode : able && Decode.Count > 0;
         Pending.Prefill = Running is { } other ? other.Runnable && !other.IsDecode : able && Prefill.Count > 0;
         Pending.Rows = Running is { IsDecode: true } running ? running.Rows : 0;
@@ -197,12 +199,12 @@ public sealed class Layer
         UnitsNeeded = Bundles?.Needed ?? 0,
         UnitsHit = Bundles?.Hits ?? 0,
         UnitsLate = Bundles?.Late ?? 0,
-        DemandBytes = (Bundles?.DemandBytes ?? 0) + (Embeddings?.DemandBytes ?? 0),
-        DemandReads = (Bundles?.DemandReads ?? 0) + (Embeddings?.DemandReads ?? 0),
-        PrefetchBytes = Bundles?.PrefetchBytes ?? 0,
-        PrefetchIssued = Bundles?.PrefetchIssued ?? 0,
-        PrefetchUseful = Bundles?.PrefetchUseful ?? 0,
-        PrefetchWasted = Bundles?.Window.PrefetchEvictedUnused ?? 0,
+        DemandBytes = (Bundles?.DemandBytes ?? 0) + (Stretches?.Store.DemandBytes ?? 0) + (Embeddings?.DemandBytes ?? 0),
+        DemandReads = (Bundles?.DemandReads ?? 0) + (Stretches?.Store.DemandReads ?? 0) + (Embeddings?.DemandReads ?? 0),
+        PrefetchBytes = (Bundles?.PrefetchBytes ?? 0) + (Stretches?.Store.PrefetchBytes ?? 0),
+        PrefetchIssued = (Bundles?.PrefetchIssued ?? 0) + (Stretches?.Store.PrefetchIssued ?? 0),
+        PrefetchUseful = (Bundles?.PrefetchUseful ?? 0) + (Stretches?.Store.PrefetchUseful ?? 0),
+        PrefetchWasted = (Bundles?.Window.PrefetchEvictedUnused ?? 0) + (Stretches?.Store.Window.PrefetchEvictedUnused ?? 0),
         PredictedUnits = Count.PredictedUnits,
         PredictedHit = Count.PredictedHit,
         PredictedFor = Count.PredictedFor,
@@ -248,7 +250,12 @@ public sealed class Layer
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in slots that the layers share.
         int slots = Scans ? Math.Min(Kept, region.Count) : Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         if (!Options.Reuse && !Scans) slots = Math.Min(slots, Math.Max(2, BudgetNeeds.LeastWindowBytes / region.SlotBytes));
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Sweep?.Slots, recency: Experts != null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Scans ? Sweep?.Slots : null, recency: Experts != null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
+        if (Sparse && Sweep is { } sweep)
+        {
+            var stretches = Slice.BundleUnits(whole: true, Stretches.Join(Bundle));
+            Stretches = new Stretches(stretches, region, new UnitStore(stretches, 0, reader, ledger, Label, completed, sweep.Slots) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = 0 }, gapBytes);
+        }
         Policy.MaxUnits = slots;
         Predicted = new bool[region.Count];
         if (IsFirst)
@@ -280,20 +287,21 @@ public sealed class Layer
         else _loaded.TrySetException(error);
     }
 
-    /// <summary>Conductor thread: a scan that has asked for all of its units reads on into the next layer's.</summary>
-    internal void ReadAhead()
+    /// <summary>Conductor thread: a step of so many rows that has asked for all of its units reads on into the next layer's.</summary>
+    internal void ReadAhead(int rows)
     {
-        if (Options.Prefetch) Sweep?.ReadAhead(this);
+        if (Options.Prefetch) Sweep?.ReadAhead(this, rows);
     }
 
     /// <summary>Conductor thread: sends what the reader's full queue held back.</summary>
     internal void FlushReads()
     {
         Bundles?.Flush();
+        Stretches?.Store.Flush();
         Embeddings?.Flush();
     }
 
-    internal int OutstandingReads => (Bundles?.Outstanding ?? 0) + (Embeddings?.Outstanding ?? 0);
+    internal int OutstandingReads => (Bundles?.Outstanding ?? 0) + (Stretches?.Store.Outstanding ?? 0) + (Embeddings?.Outstanding ?? 0);
 
     /// <summary>Conductor thread: a read is done; the running step is told what arrived.</summary>
     internal void Settle(UnitStore store, ReadRequest request)
@@ -332,11 +340,13 @@ public sealed class Layer
         Weights?.Dispose();
         Kv?.Dispose();
         Bundles?.Dispose();
+        Stretches?.Store.Dispose();
         Embeddings?.Dispose();
         Slice?.Dispose();
         Weights = null;
         Kv = null;
         Bundles = null;
+        Stretches = null;
         Embeddings = null;
         Slice = null;
     }

@@ -31,8 +31,9 @@ internal sealed unsafe partial class LayerStep
             for (int k = segments[i].From; k < segments[i].To; k++)
             {
                 int slot = _neededSlot[k];
-                if (_neededFailed[k] || !bundles.RereadIfWrong(_needed[k], slot) || _awaiting[slot] == k) continue;
-                _awaiting[slot] = k;
+                if (_neededFailed[k] || _late[k] || !(slot < 0 || IsPassing(k) ? TakeAgain(k) : bundles.RereadIfWrong(_needed[k], slot))) continue;
+                if (_neededSlot[k] >= 0) _awaiting[slot] = k;
+                _late[k] = true;
                 _awaited++;
                 for (int s = _segmentOf[k], left = _uses[k]; left > 0; s++)
                 {
@@ -56,7 +57,7 @@ internal sealed unsafe partial class LayerStep
     {
         bool sound = true;
         for (int k = segment.From; k < segment.To; k++)
-            if (!_neededFailed[k]) sound &= _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
+            if (!_neededFailed[k]) sound &= IsPassing(k) ? CheckPassing(k) : _layer.Bundles!.Check(_needed[k], _neededSlot[k]);
         if (!sound) Volatile.Write(ref _wrong, true);
         return sound;
     }

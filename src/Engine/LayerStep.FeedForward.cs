@@ -133,7 +133,7 @@ internal sealed unsafe partial class LayerStep
         {
             bool needs = !_layer.Sparse && UsesUnit(r, unit);
             for (int i = first; i < end && !needs && _layer.Sparse; i++) needs = _g[(long)r * _layer.Neurons + i] > _layer.Cut;
-            if (needs) Kill(_slotOfRow[r], FaultKind.Flash, _layer.Bundles!.LastError ?? "flash read failed");
+            if (needs) Kill(_slotOfRow[r], FaultKind.Flash, _layer.Bundles!.LastError ?? _layer.Stretches?.Store.LastError ?? "flash read failed");
         }
     }
 }

@@ -18,22 +18,27 @@ internal sealed unsafe partial class LayerStep
         public bool Cold, Done;
     }
 
-    /// <summary>By index of needed unit: its slot, or -1 once given back; segments that have yet to use it; the first of them.</summary>
+    /// <summary>By index of needed unit: its slot, or -1 once given back (those of stretches are behind the window's); where it is, as <see cref="UnitStore.UnitBase"/>; segments that have yet to use it; the first of them.</summary>
     private int[] _neededSlot = new int[64];
+    private nint[] _neededAt = new nint[64];
     private byte[] _uses = new byte[64];
     private int[] _segmentOf = new int[64];
     private bool[] _neededFailed = new bool[64];
     /// <summary>By index: the window did not hold it when the step began.</summary>
     private bool[] _neededCold = new bool[64];
-    /// <summary>By slot: the index that waits for its read, or -1.</summary>
+    /// <summary>By index: its read is under way.</summary>
+    private bool[] _late = new bool[64];
+    /// <summary>By slot: the index that waits for its read, or -1; of a stretch the first one.</summary>
     private int[] _awaiting = [];
     private int _acquired, _opened;
     /// <summary>Acquired units whose reads are under way.</summary>
     private int _awaited;
-    private bool _noSlot;
+    private bool _noSlot, _noStretch;
 
     /// <summary>It has stopped for want of a slot.</summary>
     public bool WantsSlot => _noSlot;
+    /// <summary>And that is one for a stretch.</summary>
+    public bool WantsStretch => _noStretch;
     private readonly List<Segment> _segments = [];
     /// <summary>All segments before it are done.</summary>
     private int _firstLive;
@@ -56,6 +61,8 @@ internal sealed unsafe partial class LayerStep
         if (_neededSlot.Length < _needed.Length)
         {
             _neededSlot = new int[_needed.Length];
+            _neededAt = new nint[_needed.Length];
+            _late = new bool[_needed.Length];
             _uses = new byte[_needed.Length];
             _segmentOf = new int[_needed.Length];
             _neededFailed = new bool[_needed.Length];
@@ -63,7 +70,9 @@ internal sealed unsafe partial class LayerStep
         }
         Array.Clear(_uses, 0, _neededCount);
         Array.Clear(_neededFailed, 0, _neededCount);
-        if (_awaiting.Length < bundles.Window.Slots) _awaiting = new int[bundles.Window.Slots];
+        Array.Clear(_late, 0, _neededCount);
+        int slots = bundles.Window.Slots + (_layer.Stretches?.Store.Window.Slots ?? 0);
+        if (_awaiting.Length < slots) _awaiting = new int[slots];
         Array.Fill(_awaiting, -1);
         if (_partialOf.Length < _layer.Blocks)
         {
@@ -83,7 +92,8 @@ internal sealed unsafe partial class LayerStep
         _folding.EnsureCapacity(_layer.Blocks);
         _itemFrom.EnsureCapacity(2 * _layer.Blocks + 17);
         _acquired = _awaited = _opened = _firstLive = _nextFold = 0;
-        _noSlot = false;
+        _noSlot = _noStretch = false;
+        BeginStretches();
     }
 
     /// <summary>Goes as far as the units that are there allow; true when every needed neuron is summed. Prefill gives way to decode between two tiles.</summary>
@@ -97,47 +107,62 @@ internal sealed unsafe partial class LayerStep
                 return false;
             }
             Acquire();
-            if (_acquired == _neededCount) _layer.ReadAhead();
+            if (_acquired == _neededCount) _layer.ReadAhead(_rows);
             AddSharedExpert();
             Open();
             if (_acquired == _neededCount && _awaited == 0) Announce();
             bool ran = RunReadySegments();
             Fold();
             if (_opened == _neededCount && _firstLive == _segments.Count) break;
-            if (!ran) return false;
+            if (!ran && !FailRest()) return false;
             Poll?.Invoke();
         }
         Runnable = false;
         _layer.ObserveLookAhead(_rows, _neededCount, (int)(_layer.Bundles!.Cold - _coldBefore));
-        _layer.ReadAhead();
+        _layer.ReadAhead(_rows);
         return true;
     }
 
     /// <summary>Pins the next units and starts the reads of those that are not there.</summary>
     private void Acquire()
     {
-        var bundles = _layer.Bundles!;
-        _noSlot = false;
-        while (_acquired < _neededCount)
+        _noSlot = _noStretch = false;
+        if (AcquireAgain())
         {
-            int unit = _needed[_acquired];
-            long before = bundles.Cold;
-            int slot = bundles.Acquire(unit, out bool ready, urgent: IsDecode);
-            if (slot < 0)
+            while (_acquired < _neededCount)
             {
+                if (_layer.Stretches?.IsWhole(_needed[_acquired]) == true ? AcquireStretch() : AcquireUnit()) continue;
                 _noSlot = true;
                 break;
             }
-            _neededSlot[_acquired] = slot;
-            _neededCold[_acquired] = bundles.Cold != before;
-            if (!ready)
-            {
-                _awaiting[slot] = _acquired;
-                _awaited++;
-            }
-            _acquired++;
         }
-        bundles.Flush();
+        _layer.FlushReads();
+    }
+
+    private bool AcquireUnit()
+    {
+        int unit = _needed[_acquired];
+        var bundles = _layer.Bundles!;
+        long before = bundles.Cold;
+        int slot = bundles.Acquire(unit, out bool ready, urgent: IsDecode);
+        if (slot < 0) return false;
+        _neededCold[_acquired] = bundles.Cold != before;
+        if (!ready) _awaiting[slot] = _acquired;
+        TakeAt(slot, bundles.UnitBase(slot, unit), ready);
+        return true;
+    }
+
+    /// <summary>The next needed unit is in this slot, or will be.</summary>
+    private void TakeAt(int slot, byte* at, bool ready)
+    {
+        _neededSlot[_acquired] = slot;
+        _neededAt[_acquired] = (nint)at;
+        if (!ready)
+        {
+            _late[_acquired] = true;
+            _awaited++;
+        }
+        _acquired++;
     }
 
     /// <summary>Puts acquired units into segments as far as there are partial sums for their blocks.</summary>
@@ -147,7 +172,7 @@ internal sealed unsafe partial class LayerStep
         {
             var (first, last) = BlocksOf(_needed[_opened]);
             if (_layer.Experts != null ? !OpenExpert(_opened) : !OpenBlocks(first, last)) return;
-            bool missing = _awaiting[_neededSlot[_opened]] == _opened;
+            bool missing = _late[_opened];
             for (int b = first; b <= last; b++)
             {
                 int at = SegmentFor(b);
@@ -202,6 +227,12 @@ internal sealed unsafe partial class LayerStep
         int index = slot < _awaiting.Length ? _awaiting[slot] : -1;
         if (index < 0) return;
         _awaiting[slot] = -1;
+        UnitArrived(index, fault);
+    }
+
+    private void UnitArrived(int index, ReadFault fault)
+    {
+        _late[index] = false;
         _awaited--;
         if (fault != ReadFault.None) FailUnit(index);
         if (index >= _opened) return;
@@ -223,7 +254,7 @@ internal sealed unsafe partial class LayerStep
         _ready.Clear();
         // Of experts one is enough to go on with: it is divided among the threads.
         if (_layer.Experts != null) most = Math.Max(most, pool.Threads);
-        else if (_acquired == _neededCount && Gathers(segments)) return false;
+        else if (_acquired == _neededCount && _again.Count == 0 && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
             if (segments[i].Missing > 0) waiting = true;
@@ -250,7 +281,7 @@ internal sealed unsafe partial class LayerStep
             pool.Run(_segmentJob ??= SegmentsItem, _itemFrom.Count - 1, work > ParallelWork / 8);
             WithdrawWrong(segments);
         }
-        if (_ready.Count == 0) return false;
+        if (_ready.Count == 0) return _again.Count > 0;
         _layer.Count.Computed += _computedNeurons;
         _layer.Count.Active += _trueNeurons;
         _layer.Count.AuditActive += _auditTrue;
@@ -259,7 +290,9 @@ internal sealed unsafe partial class LayerStep
         {
             for (int k = segments[i].From; k < segments[i].To; k++)
             {
-                if (--_uses[k] == 0) GiveBack(k);
+                if (--_uses[k] > 0) continue;
+                if (IsPassing(k) && !_neededFailed[k]) _layer.Bundles!.Adopt(_needed[k], (byte*)_neededAt[k]);
+                GiveBack(k);
             }
         }
         while (_firstLive < segments.Length && segments[_firstLive].Done) _firstLive++;
@@ -288,10 +321,16 @@ internal sealed unsafe partial class LayerStep
     private void GiveBack(int index)
     {
         int slot = _neededSlot[index];
-        _layer.Bundles!.Release(slot);
-        if (_awaiting[slot] == index)
+        if (slot < 0) return; // a unit of a stretch that nobody could read
+        if (IsPassing(index)) _layer.Stretches!.GiveBack(slot - _layer.Bundles!.Window.Slots);
+        else
         {
-            _awaiting[slot] = -1;
+            _layer.Bundles!.Release(slot);
+            if (_late[index]) _awaiting[slot] = -1;
+        }
+        if (_late[index])
+        {
+            _late[index] = false;
             _awaited--;
         }
         _neededSlot[index] = -1;
@@ -336,5 +375,6 @@ internal sealed unsafe partial class LayerStep
             if (_neededSlot[i] >= 0) GiveBack(i);
         }
         _acquired = 0;
+        _again.Clear();
     }
 }

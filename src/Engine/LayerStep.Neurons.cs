@@ -75,7 +75,6 @@ internal sealed unsafe partial class LayerStep
     {
         var layout = _layer.Bundle;
         RowOffsets offsets = _layer.Offsets;
-        var bundles = _layer.Bundles!;
         int firstNeuron = segment.Block * _layer.BlockNeurons, endNeuron = Math.Min(firstNeuron + _layer.BlockNeurons, _layer.Neurons);
         float cut = _layer.Cut;
         bool sparse = _layer.Sparse, audited = _layer.Mode == FeedForwardMode.Predicted && Audits(segment);
@@ -101,7 +100,7 @@ internal sealed unsafe partial class LayerStep
                     }
                     pairs.Neurons[pairs.Count] = i;
                     pairs.Activations[pairs.Count] = sparse ? g[i] : 0;
-                    pairs.Up[pairs.Count++] = bundles.UnitBase(_neededSlot[k], unit) + offsets.Of(i - first);
+                    pairs.Up[pairs.Count++] = (byte*)_neededAt[k] + offsets.Of(i - first);
                 }
             }
             EndRun(ref pairs, r, segment.Block, from);

@@ -144,7 +144,7 @@ internal sealed unsafe partial class LayerStep
                 n = 0;
             }
             if (k == segment.To || _neededFailed[k] || !Audits(_needed[k])) continue;
-            byte* at = _layer.Bundles!.UnitBase(_neededSlot[k], _needed[k]);
+            byte* at = (byte*)_neededAt[k];
             int first = _needed[k] * layout.Group;
             for (int i = Math.Max(first, firstNeuron); i < Math.Min(first + layout.Group, endNeuron); i++)
             {

@@ -190,6 +190,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         if (_phase == Phase.Done) return;
         if (ReferenceEquals(store, _layer.Embeddings)) EmbeddingArrived(unit, fault);
+        else if (ReferenceEquals(store, _layer.Stretches?.Store)) StretchArrived(unit, slot, fault);
         else FeedForwardArrived(slot, fault);
     }
 

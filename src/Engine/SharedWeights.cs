@@ -3,7 +3,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// What layers of one package share in one host, counted by its users: edge weights (first and last layer), rotary tables, and the slots that scans take turns in. The loader thread attaches,
+/// What layers of one package share in one host, counted by its users: edge weights (first and last layer), rotary tables, and the slots that scans and stretches take turns in. The loader thread attaches,
 /// the conductor detaches; a lock keeps them apart.
 /// </summary>
 internal sealed class SharedWeights(MemoryLedger ledger, IFlashReader reader) : IDisposable

@@ -3,8 +3,9 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// The layers of one package in one host whose steps need every unit, and the slots that what they do not keep passes through (docs/adr/0014). A layer that has asked for all of its own units reads on into
-/// the next one's, round and round, as far as there are slots: the device works while attention computes and while a wave is between two layers. Made by the loader thread; then conductor thread.
+/// The layers of one package in one host whose steps read more than they keep in long reads, and the slots that it passes through (docs/adr/0014): scans need every unit, sparse layers now and then whole stretches (<see cref="Stretches"/>).
+/// A layer that has asked for all of its own units reads on into the next one's, round and round, as far as there are slots: the device works while attention computes and while a wave is between two layers.
+/// Made by the loader thread; then conductor thread.
 /// </summary>
 internal sealed unsafe class Sweep : IDisposable
 {
@@ -12,6 +13,9 @@ internal sealed unsafe class Sweep : IDisposable
     private const int MostBytes = 64 << 20;
     /// <summary>Of all units of the layers that scan, about a layer's worth.</summary>
     private const int Share = 32;
+    /// <summary>Of all units of sparse layers, and of what their windows hold, which have more use for it, the least of both.</summary>
+    private const double SparseShare = 1.0 / 64, OfWindows = 1.0 / 16;
+    public const int Fewest = 4;
 
     private readonly IFlashReader _reader;
     /// <summary>In the order of the model.</summary>
@@ -19,7 +23,8 @@ internal sealed unsafe class Sweep : IDisposable
 
     public Sweep(Layer first, IFlashReader reader, MemoryLedger ledger)
     {
-        (int slots, int slotBytes) = SlotsOf(first.Package.Manifest, first.Package.DeviceAlignment, first.Options.Mode);
+        (int slots, int slotBytes) = SlotsOf(first.Package.Manifest, first.Package.DeviceAlignment, first.Options, first.Options.Window);
+        slots = first.Options.Plan?.SweepSlots ?? slots;
         _reader = reader;
         Slots = new SlotPool(slots, slotBytes, ledger, first.Package.Name + "/sweep");
         _reader.Lend(Slots.Buffer.Pointer, Slots.Buffer.Length);
@@ -28,19 +33,28 @@ internal sealed unsafe class Sweep : IDisposable
     public SlotPool Slots { get; }
     public int Users { get; set; }
 
-    /// <summary>Slots that the layers of a model take turns in, and the bytes of each; none where no layer scans. A pure function of its arguments.</summary>
-    public static (int Slots, int SlotBytes) SlotsOf(Manifest manifest, int alignment, FeedForwardMode mode)
+    /// <summary>Slots that the layers of a model take turns in where windows hold this share of all units, and the bytes of each; none where nothing is read in long reads. A pure function of its arguments.</summary>
+    public static (int Slots, int SlotBytes) SlotsOf(Manifest manifest, int alignment, LayerOptions options, double window)
     {
         int slotBytes = 0;
         long bytes = 0;
         for (int i = 0; i < manifest.Model.Layers; i++)
         {
-            if (!Scans(manifest.Model, i, Layer.ModeOf(manifest, manifest.Model, i, mode))) continue;
-            (int units, int slot, _, _) = BudgetNeeds.Slots(manifest, i, alignment, FeedForwardMode.Dense);
+            bool scans = Scans(manifest.Model, i, Layer.ModeOf(manifest, manifest.Model, i, options.Mode));
+            (int units, int slot) = scans ? OfScan(manifest, i, alignment) : Stretches.Of(manifest, i, alignment, options);
             slotBytes = Math.Max(slotBytes, slot);
-            bytes += (long)units * slot;
+            bytes += scans ? (long)units * slot / Share : (long)(units * (double)slot * Math.Min(SparseShare, window * OfWindows));
         }
-        return slotBytes == 0 ? (0, 0) : ((int)Math.Clamp(bytes / Share / slotBytes, 4, Math.Max(4, MostBytes / slotBytes)), slotBytes);
+        return slotBytes == 0 ? (0, 0) : ((int)Math.Clamp(bytes / slotBytes, Fewest, Math.Max(Fewest, MostBytes / slotBytes)), slotBytes);
+    }
+
+    /// <summary>Of so many slots at most, what a plan with so much room for windows gives to sparse layers.</summary>
+    public static int SlotsWithin(int most, long slotCost, long room) => (int)Math.Clamp(room * OfWindows / slotCost, Math.Min(Fewest, most), most);
+
+    private static (int Units, int SlotBytes) OfScan(Manifest manifest, int index, int alignment)
+    {
+        (int units, int slot, _, _) = BudgetNeeds.Slots(manifest, index, alignment, FeedForwardMode.Dense);
+        return (units, slot);
     }
 
     /// <summary>A step of such a layer needs every unit.</summary>
@@ -55,8 +69,8 @@ internal sealed unsafe class Sweep : IDisposable
 
     public void Remove(Layer layer) => _layers.Remove(layer);
 
-    /// <summary>Reads on from a layer that has all it needs under way. Not while a step waits for a slot: guesses take none from it.</summary>
-    public void ReadAhead(Layer from)
+    /// <summary>Reads on from a layer that has all it needs under way, for steps of so many rows. Not while a step waits for a slot: guesses take none from it.</summary>
+    public void ReadAhead(Layer from, int rows)
     {
         foreach (var layer in _layers)
             if (layer.Running is { WantsSlot: true }) return;
@@ -64,7 +78,7 @@ internal sealed unsafe class Sweep : IDisposable
         for (int i = 1; i <= _layers.Count; i++)
         {
             Layer next = _layers[(at + i) % _layers.Count];
-            if (!next.Closing && !next.Bundles!.ReadAhead()) return;
+            if (!next.Closing && !(next.Stretches?.ReadAhead(rows) ?? next.Bundles!.ReadAhead())) return;
         }
     }
 

@@ -116,6 +116,24 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return slot;
     }
 
+    /// <summary>Units of this store that a step has elsewhere (<see cref="Stretches"/>): they count as used and, where they are there already, as hits.</summary>
+    public void Passes(int unit, bool ready)
+    {
+        Window.Use(unit);
+        Needed++;
+        if (ready) Hits++;
+    }
+
+    /// <summary>Copies a checked unit into the window if it deserves a slot more than what would have to go. <paramref name="at"/> as <see cref="UnitBase"/>.</summary>
+    public void Adopt(int unit, byte* at)
+    {
+        int slot = Window.Admit(unit);
+        if (slot < 0) return;
+        Buffer.MemoryCopy(at + Region.PartOffset, Window.Memory(slot) + Region.Delta(unit), Region.PartBytes, Region.PartBytes);
+        _trust[slot] = Trust.Checked;
+        Window.Filled(slot);
+    }
+
     /// <summary>Keeps a unit that is held already for the step that is predicted to want it.</summary>
     public void Expect(int unit)
     {

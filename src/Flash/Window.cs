@@ -128,6 +128,15 @@ public sealed unsafe class Window : IDisposable
         return slot;
     }
 
+    /// <summary>
+    /// A slot, in state Reading without a pin, for a unit whose bytes are in memory already; -1 where it deserves none: it has to have been used more often than what would go, however long ago that was, or what a step that needs most units
+    /// brings would push out what it is about to need.
+    /// </summary>
+    public int Admit(int unit) => _slotOf[unit] >= 0 ? -1 : TakeSlot(unit, _score.Of(unit) - WindowScore.RecentBonus);
+
+    /// <summary>Counts a use of a unit that need not be held.</summary>
+    public void Use(int unit) => _score.Use(unit);
+
     /// <summary>A unit that is held is expected by the next step: like a prefetched one it is safe for <see cref="PrefetchHold"/> ticks or until it is used,
     /// so that reading its neighbours ahead does not push it out.</summary>
     public void Expect(int slot)

@@ -92,8 +92,8 @@ public sealed class ActivityTests
         using var tiny = TinyPackage.Create(config, WeightFormat.Q8, predictors: TinyPackage.LowRanks(config, lookahead: false), activity: Activity(config.Layers));
         int[] prompt = Prompt(50, config.VocabSize, seed: 5);
         var expected = Transcript(tiny.Package, new(mode, 1, false, "scalar", 1, prompt.Length), prompt, 6);
-        var variants = Gen.Select(OneOf(1.0, 0.25, 0.02), Gen.Bool, OneOf(Kernels.Available.ToArray()), Gen.Int[1, 3], OneOf(1, 7, 50), Gen.Int[0, 3], Gen.Bool,
-            (window, prefetch, kernels, threads, chunk, companions, cramped) => new Variant(mode, window, prefetch, kernels, threads, chunk, companions, cramped));
+        var variants = Gen.Select(OneOf(1.0, 0.25, 0.02), Gen.Bool, OneOf(Kernels.Available.ToArray()), Gen.Int[1, 3], OneOf(1, 7, 50), Gen.Int[0, 3], Gen.Select(Gen.Bool, Gen.Bool),
+            (window, prefetch, kernels, threads, chunk, companions, how) => new Variant(mode, window, prefetch, kernels, threads, chunk, companions, how.Item1, how.Item2));
         variants.Sample(v => AssertSame(expected, Transcript(tiny.Package, v, prompt, 6), v.ToString()), iter: 8, threads: 1);
     }
 

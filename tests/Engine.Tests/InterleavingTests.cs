@@ -55,7 +55,7 @@ public sealed class InterleavingTests
             _seed = seed;
             _truth = truth;
             _random = new Random(seed);
-            _options = new LayerOptions { Mode = mode, Window = _random.Next(3) switch { 0 => 0.1, 1 => 0.4, _ => 1 }, Prefetch = _random.Next(2) == 0 };
+            _options = new LayerOptions { Mode = mode, Window = _random.Next(3) switch { 0 => 0.1, 1 => 0.4, _ => 1 }, Prefetch = _random.Next(2) == 0, LeastStretchBytes = _random.Next(2) == 0 ? 0 : Stretches.LeastBytes };
             _conductor = new Conductor(new() { Threads = 1, MaxWaveRows = _random.Next(2, 9), TurnBytes = _random.Next(2) == 0 ? 1 : 4 << 20, KvLimitPerLayer = _random.Next(2) == 0 ? 1 : 1 << 20 }, _clock, _device, start: false);
             for (int i = 0; i < _layers.Length; i++) Attach(i);
             _sessions = [.. Enumerable.Range(0, Sessions).Select(_ => new Session(Guid.NewGuid(), _random.Next(Prompts)))];

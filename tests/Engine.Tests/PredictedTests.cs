@@ -23,8 +23,8 @@ public sealed class PredictedTests
         int[] prompt = Prompt(90, config.VocabSize, seed: 5);
         var expected = Transcript(tiny.Package, new(FeedForwardMode.Predicted, 1, false, "scalar", 1, prompt.Length), prompt, 6);
         Assert.NotEqual(Transcript(tiny.Package, new(FeedForwardMode.Exact, 1, false, "scalar", 1, prompt.Length), prompt, 6)[0], expected[0]);
-        var variants = Gen.Select(OneOf(1.0, 0.25, 0.02), Gen.Bool, OneOf(Kernels.Available.ToArray()), Gen.Int[1, 3], OneOf(1, 7, 64, 65, 90), Gen.Int[0, 3], Gen.Bool,
-            (window, prefetch, kernels, threads, chunk, companions, cramped) => new Variant(FeedForwardMode.Predicted, window, prefetch, kernels, threads, chunk, companions, cramped));
+        var variants = Gen.Select(OneOf(1.0, 0.25, 0.02), Gen.Bool, OneOf(Kernels.Available.ToArray()), Gen.Int[1, 3], OneOf(1, 7, 64, 65, 90), Gen.Int[0, 3], Gen.Select(Gen.Bool, Gen.Bool),
+            (window, prefetch, kernels, threads, chunk, companions, how) => new Variant(FeedForwardMode.Predicted, window, prefetch, kernels, threads, chunk, companions, how.Item1, how.Item2));
         var tally = new Tally();
         bool threaded = false, company = false, ahead = false;
         variants.Sample(v =>

@@ -42,15 +42,22 @@ internal sealed record BudgetNeeds
     /// <summary>What a step costs beside flash.</summary>
     public required StepShape Shape { get; init; }
 
-    /// <summary>Slots that scans take turns in (<see cref="Engine.Sweep"/>), unless all of their units stay.</summary>
-    public required long Sweep { get; init; }
+    /// <summary>Slots that scans and stretches take turns in (<see cref="Engine.Sweep"/>) at most, unless all units stay; bytes of one; layers that use them.</summary>
+    public required (int Most, int SlotBytes, int Layers) Sweep { get; init; }
+    private bool Scans => Layers.Any(static l => l.Scan);
 
     public long AllWindows => Layers.Sum(static l => l.Units * l.SlotCost);
     public long LeastWindows => Layers.Sum(static l => l.Least * l.SlotCost);
     /// <summary>Everything but windows, the slots for turns and the margin.</summary>
     public long Fixed => Resident + Edge + Rope + Kv + Buffers + Draft + Process + Heap;
     /// <summary>Everything but the margin, with the smallest windows.</summary>
-    public long Bytes => Fixed + Math.Min(LeastWindows + Sweep, AllWindows);
+    public long Bytes => Fixed + Math.Min(LeastWindows + SweepBytes(SweepSlots(0)), AllWindows);
+
+    /// <summary>Slots of which so much room for windows is left: scans want all of them, stretches a part of what windows have.</summary>
+    public int SweepSlots(long room) => Scans || Sweep.Most == 0 ? Sweep.Most : Engine.Sweep.SlotsWithin(Sweep.Most, Sweep.SlotBytes, room);
+
+    /// <summary>The slots, what lending them costs, and what each layer that uses them keeps of every one of them.</summary>
+    public long SweepBytes(int slots) => slots == 0 ? 0 : NativeBuffer.Footprint((long)slots * Sweep.SlotBytes) + slots * (Sweep.SlotBytes / PinnedShare + (long)Sweep.Layers * ManagedPerSlot);
 
     public static BudgetNeeds Of(Manifest manifest, int alignment, EngineOptions engine, LayerOptions layer, BudgetOptions options)
     {
@@ -81,7 +88,7 @@ internal sealed record BudgetNeeds
             KvBlocks = (int)Math.Min(blocks, int.MaxValue / KvCache.BlockPositions),
             Context = context,
             Buffers = steps * arena + embedding + logits + NativeBuffer.Footprint(FlashReader.BufferBytes(engine.IoThreads)) + NativeBuffer.Footprint(PackageLayout.LoadScratchBytes(manifest)),
-            Sweep = SweepBytes(manifest, alignment, layer.Mode, units.Count(static u => u.Scan)),
+            Sweep = SweepOf(manifest, alignment, layer, here.Count(i => Engine.Sweep.Scans(c, i, Layer.ModeOf(manifest, c, i, layer.Mode)) || Stretches.Of(manifest, i, alignment, layer).Count > 0)),
             Steps = steps,
             Rows = rows,
             Process = ProcessBytes(options.Host, engine),
@@ -136,12 +143,11 @@ internal sealed record BudgetNeeds
         return new LayerUnits(index, units, part, slot + slot / PinnedShare + ManagedPerSlot, Math.Min(least, units), scans, firing);
     }
 
-    /// <summary>The slots, what lending them costs, and what each layer that scans keeps of every one of them.</summary>
-    private static long SweepBytes(Manifest manifest, int alignment, FeedForwardMode mode, int layers)
+    private static (int, int, int) SweepOf(Manifest manifest, int alignment, LayerOptions options, int layers)
     {
-        if (layers == 0) return 0;
-        (int slots, int slotBytes) = Engine.Sweep.SlotsOf(manifest, alignment, mode);
-        return NativeBuffer.Footprint((long)slots * slotBytes) + slots * (slotBytes / PinnedShare + (long)layers * ManagedPerSlot);
+        if (layers == 0) return default;
+        (int most, int slotBytes) = Engine.Sweep.SlotsOf(manifest, alignment, options, window: 1);
+        return (most, slotBytes, layers);
     }
 
     /// <summary>Units of a layer in a mode, bytes of a slot and of a read.</summary>

@@ -23,8 +23,9 @@ public sealed class BudgetPlan
         // margin(B) = least + B / 256, so B - margin(B) >= needed asks for B >= (needed + least) * 256 / 255.
         Minimum = (needs.Bytes + BudgetNeeds.LeastMargin + 254) / 255 * 256;
         Fits = Budget >= Minimum;
-        long room = Fits ? Budget - Margin - needs.Fixed : needs.LeastWindows + needs.Sweep;
-        Sweep = room >= needs.AllWindows ? 0 : needs.Sweep;
+        long room = Fits ? Budget - Margin - needs.Fixed : needs.LeastWindows + needs.SweepBytes(needs.SweepSlots(0));
+        SweepSlots = room >= needs.AllWindows ? 0 : needs.SweepSlots(room);
+        Sweep = needs.SweepBytes(SweepSlots);
         int[] slots = WindowPlan.Solve(needs.Layers, room - Sweep, options.Sessions);
         int[] byLayer = new int[manifest.Model.Layers];
         for (int i = 0; i < slots.Length; i++) byLayer[needs.Layers[i].Layer] = slots[i];
@@ -51,8 +52,9 @@ public sealed class BudgetPlan
     public int Context => Needs.Context;
 
     public long Windows { get; }
-    /// <summary>Slots in which the layers that scan take turns with what they do not keep.</summary>
+    /// <summary>Slots in which layers take turns with what they read in long reads and do not keep.</summary>
     public long Sweep { get; }
+    internal int SweepSlots { get; }
     /// <summary>Planned managed heap.</summary>
     public long Heap { get; }
     /// <summary>For what grows unseen: page tables, code compiled later, fragments.</summary>
