@@ -99,6 +99,8 @@ theirs() { # CASE LABEL GGUF SHARE LOADMODE
 model() { # NAME SHAPE FLAGS...: once
     [ -d "$FLASH_HOME/models/$1.flash" ] || "$FLASH" synth --shape "$2" --name "$1" ${LAYERS:+--layers "$LAYERS"} "${@:3}" >&2
 }
+# What `exact` alone reads, in the order of popularity (docs/adr/0032, 0033).
+lean() { model "$1" "$2" --bundles lean --order popularity; }
 llama7() { model llama7 llama-2-7b --gguf "$work/llama7.gguf"; }
 
 for case in "$@"; do
@@ -113,28 +115,28 @@ for case in "$@"; do
            theirs a "Llama shape, 50 %" llama7 50 mmap; ours a "opt-6.7b, oracle, 50 %" opt-oracle 50 --path grains --mode predicted ;;
         b) model opt-paper opt-6.7b --activity paper; echo '{"predicted":3}' >"$work/three.json"; model opt-three opt-6.7b --activity "$work/three.json"
            ours b "opt-6.7b, predicted x2.3, 50 %" opt-paper 50 --path grains --mode predicted; ours b "opt-6.7b, predicted x3, 50 %" opt-three 50 --path grains --mode predicted ;;
-        c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"
-           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse 65 --path grains --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --path grains --mode predicted ;;
+        c) model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; lean prosparse-lean prosparse-7b
+           theirs c "prosparse-7b, 65 %" prosparse 65 mmap; ours c "prosparse-7b, exact, 65 %" prosparse-lean 65 --path grains --mode exact --prefetch off; ours c "prosparse-7b, predicted x2, 65 %" prosparse 65 --path grains --mode predicted ;;
         experts) model olmoe olmoe-7b --gguf "$work/olmoe.gguf"
            theirs experts "olmoe-7b in memory" olmoe 100 none; ours experts "olmoe-7b in memory" olmoe 100 --path engine
            theirs experts "olmoe-7b, 50 %" olmoe 50 mmap; ours experts "olmoe-7b, 50 %" olmoe 50 --path grains ;;
         qwen3) model qwen3 qwen3-30b-a3b --gguf "$work/qwen3.gguf"
            theirs qwen3 "qwen3-30b-a3b, 50 %" qwen3 50 mmap
            for share in 25 35 50 70; do ours qwen3 "qwen3-30b-a3b, $share %" qwen3 $share --path grains --sessions 1,4,8; done ;;
-        d) model bamboo bamboo-7b
+        d) model bamboo bamboo-7b; lean bamboo-lean bamboo-7b
            # Half of it does not hold the gates that exact needs.
            for n in 1 8; do ours d "bamboo-7b, predicted x2, 50 %" bamboo 50 --path grains --mode predicted --sessions $n; done
-           for n in 1 8; do ours d "bamboo-7b, exact, 75 %" bamboo 75 --path grains --mode exact --sessions $n; done ;;
-        budgets) llama7; model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; model opt-oracle opt-6.7b --activity oracle
+           for n in 1 8; do ours d "bamboo-7b, exact, 75 %" bamboo-lean 75 --path grains --mode exact --sessions $n; done ;;
+        budgets) llama7; model prosparse prosparse-7b --gguf "$work/prosparse.gguf"; lean prosparse-lean prosparse-7b; model opt-oracle opt-6.7b --activity oracle
            for share in ${SHARES:-30 40 50 65 80 100}; do
-               ours budgets "prosparse-7b, exact" prosparse $share --mode exact --prefetch off; ours budgets "prosparse-7b, predicted x2" prosparse $share --mode predicted
+               ours budgets "prosparse-7b, exact" prosparse-lean $share --mode exact --prefetch off; ours budgets "prosparse-7b, predicted x2" prosparse $share --mode predicted
                ours budgets "opt-6.7b, oracle" opt-oracle $share --mode predicted; ours budgets "llama-2-7b, dense" llama7 $share --mode dense
                theirs budgets "prosparse-7b" prosparse $share mmap; theirs budgets "llama-2-7b" llama7 $share mmap
            done ;;
-        sessions) model bamboo bamboo-7b
+        sessions) model bamboo bamboo-7b; lean bamboo-lean bamboo-7b
            # A budget is planned for the sessions it is to hold: one after the other, or keys and values of sixteen would be taken from the windows of one.
            for n in 1 2 4 8 16; do ours sessions "bamboo-7b, predicted x2" bamboo 50 --mode predicted --sessions $n; done
-           for n in 1 2 4 8 16; do ours sessions "bamboo-7b, exact" bamboo 75 --mode exact --sessions $n; done ;;
+           for n in 1 2 4 8 16; do ours sessions "bamboo-7b, exact" bamboo-lean 75 --mode exact --sessions $n; done ;;
         ours\ *|theirs\ *) eval "${case/ / own }" ;;
         *) echo "no case $case" >&2; exit 2 ;;
     esac
