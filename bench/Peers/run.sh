@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures flash and llama.cpp side by side on models of one shape, each run in a memory control group of its own, and appends rows to a CSV file.
 #   bench/Peers/run.sh OUT.csv CASE...
-# CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), experts (olmoe-7b, in memory and 50 %), qwen3 (qwen3-30b-a3b, half of it, needs 40 GB), budgets (30 to 100 %), sessions (bamboo-7b, 1 to 16 at 50 and 75 %), or a line of your own:
+# CASE: f (everything in memory, dense), e (dense over budget), a, b (opt-6.7b), c (prosparse-7b), d (bamboo-7b), experts (olmoe-7b, in memory and 50 %), qwen3 (qwen3-30b-a3b, half of it, needs 40 GB), budgets (30 to 100 %), or a line of your own:
 #   "ours LABEL PACKAGE SHARE FLAGS..." or "theirs LABEL GGUF SHARE LOADMODE"; SHARE: of the model's bytes, 100 means without a limit.
 # FLASH: a published flash (else one is published). LLAMA: llama-bench (else bench/Peers/build.sh makes it). WORK: a folder on the disk to be measured; models made there stay for the next run.
 # LAYERS: so many layers instead of the shapes' own, to try the script. bench/Plots draws budgets and sessions and prints a table of all rows.
@@ -133,10 +133,6 @@ for case in "$@"; do
                ours budgets "opt-6.7b, oracle" opt-oracle $share --mode predicted; ours budgets "llama-2-7b, dense" llama7 $share --mode dense
                theirs budgets "prosparse-7b" prosparse $share mmap; theirs budgets "llama-2-7b" llama7 $share mmap
            done ;;
-        sessions) model bamboo bamboo-7b; lean bamboo-lean bamboo-7b
-           # A budget is planned for the sessions it is to hold: one after the other, or keys and values of sixteen would be taken from the windows of one.
-           for n in 1 2 4 8 16; do ours sessions "bamboo-7b, predicted x2" bamboo 50 --mode predicted --sessions $n; done
-           for n in 1 2 4 8 16; do ours sessions "bamboo-7b, exact" bamboo-lean 75 --mode exact --sessions $n; done ;;
         ours\ *|theirs\ *) eval "${case/ / own }" ;;
         *) echo "no case $case" >&2; exit 2 ;;
     esac

@@ -3,8 +3,9 @@ using FlashOrleans.Bench;
 using ScottPlot;
 
 // Plots and tables from what bench/Peers/run.sh measured; medians over repeats.
-//   dotnet run --project bench/Plots -- plots [CSV [FOLDER]]    budgets.png and sessions.png (cases `budgets` and `sessions`) into docs/plots
+//   dotnet run --project bench/Plots -- plots [CSV [FOLDER]]    budgets.png (case `budgets`) and, of serve.csv beside it, sessions.png, into docs/plots
 //   dotnet run --project bench/Plots -- table [CSV [CASE...]]   markdown
+//   dotnet run --project bench/Plots -- readme [CSV]            README's table of 7B shapes: the newest rows of cases a to f, beside llama.cpp and what was to be reached
 //   dotnet run --project bench/Plots -- serve [CSV]             markdown of what bench/Serve/run.sh measured
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
 Fonts.Default = "DejaVu Sans";
@@ -14,26 +15,35 @@ switch (args.FirstOrDefault())
     case "plots":
         string folder = args.Length > 2 ? args[2] : "docs/plots";
         Directory.CreateDirectory(folder);
-        Draw("budgets", "share", "memory, % of the model's bytes", static r => $"{r["label"]}{(r["engine"] == "llama.cpp" ? " (llama.cpp, mmap)" : "")}", Path.Combine(folder, "budgets.png"));
-        Draw("sessions", "sessions", "sessions at once", static r => $"{r["label"]}, {r["share"]} %{(r["engine"] == "llama.cpp" ? " (llama.cpp)" : "")}", Path.Combine(folder, "sessions.png"));
+        Draw(Peers("budgets"), "budgets", "share", "memory, % of the model's bytes", static r => $"{r["label"]}{(r["engine"] == "llama.cpp" ? " (llama.cpp, mmap)" : "")}", Path.Combine(folder, "budgets.png"));
+        Draw(Users(Path.Combine(Path.GetDirectoryName(csv)!, "serve.csv")), "sessions", "sessions", "sessions at once", static r => $"{r["model"]}, {r["share"]} %{(r["engine"] == "llama.cpp" ? " (llama.cpp)" : "")}", Path.Combine(folder, "sessions.png"));
         return 0;
     case "table":
         Table(args.Length > 2 ? args[2..] : null);
+        return 0;
+    case "readme":
+        SevenBillion.Print(csv);
         return 0;
     case "serve":
         Serve(args.Length > 1 ? csv : "bench/results/serve.csv");
         return 0;
     default:
-        Console.Error.WriteLine("plots [CSV [FOLDER]], table [CSV [CASE...]] or serve [CSV]");
+        Console.Error.WriteLine("plots [CSV [FOLDER]], table [CSV [CASE...]], readme [CSV] or serve [CSV]");
         return 2;
 }
 
-void Draw(string which, string x, string xLabel, Func<Repeated, string> series, string file)
+IEnumerable<Repeated> Peers(string which) => Repeated.Of(csv, Repeated.Peers).Where(r => r["case"] == which);
+
+// The newest build's rows of clients at part of a model's bytes, beside nothing else.
+static IEnumerable<Repeated> Users(string file) =>
+    Repeated.Of(file, Repeated.Serve).Where(static r => r["share"] is "50" or "75" && r["long_tokens"].Length == 0).GroupBy(static r => (r["model"], r["share"], r["engine"], r["sessions"])).Select(static g => g.Last());
+
+void Draw(IEnumerable<Repeated> rows, string which, string x, string xLabel, Func<Repeated, string> series, string file)
 {
-    var lines = Repeated.Of(csv, Repeated.Peers).Where(r => r["case"] == which && r.Median("tok_s") != null).GroupBy(series).ToList();
+    var lines = rows.Where(static r => r.Median("tok_s") != null).GroupBy(series).ToList();
     if (lines.Count == 0)
     {
-        Console.Error.WriteLine($"{csv} has no case {which}: bench/Peers/run.sh {csv} {which}");
+        Console.Error.WriteLine($"no rows of {which}: bench/Peers/run.sh {csv} budgets, bench/Serve/run.sh");
         return;
     }
     using var plot = new Plot();
@@ -50,7 +60,7 @@ void Draw(string which, string x, string xLabel, Func<Repeated, string> series, 
     plot.Title($"{lines[0].First()["machine"]}, commit {lines[0].First()["commit"]}", 12);
     plot.Axes.AutoScale();
     plot.Axes.SetLimitsY(0, plot.Axes.GetLimits().Top);
-    if (which == "sessions") plot.Axes.Bottom.SetTicks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"]);
+    if (which == "sessions") plot.Axes.Bottom.SetTicks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"]);
     plot.ShowLegend(Edge.Right);
     plot.SavePng(file, 1000, 520);
     Console.WriteLine(file);
