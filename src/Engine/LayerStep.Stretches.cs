@@ -40,7 +40,7 @@ internal sealed unsafe partial class LayerStep
             _noStretch = true;
             return false;
         }
-        if (missing) _awaiting[first + slot] = _acquired;
+        if (missing && !there) _awaiting[first + slot] = _acquired;
         while (_acquired < end)
         {
             int unit = _needed[_acquired];

@@ -59,8 +59,9 @@ public sealed class StretchTests
         foreach (var (layer, before) in engine.Layers.Zip(held))
         {
             int own = layer.Bundles!.Window.Own;
-            Assert.InRange(layer.Bundles.Window.Evictions, 0, own / 10);
-            Assert.True(layer.Stats.UnitsHit - before >= own * 9 / 10, "what the window holds was not used");
+            // Were the last ones to come kept, they would push out twice the window.
+            Assert.InRange(layer.Bundles.Window.Evictions, 0, own / 4);
+            Assert.True(layer.Stats.UnitsHit - before >= own * 3 / 4, "what the window holds was not used");
         }
     }
 

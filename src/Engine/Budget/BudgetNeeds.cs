@@ -117,7 +117,7 @@ internal sealed record BudgetNeeds
         heap += units.Sum(static u => (long)u.Units) * ManagedPerUnit;
         int widest = units.Length == 0 ? 0 : units.Max(static u => u.Units);
         // A step's lists by unit; its rows, grown by doubling; and what a layer's checksums look like while they are read.
-        heap += steps * (24L * widest + 8L * rows * c.HiddenSize) + 16L * widest;
+        heap += steps * (34L * widest + 8L * rows * c.HiddenSize) + 16L * widest;
         if (first && !(c.TiedHead && last)) heap += PackageLayout.EmbeddingSlots(manifest, PackageLayout.Page).Units * 28L;
         if (last) heap += 8L * c.VocabSize;
         // Reads under way: of every step that runs, and of reads ahead.

@@ -40,9 +40,11 @@ public sealed record Expectation
                 missed = l.Units * l.Firing.MissedWith((double)slots / l.Units, sessions);
                 needed = l.Units * l.Firing.Needed(sessions);
             }
-            bytes += missed * l.PartBytes;
+            double unitBytes = l.PartBytes, time = missed / unitsPerRead * ReadCost.Of(rates.Reads, unitsPerRead * unitBytes);
+            if (!l.Scan && plan.SweepSlots > 0 && Swept(plan, l, slots, rates) is var swept && swept.Seconds < time) (missed, unitsPerRead, unitBytes, time) = swept;
+            bytes += missed * unitBytes;
             reads += missed / unitsPerRead;
-            seconds += missed / unitsPerRead * ReadCost.Of(rates.Reads, unitsPerRead * l.PartBytes);
+            seconds += time;
             work[l.Layer] = new LayerWork(1, sessions, sessions, needed, sessions * (l.Scan ? 1 : l.Firing.Density) * plan.Manifest.Model.NeuronsOf(l.Layer));
         }
         bool last = needs.Layers.Any(l => l.Layer == work.Length - 1);
@@ -51,5 +53,14 @@ public sealed record Expectation
         var expected = new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
         if (trial == null) return expected;
         return expected with { ExpectedTokensPerSecond = sessions / (trial.Seconds(plan.Manifest.Model) + seconds) };
+    }
+
+    /// <summary>All of a sparse layer that its window does not hold in long reads (<see cref="Stretches"/>), or all of it where what the window holds lies anywhere: units, units a read, bytes of one, the device's time.</summary>
+    private static (double Units, double EachRead, double Bytes, double Seconds) Swept(BudgetPlan plan, LayerUnits l, int slots, DeviceRates rates)
+    {
+        int bytes = PackageLayout.BundleSlots(plan.Manifest, l.Layer, whole: true, PackageLayout.Page).PartBytes;
+        bool ordered = plan.Manifest.Permutation == PackageLayout.Popularity || plan.Manifest.Activity?.Ordered > 0;
+        double units = ordered ? l.Units - slots : l.Units, each = Math.Max(1, ReadPlanner.DefaultMaxBytes / bytes);
+        return (units, each, bytes, units / each * ReadCost.Of(rates.Reads, each * bytes));
     }
 }
