@@ -23,26 +23,27 @@ internal static class SevenBillion
 
     public static void Print(string csv)
     {
-        var rows = Repeated.Of(csv, Repeated.Peers).GroupBy(static r => (r["case"], r["label"], r["engine"], r["sessions"])).Select(static g => g.Last()).ToList();
+        var all = Repeated.Of(csv, Repeated.Peers);
+        var rows = all.GroupBy(static r => (r["case"], r["label"], r["engine"], r["sessions"])).Select(static g => g.Last()).ToList();
         Console.WriteLine("| | case | llama.cpp tok/s | flash tok/s | times | goal (of llama.cpp; of the limit) | p50, p95, p99 ms | flash a token | binds, reached (at once) | commit |");
         Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|");
         foreach (Goal goal in s_goals)
         {
-            // The base of opt's shape is the Llama shape of the same size at the same share.
-            Repeated? theirs = rows.Find(r => r["engine"] == "llama.cpp" && r["case"] == (goal.Case == "b" ? "a" : goal.Case));
-            Repeated? inMemory = rows.Find(static r => r["engine"] == "llama.cpp" && r["case"] == "f");
             foreach (Repeated r in rows.Where(r => r["case"] == goal.Case && r["label"] == goal.Label && r["sessions"] == goal.Sessions && r["engine"] != "llama.cpp"))
             {
+                // Beside what was measured with the same build; the base of opt's shape is the Llama shape of the same size at the same share.
+                Repeated? Theirs(string of) => all.FindLast(o => o["engine"] == "llama.cpp" && o["case"] == of && o["commit"] == r["commit"]);
+                Repeated? theirs = Theirs(goal.Case == "b" ? "a" : goal.Case), inMemory = Theirs("f");
                 double speed = r.Median("tok_s") ?? 0;
-                bool all = goal.Case == "f";
+                bool prefill = goal.Case == "f";
                 string times = theirs?.Median("tok_s") is { } base_ ? $"{speed / base_:0.0#}" : "";
-                if (all && theirs != null) times += $", prefill {r.Median("prefill_tok_s") / theirs.Median("prefill_tok_s"):0.00}";
+                if (prefill && theirs != null) times += $", prefill {r.Median("prefill_tok_s") / theirs.Median("prefill_tok_s"):0.00}";
                 if (goal.Case == "a" && inMemory?.Median("tok_s") is { } most) times += $"; {speed / most:0.00} of llama.cpp in memory";
                 if (goal.Sessions != "1" && rows.Find(o => o["case"] == goal.Case && o["label"] == goal.Label && o["sessions"] == "1")?.Median("tok_s") is { } alone) times = $"{speed / alone:0.0} of one";
                 string flash = r.Median("flash_bytes_token") is { } bytes ? bytes < 1e6 ? $"{bytes / 1e3:0} kB" : $"{bytes / 1e6:0} MB" : "";
                 string reached = r.Median("fraction") is { } fraction ? $"{r["binds"]}, {100 * fraction:0} %{(r.Median("at_once") is { } both ? $" ({100 * both:0})" : "")}" : "";
-                string label = $"{goal.Label}{(goal.Sessions == "1" ? "" : $", {goal.Sessions} sessions")}{(all ? $", {r["engine"][6..]}" : "")}{(r.Count > 1 ? $", {r.Count} runs" : "")}";
-                Console.WriteLine($"| {goal.Case} | {label} | {Speed(theirs, all)} | {Speed(r, all)} | {times} | {goal.Says} | {r.Median("p50_ms"):0}, {r.Median("p95_ms"):0}, {r.Median("p99_ms"):0} | {flash} | {reached} | {r["commit"]} |");
+                string label = $"{goal.Label}{(goal.Sessions == "1" ? "" : $", {goal.Sessions} sessions")}{(prefill ? $", {r["engine"][6..]}" : "")}{(r.Count > 1 ? $", {r.Count} runs" : "")}";
+                Console.WriteLine($"| {goal.Case} | {label} | {Speed(theirs, prefill)} | {Speed(r, prefill)} | {times} | {goal.Says} | {r.Median("p50_ms"):0}, {r.Median("p95_ms"):0}, {r.Median("p99_ms"):0} | {flash} | {reached} | {r["commit"]} |");
             }
         }
     }
