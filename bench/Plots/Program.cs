@@ -35,8 +35,11 @@ switch (args.FirstOrDefault())
 IEnumerable<Repeated> Peers(string which) => Repeated.Of(csv, Repeated.Peers).Where(r => r["case"] == which);
 
 // The newest build's rows of clients at part of a model's bytes, beside nothing else.
-static IEnumerable<Repeated> Users(string file) =>
-    Repeated.Of(file, Repeated.Serve).Where(static r => r["share"] is "50" or "75" && r["long_tokens"].Length == 0).GroupBy(static r => (r["model"], r["share"], r["engine"], r["sessions"])).Select(static g => g.Last());
+static IEnumerable<Repeated> Users(string file)
+{
+    var rows = Repeated.Of(file, Repeated.Serve).Where(static r => r["share"] is "50" or "75" && r["long_tokens"].Length == 0).ToList();
+    return rows.Where(r => r["commit"] == rows[^1]["commit"]);
+}
 
 void Draw(IEnumerable<Repeated> rows, string which, string x, string xLabel, Func<Repeated, string> series, string file)
 {
