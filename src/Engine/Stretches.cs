@@ -26,7 +26,7 @@ internal sealed unsafe class Stretches
     private readonly bool[] _whole;
     /// <summary>By slot: units of the running step that have yet to be given back.</summary>
     private readonly int[] _uses;
-    private int _chosen, _rows, _unforeseen;
+    private int _chosen, _rows, _steps;
     private long _issued, _used;
     private double _useful = 1;
 
@@ -99,7 +99,7 @@ internal sealed unsafe class Stretches
         long issued = Store.PrefetchIssued - _issued, used = Store.PrefetchUseful - _used;
         _issued += issued;
         _used += used;
-        _unforeseen++;
+        _steps++;
         if (issued > 0) _useful = 0.9 * _useful + 0.1 * Math.Min(1.0, (double)used / issued);
     }
 
@@ -115,7 +115,7 @@ internal sealed unsafe class Stretches
     /// <summary>Reads ahead what the last step read, unless what comes has far fewer rows; false when there are no more slots.</summary>
     public bool ReadAhead(int rows)
     {
-        if (_chosen == 0 || rows < (_rows + 1) / 2 || (_useful < UsefulFloor && _unforeseen % ProbeEvery != 0)) return true;
+        if (_chosen == 0 || rows < (_rows + 1) / 2 || (_useful < UsefulFloor && _steps % ProbeEvery != 0)) return true;
         bool room = true;
         for (int s = 0; s < _whole.Length && room; s++) room = !_whole[s] || Store.Prefetch(s);
         Store.Flush();
