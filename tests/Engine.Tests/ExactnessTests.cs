@@ -19,11 +19,12 @@ public sealed class ExactnessTests
     /// <summary>What runs really did: a property over threads or company says nothing when one thread did it all or nobody was merged.</summary>
     internal sealed class Tally
     {
-        public long Merged, TakenByOthers, Issued;
+        public long Merged, TakenByOthers, Issued, Whole;
 
         public void Add(LocalEngine engine)
         {
             for (int worker = 1; worker < engine.Conductor.Pool.Threads; worker++) TakenByOthers += engine.Conductor.Pool.Taken(worker);
+            Whole += engine.Layers.Sum(static l => l.Stretches?.Store.DemandReads ?? 0);
             foreach (var stats in engine.Layers.Select(l => l.Stats))
             {
                 Merged += stats.Slots - stats.Waves;
@@ -73,7 +74,7 @@ public sealed class ExactnessTests
             Gen.Select(Gen.Bool, Gen.Bool),
             (mode, window, prefetch, kernels, threads, chunk, companions, how) => new Variant(mode, window, prefetch, kernels, threads, chunk, companions, how.Item1, how.Item2));
         var tally = new Tally();
-        bool threaded = false, company = false;
+        bool threaded = false, company = false, stretched = false;
         variants.Sample(v =>
         {
             var mine = new Tally();
@@ -81,11 +82,14 @@ public sealed class ExactnessTests
             if (v is { Mode: FeedForwardMode.Exact, Prefetch: true, Window: 0.25, Stretches: false }) Assert.True(mine.Issued > 0, $"{v}: nothing was read ahead");
             threaded |= v.Threads > 1;
             company |= v.Companions > 0;
+            stretched |= v is { Mode: FeedForwardMode.Exact, Window: < 1, Stretches: true };
+            tally.Whole += mine.Whole;
             tally.Merged += mine.Merged;
             tally.TakenByOthers += mine.TakenByOthers;
         }, iter: 16, threads: 1);
         Assert.True(tally.TakenByOthers > 0 || !threaded, "one thread did everything");
         Assert.True(tally.Merged > 0 || !company, "no two sessions were ever in one step");
+        Assert.True(tally.Whole > 0 || !stretched, "no stretch was ever read whole");
     }
 
     [Theory, InlineData(128), InlineData(5)]

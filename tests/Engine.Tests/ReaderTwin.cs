@@ -12,8 +12,10 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
     public int DemandUnits { get; private set; }
     public int PrefetchUnits { get; private set; }
     public int Promotions { get; private set; }
-    /// <summary>End of a file's name, and the unit of it that cannot be read.</summary>
-    public (string File, int Unit)? Broken { get; set; }
+    /// <summary>Units that cannot be read.</summary>
+    public Func<UnitRegion, int, bool>? Broken { get; set; }
+    /// <summary>That were asked for.</summary>
+    public int Refused { get; private set; }
     public ReaderStats Stats => inner.Stats;
 
     public bool TrySubmit(ReadRequest request)
@@ -52,7 +54,8 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
             for (int i = 0; i < request.Count; i++)
             {
                 _reading.Remove((request.Region, request.Units[i]));
-                if (Broken is not { } broken || request.Units[i] != broken.Unit || !request.Region.File.Name.EndsWith(broken.File, StringComparison.Ordinal)) continue;
+                if (Broken?.Invoke(request.Region, request.Units[i]) != true) continue;
+                Refused++;
                 request.Faults[i] = ReadFault.Io;
                 request.Error = $"{request.Region.File.Name}: unit {request.Units[i]} is broken by the test";
             }

@@ -96,7 +96,8 @@ public sealed class RecoveryTests
         int[] ended = [0, 0];
         for (int unit = 0; unit < engine.Layers[1].Bundles!.Region.Count && (ended[0] == 0 || ended[1] == 0); unit++)
         {
-            reader.Broken = ("001.slice", unit);
+            int broken = unit;
+            reader.Broken = (region, u) => u == broken && region.File.Name.EndsWith("001.slice", StringComparison.Ordinal);
             long waves = engine.Layers[1].Stats.Waves;
             var sessions = tokens.Select(_ => engine.OpenSession()).ToArray();
             for (int i = 0; i < 2; i++)

@@ -72,11 +72,29 @@ public sealed class StretchTests
         using var whole = new LocalEngine(tiny.Package, null, s_short);
         var expected = ExactnessTests.Run(whole, s_prompt, 4, 48, Vocabulary);
         using var device = new FlashReader(2);
-        var reader = new Torn(device);
+        var reader = new ReaderTwin(device) { Broken = IsStretch };
         using var conductor = new Conductor(new(), null, reader);
         using var engine = new LocalEngine(tiny.Package, conductor, s_short, null);
         ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, s_prompt, 4, 48, Vocabulary), "with stretches that cannot be read");
-        Assert.True(reader.Count > 0, "no stretch was asked for");
+        Assert.True(reader.Refused > 0, "no stretch was asked for");
+    }
+
+    [Fact]
+    public void Where_a_window_has_no_room_for_what_a_stretch_that_cannot_be_read_leaves_over_the_step_fails_in_its_words_and_the_engine_goes_on()
+    {
+        using var tiny = Wide();
+        var narrow = s_short with { Window = 0.02 };
+        using var whole = new LocalEngine(tiny.Package, null, narrow);
+        var expected = ExactnessTests.Run(whole, s_prompt, 4, 48, Vocabulary);
+        using var device = new FlashReader(2);
+        var reader = new ReaderTwin(device) { Broken = IsStretch };
+        using var conductor = new Conductor(new(), null, reader);
+        using var engine = new LocalEngine(tiny.Package, conductor, narrow, null);
+        var fault = Assert.Throws<StepFaultException>(() => ExactnessTests.Run(engine, s_prompt, 4, 48, Vocabulary));
+        Assert.Equal(FaultKind.Flash, fault.Kind);
+        Assert.Contains("is broken by the test", fault.Message, StringComparison.Ordinal);
+        reader.Broken = null;
+        ExactnessTests.AssertSame(expected, ExactnessTests.Run(engine, s_prompt, 4, 48, Vocabulary), "afterwards");
     }
 
     [Fact]
@@ -155,35 +173,8 @@ public sealed class StretchTests
         return neurons;
     }
 
+    /// <summary>Units that are several neurons: a checksum for each of them.</summary>
+    private static bool IsStretch(UnitRegion region, int unit) => region.Checks.Count > 2;
+
     private static TinyPackage Wide(Func<string, FlashFile>? open = null) => TinyPackage.Create(TinyPackage.Llama(layers: 3, hidden: 128, ffn: 1024), WeightFormat.Q8, open: open);
-
-    /// <summary>Reads of several neurons as one unit fail.</summary>
-    private sealed class Torn(IFlashReader inner) : IFlashReader, IReadCompletion
-    {
-        public int Count;
-        public ReaderStats Stats => inner.Stats;
-
-        public bool TrySubmit(ReadRequest request)
-        {
-            if (!request.Region.Name.EndsWith("bundles", StringComparison.Ordinal) || request.Region.Checks.Count <= 2) return inner.TrySubmit(request);
-            var completion = request.Completion;
-            request.State = completion;
-            request.Completion = this;
-            if (inner.TrySubmit(request)) return true;
-            request.Completion = completion;
-            return false;
-        }
-
-        public void Promote(ReadRequest request) => inner.Promote(request);
-
-        public void Completed(ReadRequest request)
-        {
-            request.Completion = (IReadCompletion)request.State!;
-            request.State = null;
-            Array.Fill(request.Faults, ReadFault.Io, 0, request.Count);
-            request.Error = "torn";
-            Interlocked.Increment(ref Count);
-            request.Completion.Completed(request);
-        }
-    }
 }
