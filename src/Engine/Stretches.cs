@@ -48,7 +48,7 @@ internal sealed unsafe class Stretches
 
     public UnitStore Store { get; }
 
-    /// <summary>Stretches of a layer and the bytes of a slot for one; none where units are too few, or too small for a long read of them to be one.</summary>
+    /// <summary>Stretches of a layer and the bytes of a slot for one; none where units are too few, make no runs of a power of two, or are too small for a long read of them to be one.</summary>
     public static (int Count, int SlotBytes) Of(Manifest manifest, int index, int alignment, LayerOptions options)
     {
         FeedForwardMode mode = Layer.ModeOf(manifest, manifest.Model, index, options.Mode);
