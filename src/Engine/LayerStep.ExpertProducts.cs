@@ -143,7 +143,13 @@ internal sealed unsafe partial class LayerStep
         var layout = _layer.Bundle;
         int tokens = TokensOf(index), unit = _needed[index], slab = first / BundleLayout.SlabNeurons, begin = slab * BundleLayout.SlabNeurons, from = first - begin;
         float* act = ActivationsOf(index, slab);
-        Activate(SlabOf(index, slab), unit * e.Size + begin, from, end - begin, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, act, worker);
+        byte* next = null;
+        if (item + pool.Threads < _activationItems.Count)
+        {
+            (int other, int neuron, _) = _activationItems[item + pool.Threads];
+            next = PanelsOf(SlabOf(other, neuron / BundleLayout.SlabNeurons), neuron % BundleLayout.SlabNeurons);
+        }
+        Activate(SlabOf(index, slab), unit * e.Size + begin, from, end - begin, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, act, next, worker);
         for (int t = 0; t < tokens; t++)
         {
             float* a = act + (long)t * BundleLayout.SlabNeurons + from;

@@ -13,8 +13,8 @@ internal sealed unsafe partial class LayerStep
     internal const int SlabTokens = 64;
     /// <summary>With fewer slabs than this for each thread they are divided, and so are strips.</summary>
     private const int ItemsPerThread = 4;
-    /// <summary>Rows of down that a thread sums at a time, at most, in panels: so much of the tokens' sums stays in the second cache while slabs pass by.</summary>
-    private const int StripPanels = 16;
+    /// <summary>Rows of down that a thread sums at a time, at most, in panels: so much of the tokens' sums stays in the second cache while slabs pass by. Of few tokens more, to be read in one piece.</summary>
+    private const int StripPanels = 16, LongStripPanels = 64;
 
     /// <summary>The sums of up to so many tokens are added to where they are.</summary>
     private const int SumsApart = 8;
@@ -30,8 +30,9 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Strips of one expert's sums, or of a layer's, where so many are summed at once.</summary>
     private int DivideStrips(int sums)
     {
-        int items = ItemsPerThread * pool.Threads;
-        _stripPanels = Math.Clamp((PanelsOfDown * sums + items - 1) / items, 1, StripPanels);
+        bool few = _rows <= SumsApart;
+        int items = (few ? 2 : ItemsPerThread) * pool.Threads;
+        _stripPanels = Math.Clamp((PanelsOfDown * sums + items - 1) / items, 1, few ? LongStripPanels : StripPanels);
         return (PanelsOfDown + _stripPanels - 1) / _stripPanels;
     }
 
@@ -46,6 +47,14 @@ internal sealed unsafe partial class LayerStep
 
     private byte* SlabOf(in Segment segment) => _layer.Bundles!.UnitBase(_neededSlot[segment.From], _needed[segment.From]);
 
+    /// <summary>Where the products of a slab begin that make neurons from this one on active.</summary>
+    private byte* PanelsOf(byte* slab, int neuron)
+    {
+        var layout = _layer.Bundle;
+        (WeightFormat format, nint offset) = _layer.Config.Gated ? (layout.Gate, _layer.Offsets.Gate) : (layout.Up, _layer.Offsets.Up);
+        return slab + offset + (nint)(neuron / WeightLayout.PanelRows) * WeightLayout.PanelBytes(format, _layer.Config.HiddenSize);
+    }
+
     private int NeuronsOf(in Segment segment) => Math.Min(BundleLayout.SlabNeurons, _layer.Neurons - segment.Block * BundleLayout.SlabNeurons);
 
     private void SlabItem(int item, int worker)
@@ -58,7 +67,9 @@ internal sealed unsafe partial class LayerStep
         float* act = ActivationsOf(segment.Block);
         var gate = new Inputs(InputRow(layout.Gate, 0), StrideOf(layout.Gate, width));
         var up = new Inputs(InputRow(layout.Up, 0), StrideOf(layout.Up, width));
-        Activate(SlabOf(segment), segment.Block * BundleLayout.SlabNeurons, from, to, gate, up, _rows, act, worker);
+        int after = item + pool.Threads;
+        byte* next = after < _ready.Count * _slabParts ? PanelsOf(SlabOf(_segments[_ready[after / _slabParts]]), after % _slabParts * each) : null;
+        Activate(SlabOf(segment), segment.Block * BundleLayout.SlabNeurons, from, to, gate, up, _rows, act, next, worker);
         for (int t = 0; t < _rows && _layer.Options.CountZeros; t++)
             if (!_slots[_slotOfRow[t]].Dead) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(act + (long)t * BundleLayout.SlabNeurons + from, to - from).Count(0f));
     }
@@ -91,8 +102,8 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
-    /// <summary>act[t * 128 + i] = what neurons [from, to) of a slab make of the tokens' inputs; <paramref name="neuron"/> is the slab's first.</summary>
-    private void Activate(byte* slab, int neuron, int from, int to, Inputs gate, Inputs up, int tokens, float* act, int worker)
+    /// <summary>act[t * 128 + i] = what neurons [from, to) of a slab make of the tokens' inputs; <paramref name="neuron"/> is the slab's first, <paramref name="next"/> what this thread will probably read after it.</summary>
+    private void Activate(byte* slab, int neuron, int from, int to, Inputs gate, Inputs up, int tokens, float* act, byte* next, int worker)
     {
         var c = _layer.Config;
         var w = _layer.Weights!;
@@ -103,9 +114,12 @@ internal sealed unsafe partial class LayerStep
         {
             int count = Math.Min(SlabTokens, tokens - done);
             Inputs g = gate.From(done), x = up.From(done);
-            // The up panels lie behind the gate's, and down's behind them: each asks for the next one.
-            if (c.Gated) kernels.Panels(layout.Gate, slab + _layer.Offsets.Gate, first, end, to, width, g.At, g.Stride, count, a - from, n);
-            kernels.Panels(layout.Up, slab + _layer.Offsets.Up, first, end, to, width, x.At, x.Stride, count, (c.Gated ? u : a) - from, n);
+            if (c.Gated)
+            {
+                byte* behind = slab + _layer.Offsets.Up + first * (nint)WeightLayout.PanelBytes(layout.Up, width);
+                kernels.Panels(layout.Gate, slab + _layer.Offsets.Gate, first, end, to, width, g.At, g.Stride, count, a - from, n, behind);
+            }
+            kernels.Panels(layout.Up, slab + _layer.Offsets.Up, first, end, to, width, x.At, x.Stride, count, (c.Gated ? u : a) - from, n, next);
             AddBias(a, n, count, c.Gated ? w.GateBias : w.UpBias, neuron + from);
             Activations.Apply(kernels, c, a, n * count);
             if (c.Gated)

@@ -6,21 +6,22 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Matrix products: a register holds 4 columns of 8 rows, so a panel is done in two halves; four bytes of a token are broadcast against it. While a panel is computed the
-/// next one is asked for, so that arithmetic and memory overlap.
+/// Matrix products: a register holds 4 columns of 8 rows, so a panel is done in two halves; four bytes of a token are broadcast against it. While a panel is computed one
+/// further on is asked for, so that arithmetic and memory overlap.
 /// </summary>
 internal sealed unsafe partial class Avx2Kernels
 {
     public override void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false)
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
-        nint ahead = next == null ? panelBytes : (nint)(next - panels) - from * (nint)panelBytes;
+        int distance = PanelsAhead(panelBytes, 1, to - from);
         float* scratch = stackalloc float[FourBit.ScratchFloats];
         for (int p = from; p < to; p++)
         {
             byte* panel = panels + (long)p * panelBytes;
             int first = p * WeightLayout.PanelRows, valid = Math.Min(WeightLayout.PanelRows, rows - first);
             if (valid <= 0) return;
+            nint ahead = Ahead(panels, p, to, distance, panelBytes, next);
             if (format == WeightFormat.F32) FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add);
             else if (format == WeightFormat.BF16) FloatPanel<StoredBF16>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add);
             else

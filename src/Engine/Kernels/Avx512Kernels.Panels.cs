@@ -6,7 +6,7 @@ using FlashOrleans.Flash;
 namespace FlashOrleans.Engine;
 
 /// <summary>
-/// Matrix products: a register holds 4 columns of 16 rows; four bytes of a token are broadcast against it. While a panel is computed the next one is asked for, so that
+/// Matrix products: a register holds 4 columns of 16 rows; four bytes of a token are broadcast against it. While a panel is computed one further on is asked for, so that
 /// arithmetic and memory overlap.
 /// </summary>
 internal sealed unsafe partial class Avx512Kernels
@@ -15,13 +15,14 @@ internal sealed unsafe partial class Avx512Kernels
     {
         int panelBytes = WeightLayout.PanelBytes(format, cols);
         int each = format is WeightFormat.Q4 or WeightFormat.Q4B or WeightFormat.Q4K ? 2 : 1;
-        nint ahead = next == null ? each * panelBytes : (nint)(next - panels) - from * (nint)panelBytes;
+        int distance = PanelsAhead(panelBytes, each, to - from);
         float* scratch = stackalloc float[2 * FourBit.ScratchFloats];
         for (int p = from; p < to; p += each)
         {
             byte* panel = panels + (long)p * panelBytes;
             int first = p * WeightLayout.PanelRows, valid = Math.Min(Math.Min(each, to - p) * WeightLayout.PanelRows, rows - first);
             if (valid <= 0) return;
+            nint ahead = Ahead(panels, p, to, distance, panelBytes, next);
             switch (format)
             {
                 case WeightFormat.F32: FloatPanel<StoredF32>(panel, WeightLayout.RowBytes(format, cols), valid, cols, x, xStride, tokens, y + first, yStride, add); break;

@@ -106,28 +106,25 @@ internal static class FloatMath
         return BitConverter.Int32BitsToSingle(bits | (h & 0x8000) << 16);
     }
 
-    /// <summary>Twin of <see cref="FromHalf(ushort)"/>: eight f16, each zero-extended to 32 bits.</summary>
+    private const float TwoTo112 = 5192296858534827628530496329220096f;
+
+    /// <summary>Twin of <see cref="FromHalf(ushort)"/>: eight f16, each zero-extended to 32 bits. Its sign, exponent and mantissa, put where f32 has them, are 2^-112 of the number, which a product restores:
+    /// exact, and of subnormal operands only where the f16 is one. Infinity and NaN keep their mantissa.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> FromHalf(Vector256<int> h)
     {
-        Vector256<int> magnitude = h & Vector256.Create(0x7FFF);
-        Vector256<int> bits = (magnitude << 13) + Vector256.Create(0x38000000);
-        Vector256<int> subnormal = ((bits + Vector256.Create(0x00800000)).AsSingle() - Vector256.Create(0x38800000).AsSingle()).AsInt32();
-        bits += Vector256.GreaterThan(magnitude, Vector256.Create(0x7BFF)) & Vector256.Create(0x38000000);
-        bits = Vector256.ConditionalSelect(Vector256.GreaterThan(Vector256.Create(0x400), magnitude), subnormal, bits);
-        return (bits | (h ^ magnitude) << 16).AsSingle();
+        Vector256<int> small = ((h << 16) >> 3) & Vector256.Create(unchecked((int)0x8FFFE000));
+        Vector256<int> value = (small.AsSingle() * Vector256.Create(TwoTo112)).AsInt32(), exponent = Vector256.Create(0x7C00);
+        return Vector256.ConditionalSelect(Vector256.Equals(h & exponent, exponent), value | Vector256.Create(0x7F800000), value).AsSingle();
     }
 
-    /// <summary>Twin of <see cref="FromHalf(ushort)"/>: sixteen f16, each zero-extended to 32 bits.</summary>
+    /// <summary>Twin of <see cref="FromHalf(ushort)"/>: sixteen f16, each zero-extended to 32 bits; as <see cref="FromHalf(Vector256{int})"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> FromHalf(Vector512<int> h)
     {
-        Vector512<int> magnitude = h & Vector512.Create(0x7FFF);
-        Vector512<int> bits = (magnitude << 13) + Vector512.Create(0x38000000);
-        Vector512<int> subnormal = ((bits + Vector512.Create(0x00800000)).AsSingle() - Vector512.Create(0x38800000).AsSingle()).AsInt32();
-        bits += Vector512.GreaterThan(magnitude, Vector512.Create(0x7BFF)) & Vector512.Create(0x38000000);
-        bits = Vector512.ConditionalSelect(Vector512.GreaterThan(Vector512.Create(0x400), magnitude), subnormal, bits);
-        return (bits | (h ^ magnitude) << 16).AsSingle();
+        Vector512<int> small = ((h << 16) >> 3) & Vector512.Create(unchecked((int)0x8FFFE000));
+        Vector512<int> value = (small.AsSingle() * Vector512.Create(TwoTo112)).AsInt32(), exponent = Vector512.Create(0x7C00);
+        return Vector512.ConditionalSelect(Vector512.Equals(h & exponent, exponent), value | Vector512.Create(0x7F800000), value).AsSingle();
     }
 
     /// <summary>f32 to f16, nearest even; too large becomes infinity, NaN becomes the quiet NaN of its sign.</summary>

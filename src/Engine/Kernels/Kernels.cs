@@ -21,8 +21,18 @@ internal abstract unsafe partial class Kernels
     public abstract void QuantizeRow(float* x, int cols, byte* quantized);
 
     /// <summary>y[t * yStride + 16 p + r] = row (16 p + r) · x_t for panels [from, to) and tokens [0, tokens); rows beyond <paramref name="rows"/> are not written. xStride in bytes, yStride in floats;
-    /// or, where <paramref name="add"/>, y += that. While a panel is computed the one behind it is asked for, or its like among those that begin at <paramref name="next"/>: a hint.</summary>
+    /// or, where <paramref name="add"/>, y += that. While a panel is computed one further on is asked for, behind the last those that begin at <paramref name="next"/>, or what lies behind them: a hint.</summary>
     public abstract void Panels(WeightFormat format, byte* panels, int from, int to, int rows, int cols, byte* x, nint xStride, int tokens, float* y, nint yStride, byte* next = null, bool add = false);
+
+    /// <summary>So far ahead memory is asked for, at least: two panels of a model of billions. What is asked for stays in the second cache until it is used.</summary>
+    private const int AheadBytes = 64 << 10;
+
+    /// <summary>Panels from the one that is computed to the one that is asked for meanwhile, whole groups of <paramref name="each"/>, in a run of so many.</summary>
+    private protected static int PanelsAhead(int panelBytes, int each, int run) => Math.Min(run, ((AheadBytes + panelBytes - 1) / panelBytes + each - 1) / each * each);
+
+    /// <summary>Bytes from panel p to the one that is <paramref name="distance"/> further on in the run that ends at <paramref name="to"/> and goes on at <paramref name="next"/>.</summary>
+    private protected static nint Ahead(byte* panels, int p, int to, int distance, int panelBytes, byte* next) =>
+        p + distance < to || next == null ? distance * (nint)panelBytes : (nint)(next - panels) + (distance - to) * (nint)panelBytes;
 
     /// <summary>result[i] = row_i · x_i for n (row, activation) pairs of bundle rows.</summary>
     public abstract void Dots(WeightFormat format, byte** rows, byte** xs, int n, int cols, float* result);
