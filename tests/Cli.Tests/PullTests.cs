@@ -118,6 +118,24 @@ public sealed class PullTests : IDisposable
     }
 
     [Fact]
+    public async Task Lean_bundles_are_pulled_as_they_are_imported_and_refused_before_the_weights_of_a_model_without_zeros_are_downloaded()
+    {
+        var pull = await Flash.RunAsync(_home, "pull", "fox/Lantern.v1", "--quant", "f32", "--bundles", "lean", "--json");
+        Assert.True(pull.Code == 0, pull.Error);
+        Assert.Equal("lean", (await Flash.RunAsync(_home, "show", "Lantern.v1", "--json")).Json.GetProperty("bundles").GetString());
+        var direct = await Flash.RunAsync(_home, "import", TestData.Golden("llama-relu"), "--name", "direct", "--quant", "f32", "--bundles", "lean", "--json");
+        foreach (string file in Directory.EnumerateFiles(direct.Json.GetProperty("path").GetString()!, "*.slice", SearchOption.AllDirectories))
+            Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(file.Replace("direct.flash", "Lantern.v1.flash", StringComparison.Ordinal)));
+        int before = _hub.Requests.Count;
+        byte[] config = _hub.Repositories["fox/Lantern.v1"]["config.json"];
+        _hub.Repositories["fox/Lantern.v1"]["config.json"] = Encoding.UTF8.GetBytes(Encoding.UTF8.GetString(config).Replace("relu", "silu", StringComparison.Ordinal));
+        var refused = await Flash.RunAsync(_home, "pull", "fox/Lantern.v1", "--name", "other", "--bundles", "lean");
+        Assert.Equal(1, refused.Code);
+        Assert.EndsWith("leave out --bundles lean", OneLine(refused).TrimEnd(), StringComparison.Ordinal);
+        Assert.DoesNotContain(_hub.Requests.Skip(before), static r => r.Path.EndsWith("/model.safetensors", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public async Task A_checkpoint_whose_weights_cannot_be_imported_says_so_and_where_its_files_are()
     {
         _hub.Repositories["fox/Lantern.v1"]["model.safetensors"] = new byte[9];

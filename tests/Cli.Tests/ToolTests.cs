@@ -72,6 +72,12 @@ public sealed class ToolTests(FlashHome home)
         Assert.Equal("whole", (await Flash.RunAsync(home, "show", "emberling", "--json")).Json.GetProperty("bundles").GetString());
         Assert.Equal(0, (await Flash.RunAsync(home, "verify", "lean")).Code);
         Assert.Equal(0, (await Flash.RunAsync(home, "plan", "lean", "--budget", "400MiB", "--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "50")).Code);
+        string[] shape = ["plan", "prosparse-7b", "--budget", "3GB", "--kv", "q8", "--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "50", "--json"];
+        var (fat, thin) = ((await Flash.RunAsync(home, shape)).Json, (await Flash.RunAsync(home, [.. shape, "--bundles", "lean"])).Json);
+        Assert.True(thin.GetProperty("streamed_bytes").GetInt64() < fat.GetProperty("streamed_bytes").GetInt64() * 7 / 10);
+        var asked = await Flash.RunAsync(home, "plan", "emberling", "--budget", "400MiB", "--bundles", "lean");
+        Assert.Equal(1, asked.Code);
+        Assert.EndsWith("has whole bundles; --bundles is for a shape that is not written yet, import with --bundles lean\n", asked.Error, StringComparison.Ordinal);
         var dense = await Flash.RunAsync(home, "run", "lean", "hello", "--mode", "dense");
         Assert.Equal(1, dense.Code);
         Assert.EndsWith("mode dense reads every row of a neuron; the bundles of lean are lean: take --mode exact, or import it again with --bundles whole\n", dense.Error, StringComparison.Ordinal);

@@ -18,15 +18,16 @@ internal static class PlanVerb
         var reads = Flags.Float("--read-rate", "Thousands of scattered reads of a unit a second, instead of measuring", 0.01f, 100_000);
         var flash = Flags.Float("--flash-rate", "GB/s of long reads, instead of measuring", 0.001f, 1_000);
         var compute = Flags.Float("--compute-rate", "Thousand millions of multiply-adds a second of all threads, whatever the number of tokens, instead of measuring", 0.01f, 1_000_000);
+        var bundles = ImportVerb.Bundles();
         var json = Flags.Json();
         var verb = new Verb("plan", "Show where the memory of a budget would go, and the expected speed", """
             Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
             the same share of every layer. Exit code 1 and what would do when the budget is too small.
             Expected tok/s: from (reading memory, multiplying and reading flash one after the other) to (all at once, as far as look-ahead works). All three are measured for
-            a second or two unless given. For a model of experts there is one figure beside the two: a small model of its rows and formats is written, run as this one would be, and deleted. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4).
+            a second or two unless given. For a model of experts there is one figure beside the two: a small model of its rows and formats is written, run as this one would be, and deleted. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4), --bundles with which bundles.
             """,
-            "flash plan emberling --budget 150MiB", "flash plan qwen3-30b-a3b --budget 8GiB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
-        { path, memory, reads, flash, compute, json };
+            "flash plan emberling --budget 150MiB", "flash plan qwen3-30b-a3b --budget 8GiB", "flash plan prosparse-7b --bundles lean --budget 2.5GB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
+        { path, memory, reads, flash, compute, bundles, json };
         var model = new ModelFlags(verb);
         var budget = new BudgetFlags(verb, promises: true, required: true);
         var engine = new EngineFlags(verb, window: false, budget: false);
@@ -36,8 +37,10 @@ internal static class PlanVerb
             // A shape that nothing was written of: what a download or `flash synth` would bring.
             string name = model.Name(parse);
             bool isShape = SyntheticModel.Shapes.Contains(name) && !Directory.Exists(app.Store.Target(name));
+            bool lean = parse.GetValue(bundles) == PackageLayout.LeanBundles;
             using var package = isShape ? null : model.Open(app, parse);
-            Manifest manifest = package?.Manifest ?? SyntheticModel.Plan(name, model.Format(parse));
+            if (lean && package is { Manifest.Lean: false }) throw new CliException($"{package}: has whole bundles; --bundles is for a shape that is not written yet, import with --bundles lean");
+            Manifest manifest = package?.Manifest ?? SyntheticModel.Plan(name, model.Format(parse), lean);
             var options = engine.Engine(parse) with { Budget = budget.Of(parse, parse.GetValue(path) switch { "engine" => BudgetHost.Engine, "http" => BudgetHost.Http, _ => BudgetHost.Grains }) };
             // What flash serve does unless it is told otherwise.
             if (options.Budget is { Host: BudgetHost.Http }) options = options with { KvDisk = ServeVerb.Saves(app, ServeVerb.DefaultDisk) };

@@ -19,11 +19,12 @@ internal static class PullVerb
         var model = new Argument<string>("NAME") { Description = "owner/model, hf.co/owner/model, owner/model:Q4_K_M, owner/model:file.gguf, or the address of a .gguf file" };
         var name = Flags.Text("--name", "NAME", "Name in $FLASH_HOME (default: the model's, without its owner)");
         var quant = ModelFlags.QuantOfImport();
+        var bundles = ImportVerb.Bundles();
         var keep = new Option<bool>("--keep") { Description = "Keep the downloaded files after importing them" };
         var json = Flags.Json();
         var verb = new Verb("pull", "Download a model from the Hugging Face hub and import it", Details, "flash pull SparseLLM/ReluLLaMA-7B --name relu --quant q4", "flash pull facebook/opt-125m --keep")
         {
-            model, name, quant, keep, json,
+            model, name, quant, bundles, keep, json,
         };
         verb.SetAction(async (parse, _) =>
         {
@@ -31,23 +32,25 @@ internal static class PullVerb
             string target = parse.GetValue(name) ?? reference.ModelName;
             if (!PackageStore.IsValidName(target))
                 throw new UsageException($"'{target}' cannot be a model's name: letters, digits, '.', '_', '-'; the first a letter or digit, not ending in {PackageStore.Extension}");
-            await PullAsync(app, reference, target, parse.GetValue(quant)!, parse.GetValue(keep), parse.GetValue(json));
+            var options = new ImportOptions { Name = target, Quant = parse.GetValue(quant)!, Lean = parse.GetValue(bundles) == PackageLayout.LeanBundles };
+            await PullAsync(app, reference, options, parse.GetValue(keep), parse.GetValue(json));
         });
         return verb;
     }
 
-    private static async Task PullAsync(App app, HubReference reference, string target, string quant, bool keep, bool json)
+    private static async Task PullAsync(App app, HubReference reference, ImportOptions options, bool keep, bool json)
     {
+        string target = options.Name!;
         CancellationToken stop = app.Interrupts.Stop;
         using var pull = new HubPull(HubOptions.FromEnvironment(), new PullLine(reference.ToString(), app.Screen));
         PullPlan plan = await pull.PlanAsync(reference, Path.Combine(app.Store.Home, "downloads"), stop);
-        using PullFolder folder = await DownloadAsync(app, pull, plan, quant);
+        using PullFolder folder = await DownloadAsync(app, pull, plan, options);
         app.Screen.EndLine();
         if (plan.Unverified.Count > 0) app.Screen.Remark($"not verified, its server gives no checksum: {string.Join(", ", plan.Unverified)}");
         ImportResult result;
         try
         {
-            result = PulledModel.Import(plan, app.Store.Target(target), new ImportOptions { Name = target, Quant = quant }, new ImportLine(target, app.Screen), stop);
+            result = PulledModel.Import(plan, app.Store.Target(target), options, new ImportLine(target, app.Screen), stop);
         }
         catch (Exception e) when (e is ModelFormatException or FlashException)
         {
@@ -78,11 +81,11 @@ internal static class PullVerb
         app.Screen.Out.WriteLine($"{result.Name}: {ImportVerb.Text(result.Formats)}, {Units.Bytes(plan.Bytes)} of {reference} became {Units.Bytes(result.Bytes)} in {result.Path}");
     }
 
-    private static async Task<PullFolder> DownloadAsync(App app, HubPull pull, PullPlan plan, string quant)
+    private static async Task<PullFolder> DownloadAsync(App app, HubPull pull, PullPlan plan, ImportOptions options)
     {
         try
         {
-            return await pull.DownloadAsync(plan, PulledModel.PackageBytes(plan, quant), app.Interrupts.Stop);
+            return await pull.DownloadAsync(plan, PulledModel.PackageBytes(plan, options.Quant), options.Lean, app.Interrupts.Stop);
         }
         catch (OperationCanceledException) when (app.Interrupts.Stop.IsCancellationRequested)
         {

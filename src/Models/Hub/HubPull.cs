@@ -60,15 +60,16 @@ public sealed class HubPull : IDisposable
     }
 
     /// <param name="packageBytes">What importing it will need on the same disk.</param>
+    /// <param name="lean">It is to be imported with lean bundles.</param>
     /// <exception cref="ModelFormatException">What the repository says of the model cannot be imported; known before the weights are asked for, and nothing is left.</exception>
     /// <returns>The folder, still held: the caller imports, removes it or not, and disposes it.</returns>
-    public async Task<PullFolder> DownloadAsync(PullPlan plan, long packageBytes, CancellationToken cancel)
+    public async Task<PullFolder> DownloadAsync(PullPlan plan, long packageBytes, bool lean, CancellationToken cancel)
     {
         ArgumentNullException.ThrowIfNull(plan);
         PullFolder folder = PullFolder.Open(plan.Folder, plan.Paths);
         try
         {
-            await new Downloader(_client, _options, _retries).RunAsync(plan.Files, plan.Folder, packageBytes, () => PulledModel.CheckConfig(plan), _meter, cancel);
+            await new Downloader(_client, _options, _retries).RunAsync(plan.Files, plan.Folder, packageBytes, () => PulledModel.CheckConfig(plan, lean), _meter, cancel);
             return folder;
         }
         catch (ModelFormatException)

@@ -1,15 +1,18 @@
+using FlashOrleans.Flash;
+
 namespace FlashOrleans.Models.Hub;
 
 /// <summary>Where a finished download meets the importer: the only place that knows what can be imported of what can be pulled.</summary>
 public static class PulledModel
 {
     /// <summary>Asked when everything but the weights is there: what no import could use is not downloaded.</summary>
-    internal static void CheckConfig(PullPlan plan)
+    internal static void CheckConfig(PullPlan plan, bool lean)
     {
         if (plan.IsGguf) return;
         try
         {
-            ConfigReader.Read(plan.Folder);
+            ModelConfig config = ConfigReader.Read(plan.Folder);
+            if (lean) Importer.DemandSelector(plan.Folder, config);
         }
         catch (ModelFormatException e) when (e.Path != null && e.Message.StartsWith(plan.Folder, StringComparison.Ordinal))
         {

@@ -122,13 +122,14 @@ public static class SyntheticModel
     }
 
     /// <summary>The manifest that a package of a shape would have, before anything of it is written: for planning. Of its files it knows the sizes alone.</summary>
-    public static Manifest Plan(string shape, string quant)
+    public static Manifest Plan(string shape, string quant, bool lean = false)
     {
         ModelConfig config = SyntheticShapes.Read(shape, null);
+        if (lean) Importer.DemandSelector(shape, config);
         WeightFormat format = quant switch { "q8" => WeightFormat.Q8, "bf16" => WeightFormat.BF16, "f32" => WeightFormat.F32, _ => WeightFormat.Q4 };
         ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read("auto", shape, config, 0);
-        PredictorConfig? predictors = activity == null ? null : SyntheticActivity.Predictors(config);
-        return PackageWriter.Plan(new PackageSpec { Name = shape, Config = config, Format = format, Activity = activity, Predictors = predictors, Routing = SyntheticRouting.Read("auto", config, 0), Provenance = new Provenance { Source = shape, Tool = "plan" } });
+        PredictorConfig? predictors = activity == null || lean ? null : SyntheticActivity.Predictors(config);
+        return PackageWriter.Plan(new PackageSpec { Name = shape, Config = config, Format = format, Lean = lean, Activity = activity, Predictors = predictors, Routing = SyntheticRouting.Read("auto", config, 0), Provenance = new Provenance { Source = shape, Tool = "plan" } });
     }
 
     /// <summary>What a package of random weights draws, beside what is published; empty where the weights decide.</summary>

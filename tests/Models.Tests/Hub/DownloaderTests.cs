@@ -350,7 +350,7 @@ public sealed class DownloaderTests : IDisposable
         _bench.AddModel();
         using HubPull pull = _bench.Pull();
         PullPlan plan = await pull.PlanAsync(PullBench.Reference(PullBench.Repository), _bench.Downloads, default);
-        using (await pull.DownloadAsync(plan, 0, default)) Assert.Contains("another flash pull is at work", await _bench.FailureAsync(), StringComparison.Ordinal);
+        using (await pull.DownloadAsync(plan, 0, false, default)) Assert.Contains("another flash pull is at work", await _bench.FailureAsync(), StringComparison.Ordinal);
         await _bench.RunAsync();
     }
 

@@ -60,7 +60,7 @@ internal sealed class PullBench : IDisposable
     {
         using HubPull pull = Pull();
         PullPlan plan = await pull.PlanAsync(Reference(reference), Downloads, cancel);
-        using PullFolder folder = await pull.DownloadAsync(plan, packageBytes, cancel);
+        using PullFolder folder = await pull.DownloadAsync(plan, packageBytes, false, cancel);
         return plan;
     }
 
