@@ -52,7 +52,8 @@ internal sealed unsafe partial class LayerStep
         _tileJob ??= TileItem;
         _splitJob ??= SplitItem;
         int tasks = _tileCount * c.KvHeads;
-        bool parallel = work * c.Heads * (c.HeadDim + c.ValueHeadDim) > ParallelWork;
+        // A number of a key or value is read and widened for one product: it takes several times as long as a weight's.
+        bool parallel = work * c.Heads * (c.HeadDim + c.ValueHeadDim) > ParallelWork / 8;
         _splitFloats = (long)mostRows * group * _tile.ResultFloats;
         int room = (int)Math.Min(last - first + 1, _splitsRoom / (tasks * _splitFloats));
         // A tile's positions are shared out where it alone would be more than half of a thread's part.
@@ -89,10 +90,19 @@ internal sealed unsafe partial class LayerStep
         Gather(task, scratch);
         for (int s = first / Numerics.SplitPositions; s <= last / Numerics.SplitPositions; s++)
         {
-            Split(task, s, scratch, split);
+            Split(task, s, scratch, split, s == last / Numerics.SplitPositions ? FirstKeys(task + pool.Threads) : null);
             Merge(task, split);
         }
         Divide(task);
+    }
+
+    /// <summary>Where a task begins to read; null behind the last.</summary>
+    private byte* FirstKeys(int task)
+    {
+        int heads = _layer.Config.KvHeads;
+        if (task >= _tileCount * heads) return null;
+        int row = _tiles[task / heads];
+        return _layer.Kv!.Key(_slots[_slotOfRow[row]].Sequence, task % heads, FirstSeen(PositionOf(row)));
     }
 
     /// <summary>The queries of a tile's rows side by side.</summary>
@@ -104,8 +114,8 @@ internal sealed unsafe partial class LayerStep
             Buffer.MemoryCopy(_qkv + (long)row * c.QkvRows + task % c.KvHeads * (bytes / 4), queries, bytes, bytes);
     }
 
-    /// <summary>One split of a tile's queries: [query][weighted sum, largest score, sum], the sum 0 where a query sees nothing of it.</summary>
-    private void Split(int task, int split, float* scratch, float* to)
+    /// <summary>One split of a tile's queries: [query][weighted sum, largest score, sum], the sum 0 where a query sees nothing of it; <paramref name="next"/>: what this thread will probably read after it.</summary>
+    private void Split(int task, int split, float* scratch, float* to, byte* next = null)
     {
         var c = _layer.Config;
         var kv = _layer.Kv!;
@@ -122,7 +132,7 @@ internal sealed unsafe partial class LayerStep
         {
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
             var (together, apart) = Together(p, p + n, allFrom, allEnd);
-            if (apart > together) Score(0, rows, together, apart);
+            if (apart > together) Score(0, rows, together, apart, p + n < end ? kv.Key(sequence, head, p + n) : kv.Value(sequence, head, from));
             for (int r = 0; r < rows; r++)
             {
                 Score(r, 1, Math.Max(p, FirstSeen(position + r)), Math.Min(together, position + r + 1));
@@ -143,22 +153,22 @@ internal sealed unsafe partial class LayerStep
             n = Math.Min(KvCache.BlockPositions - p % KvCache.BlockPositions, end - p);
             var (together, apart) = Together(p, p + n, allFrom, allEnd);
             for (int r = 0; r < rows; r++) Weigh(r, 1, Math.Max(p, FirstSeen(position + r)), Math.Min(together, position + r + 1));
-            if (apart > together) Weigh(0, rows, together, apart);
+            if (apart > together) Weigh(0, rows, together, apart, p + n < end ? kv.Value(sequence, head, p + n) : next);
             for (int r = 0; r < rows; r++) Weigh(r, 1, Math.Max(apart, FirstSeen(position + r)), Math.Min(p + n, position + r + 1));
         }
 
-        void Score(int r, int count, int p, int until)
+        void Score(int r, int count, int p, int until, byte* ask = null)
         {
             if (p >= until) return;
             kernels.ScoresOfMany(kv.Type, scratch + (long)r * group * c.HeadDim, count * group, c.HeadDim, kv.Key(sequence, head, p), q8 ? kv.KeyScale(sequence, head, p) : null, until - p, c.HeadDim, scale,
-                scores + (long)r * group * Numerics.SplitPositions + p - start, Numerics.SplitPositions, room);
+                scores + (long)r * group * Numerics.SplitPositions + p - start, Numerics.SplitPositions, room, ask);
         }
 
-        void Weigh(int r, int count, int p, int until)
+        void Weigh(int r, int count, int p, int until, byte* ask = null)
         {
             if (p >= until) return;
             kernels.WeightedSumOfMany(kv.Type, scores + (long)r * group * Numerics.SplitPositions + p - start, count * group, Numerics.SplitPositions, kv.Value(sequence, head, p), q8 ? kv.ValueScale(sequence, head, p) : null,
-                until - p, c.ValueHeadDim, to + (long)r * group * width, width, room);
+                until - p, c.ValueHeadDim, to + (long)r * group * width, width, room, ask);
         }
     }
 

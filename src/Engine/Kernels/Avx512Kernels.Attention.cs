@@ -7,39 +7,41 @@ namespace FlashOrleans.Engine;
 /// <summary>Attention over one block of cached keys and values.</summary>
 internal sealed unsafe partial class Avx512Kernels
 {
-    public override void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores)
+    public override void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores, byte* next)
     {
-        if (half) Scores<StoredF16>(q, keys, stride, count, headDim, scale, scores);
-        else Scores<StoredF32>(q, keys, stride, count, headDim, scale, scores);
+        if (half) Scores<StoredF16>(q, keys, stride, count, headDim, scale, scores, next);
+        else Scores<StoredF32>(q, keys, stride, count, headDim, scale, scores, next);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Scores<T>(float* q, byte* keys, nint stride, int count, int headDim, float scale, float* scores) where T : struct, IStored
+    private static void Scores<T>(float* q, byte* keys, nint stride, int count, int headDim, float scale, float* scores, byte* next) where T : struct, IStored
     {
         for (int i = 0; i < count; i += 4)
         {
+            if (next != null) Ask(next + i * stride, Math.Min(4, count - i) * stride);
             // A missing key is computed as the last one and not stored.
             byte* k0 = keys + i * stride, k1 = keys + Math.Min(i + 1, count - 1) * stride, k2 = keys + Math.Min(i + 2, count - 1) * stride, k3 = keys + Math.Min(i + 3, count - 1) * stride;
             StoreFour(Dot4<T>(k0, k1, k2, k3, q, q, q, q, headDim) * Vector128.Create(scale), scores + i, count - i);
         }
     }
 
-    public override void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc)
+    public override void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc, byte* next)
     {
-        if (half) WeightedSum<StoredF16>(p, values, stride, count, headDim, acc);
-        else WeightedSum<StoredF32>(p, values, stride, count, headDim, acc);
+        if (half) WeightedSum<StoredF16>(p, values, stride, count, headDim, acc, next);
+        else WeightedSum<StoredF32>(p, values, stride, count, headDim, acc, next);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void WeightedSum<T>(float* p, byte* values, nint stride, int count, int headDim, float* acc) where T : struct, IStored
+    private static void WeightedSum<T>(float* p, byte* values, nint stride, int count, int headDim, float* acc, byte* next) where T : struct, IStored
     {
-        int k = 0;
+        int k = 0, each = T.Bytes;
         for (; k + 64 <= headDim; k += 64)
         {
             Vector512<float> t0 = Vector512.Load(acc + k), t1 = Vector512.Load(acc + k + 16), t2 = Vector512.Load(acc + k + 32), t3 = Vector512.Load(acc + k + 48);
             byte* value = values;
             for (int i = 0; i < count; i++, value += stride)
             {
+                if (next != null) Ask(next + (value - values) + k * each, 64 * each);
                 Vector512<float> s = Vector512.Create(p[i]);
                 t0 = Mad(s, T.Sixteen(value, k), t0);
                 t1 = Mad(s, T.Sixteen(value, k + 16), t1);

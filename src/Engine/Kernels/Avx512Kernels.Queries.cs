@@ -7,14 +7,19 @@ namespace FlashOrleans.Engine;
 /// <summary>Attention of several queries: four of them at a time with four keys, or with 64 columns of the values, in sixteen registers.</summary>
 internal sealed unsafe partial class Avx512Kernels
 {
-    public override void FromHalf(ushort* x, int n, float* y) => Widen<StoredF16>((byte*)x, n, y);
+    public override void FromHalf(ushort* x, int n, float* y, byte* next) => Widen<StoredF16>((byte*)x, n, y, next);
 
-    public override void FromInt8(sbyte* x, int n, float* y) => Widen<StoredI8>((byte*)x, n, y);
+    public override void FromInt8(sbyte* x, int n, float* y, byte* next) => Widen<StoredI8>((byte*)x, n, y, next);
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Widen<T>(byte* x, int n, float* y) where T : struct, IStored
+    private static void Widen<T>(byte* x, int n, float* y, byte* next) where T : struct, IStored
     {
         int i = 0;
+        for (; i + 64 <= n && next != null; i += 64)
+        {
+            Ask(next + i * T.Bytes, 64 * T.Bytes);
+            for (int k = i; k < i + 64; k += 16) T.Sixteen(x, k).Store(y + k);
+        }
         for (; i + 16 <= n; i += 16) T.Sixteen(x, i).Store(y + i);
         for (; i < n; i++) y[i] = T.One(x, i);
     }

@@ -4,10 +4,10 @@ namespace FlashOrleans.Engine;
 internal abstract unsafe partial class Kernels
 {
     /// <summary>scores[i] = ((q · key_i) * scale) * keyScales[i]; keys are headDim int8 every <paramref name="stride"/> bytes, summed as floats are.</summary>
-    public abstract void ScoresInt8(float* q, byte* keys, float* keyScales, nint stride, int count, int headDim, float scale, float* scores);
+    public abstract void ScoresInt8(float* q, byte* keys, float* keyScales, nint stride, int count, int headDim, float scale, float* scores, byte* next = null);
 
     /// <summary>acc[d] = fma(p_i * valueScales[i], value_i[d], acc[d]), i ascending, at most 64 of them.</summary>
-    public abstract void WeightedSumInt8(float* p, byte* values, float* valueScales, nint stride, int count, int headDim, float* acc);
+    public abstract void WeightedSumInt8(float* p, byte* values, float* valueScales, nint stride, int count, int headDim, float* acc, byte* next = null);
 
     /// <summary>scale = amax / 127, y = round-half-even(x / scale), 0 where amax is 0. A few thousand numbers a token: the same loop for every variant.</summary>
     public static float ToInt8(float* x, int n, sbyte* y)

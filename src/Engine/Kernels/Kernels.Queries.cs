@@ -9,26 +9,26 @@ internal abstract unsafe partial class Kernels
     public static long RoomFloats(int queries, int width) => (long)MostValues * (width + queries);
 
     /// <summary><see cref="Scores"/> or <see cref="ScoresInt8"/> of each query, at most 64 keys that lie one behind the other; strides in numbers.</summary>
-    public void ScoresOfMany(KvType type, float* q, int queries, nint qStride, byte* keys, float* keyScales, int count, int headDim, float scale, float* scores, nint scoresStride, float* room)
+    public void ScoresOfMany(KvType type, float* q, int queries, nint qStride, byte* keys, float* keyScales, int count, int headDim, float scale, float* scores, nint scoresStride, float* room, byte* next = null)
     {
-        if (queries == 1 && type == KvType.Q8) ScoresInt8(q, keys, keyScales, headDim, count, headDim, scale, scores);
-        else if (queries == 1) Scores(q, keys, headDim * (type == KvType.F16 ? 2 : 4), type == KvType.F16, count, headDim, scale, scores);
+        if (queries == 1 && type == KvType.Q8) ScoresInt8(q, keys, keyScales, headDim, count, headDim, scale, scores, next);
+        else if (queries == 1) Scores(q, keys, headDim * (type == KvType.F16 ? 2 : 4), type == KvType.F16, count, headDim, scale, scores, next);
         else
         {
-            ScoresOfMany(q, queries, qStride, Floats(type, keys, count * headDim, room), count, headDim, scale, scores, scoresStride);
+            ScoresOfMany(q, queries, qStride, Floats(type, keys, count * headDim, room, next), count, headDim, scale, scores, scoresStride);
             if (type != KvType.Q8) return;
             for (int i = 0; i < queries; i++, scores += scoresStride) Times(scores, keyScales, count, scores);
         }
     }
 
     /// <summary><see cref="WeightedSum"/> or <see cref="WeightedSumInt8"/> of each query, at most 64 values that lie one behind the other; strides in numbers.</summary>
-    public void WeightedSumOfMany(KvType type, float* p, int queries, nint pStride, byte* values, float* valueScales, int count, int width, float* acc, nint accStride, float* room)
+    public void WeightedSumOfMany(KvType type, float* p, int queries, nint pStride, byte* values, float* valueScales, int count, int width, float* acc, nint accStride, float* room, byte* next = null)
     {
-        if (queries == 1 && type == KvType.Q8) WeightedSumInt8(p, values, valueScales, width, count, width, acc);
-        else if (queries == 1) WeightedSum(p, values, width * (type == KvType.F16 ? 2 : 4), type == KvType.F16, count, width, acc);
+        if (queries == 1 && type == KvType.Q8) WeightedSumInt8(p, values, valueScales, width, count, width, acc, next);
+        else if (queries == 1) WeightedSum(p, values, width * (type == KvType.F16 ? 2 : 4), type == KvType.F16, count, width, acc, next);
         else
         {
-            float* floats = Floats(type, values, count * width, room);
+            float* floats = Floats(type, values, count * width, room, next);
             if (type == KvType.Q8)
             {
                 float* weights = room + (long)MostValues * width;
@@ -40,19 +40,19 @@ internal abstract unsafe partial class Kernels
         }
     }
 
-    private float* Floats(KvType type, byte* stored, int n, float* room)
+    private float* Floats(KvType type, byte* stored, int n, float* room, byte* next)
     {
         if (type == KvType.F32) return (float*)stored;
-        if (type == KvType.F16) FromHalf((ushort*)stored, n, room);
-        else FromInt8((sbyte*)stored, n, room);
+        if (type == KvType.F16) FromHalf((ushort*)stored, n, room, next);
+        else FromInt8((sbyte*)stored, n, room, next);
         return room;
     }
 
-    /// <summary>f16 as floats.</summary>
-    public abstract void FromHalf(ushort* x, int n, float* y);
+    /// <summary>f16 as floats; <paramref name="next"/>: as many that are asked for meanwhile.</summary>
+    public abstract void FromHalf(ushort* x, int n, float* y, byte* next);
 
-    /// <summary>8-bit integers as floats.</summary>
-    public abstract void FromInt8(sbyte* x, int n, float* y);
+    /// <summary>8-bit integers as floats; <paramref name="next"/>: as many that are asked for meanwhile.</summary>
+    public abstract void FromInt8(sbyte* x, int n, float* y, byte* next);
 
     protected virtual void ScoresOfMany(float* q, int queries, nint qStride, float* keys, int count, int headDim, float scale, float* scores, nint scoresStride)
     {

@@ -57,11 +57,11 @@ internal abstract unsafe partial class Kernels
     /// <summary>Weights as floats: row r of a panel.</summary>
     public abstract void PanelRow(WeightFormat format, byte* panel, int row, int cols, float* y);
 
-    /// <summary>scores[i] = (q · key_i) * scale; keys are headDim floats (f16 when <paramref name="half"/>) every <paramref name="stride"/> bytes.</summary>
-    public abstract void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores);
+    /// <summary>scores[i] = (q · key_i) * scale; keys are headDim floats (f16 when <paramref name="half"/>) every <paramref name="stride"/> bytes. Meanwhile as many are asked for at <paramref name="next"/>: a hint, here and where attention reads else.</summary>
+    public abstract void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores, byte* next = null);
 
     /// <summary>acc[d] = fma(p_i, value_i[d], acc[d]), i ascending.</summary>
-    public abstract void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc);
+    public abstract void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc, byte* next = null);
 
     /// <summary>s_i = exp(s_i - max), max the largest of them; returns their sum (16 virtual lanes over i).</summary>
     public abstract float ExpSum(float* s, int n, out float max);

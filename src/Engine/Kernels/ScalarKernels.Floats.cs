@@ -2,7 +2,7 @@ namespace FlashOrleans.Engine;
 
 internal sealed unsafe partial class ScalarKernels
 {
-    public override void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores)
+    public override void Scores(float* q, byte* keys, nint stride, bool half, int count, int headDim, float scale, float* scores, byte* next)
     {
         float* lanes = stackalloc float[16];
         for (int i = 0; i < count; i++)
@@ -14,7 +14,7 @@ internal sealed unsafe partial class ScalarKernels
         }
     }
 
-    public override void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc)
+    public override void WeightedSum(float* p, byte* values, nint stride, bool half, int count, int headDim, float* acc, byte* next)
     {
         for (int i = 0; i < count; i++)
         {
@@ -90,12 +90,12 @@ internal sealed unsafe partial class ScalarKernels
         for (int i = 0; i < n; i++) y[i] = FloatMath.ToHalf(x[i]);
     }
 
-    public override void FromHalf(ushort* x, int n, float* y)
+    public override void FromHalf(ushort* x, int n, float* y, byte* next)
     {
         for (int i = 0; i < n; i++) y[i] = FloatMath.FromHalf(x[i]);
     }
 
-    public override void FromInt8(sbyte* x, int n, float* y)
+    public override void FromInt8(sbyte* x, int n, float* y, byte* next)
     {
         for (int i = 0; i < n; i++) y[i] = x[i];
     }

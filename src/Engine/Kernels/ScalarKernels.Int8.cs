@@ -3,7 +3,7 @@ namespace FlashOrleans.Engine;
 /// <summary>Attention over 8-bit keys and values, to be read.</summary>
 internal sealed unsafe partial class ScalarKernels
 {
-    public override void ScoresInt8(float* q, byte* keys, float* keyScales, nint stride, int count, int headDim, float scale, float* scores)
+    public override void ScoresInt8(float* q, byte* keys, float* keyScales, nint stride, int count, int headDim, float scale, float* scores, byte* next)
     {
         float* lanes = stackalloc float[16];
         for (int i = 0; i < count; i++)
@@ -15,7 +15,7 @@ internal sealed unsafe partial class ScalarKernels
         }
     }
 
-    public override void WeightedSumInt8(float* p, byte* values, float* valueScales, nint stride, int count, int headDim, float* acc)
+    public override void WeightedSumInt8(float* p, byte* values, float* valueScales, nint stride, int count, int headDim, float* acc, byte* next)
     {
         for (int i = 0; i < count; i++)
         {

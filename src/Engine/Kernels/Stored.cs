@@ -7,6 +7,7 @@ namespace FlashOrleans.Engine;
 /// <summary>A stored float type that a SIMD kernel reads as f32: one generic kernel per operation serves f32, bf16 and f16 at no cost, as the JIT specialises on the struct.</summary>
 internal unsafe interface IStored
 {
+    static abstract int Bytes { get; }
     static abstract float One(byte* row, int k);
     static abstract Vector256<float> Eight(byte* row, int k);
     static abstract Vector512<float> Sixteen(byte* row, int k);
@@ -14,6 +15,7 @@ internal unsafe interface IStored
 
 internal readonly unsafe struct StoredF32 : IStored
 {
+    public static int Bytes => 4;
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float One(byte* row, int k) => ((float*)row)[k];
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -24,6 +26,7 @@ internal readonly unsafe struct StoredF32 : IStored
 
 internal readonly unsafe struct StoredBF16 : IStored
 {
+    public static int Bytes => 2;
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float One(byte* row, int k) => FloatMath.FromBFloat16(((ushort*)row)[k]);
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -34,6 +37,7 @@ internal readonly unsafe struct StoredBF16 : IStored
 
 internal readonly unsafe struct StoredF16 : IStored
 {
+    public static int Bytes => 2;
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float One(byte* row, int k) => FloatMath.FromHalf(((ushort*)row)[k]);
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

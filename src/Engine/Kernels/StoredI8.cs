@@ -7,6 +7,7 @@ namespace FlashOrleans.Engine;
 /// <summary>8-bit integers read as f32, exactly.</summary>
 internal readonly unsafe struct StoredI8 : IStored
 {
+    public static int Bytes => 1;
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float One(byte* row, int k) => ((sbyte*)row)[k];
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using FlashOrleans.Flash;
 
 namespace FlashOrleans.Engine;
@@ -14,6 +15,13 @@ internal abstract unsafe class VectorKernels : Kernels
     protected const int TileColumns = WeightLayout.Block;
     // Blocks whose parameters are widened at once: a super-block.
     private const int StripBlocks = 8;
+
+    /// <summary>Asks for some lines of memory, into the second cache. Little at a time: what the processor's queues have no room for is dropped.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    protected static void Ask(byte* at, nint bytes)
+    {
+        for (nint line = 0; line < bytes; line += 64) Sse.Prefetch1(at + line);
+    }
 
     /// <summary>w[32 i + k] = row_i's number at column + k as the axpy takes it: the integer of q8 and q4 (there minus 8), else the weight. Parameters of the block lie 8 numbers apart.</summary>
     protected abstract void Expand(WeightFormat format, byte** rows, int n, int column, float* scales, float* minima, float* w);

@@ -23,8 +23,8 @@ public sealed unsafe class Int8AttentionTests
                 fixed (sbyte* c = cache)
                 fixed (float* pq = q, pp = p, ps = scales, to = scores[variant], acc = sums[variant])
                 {
-                    kernels.ScoresInt8(pq, (byte*)c, ps, stride, count, headDim, 0.125f, to);
-                    kernels.WeightedSumInt8(pp, (byte*)c, ps, stride, count, headDim, acc);
+                    kernels.ScoresInt8(pq, (byte*)c, ps, stride, count, headDim, 0.125f, to, (byte*)c);
+                    kernels.WeightedSumInt8(pp, (byte*)c, ps, stride, count, headDim, acc, (byte*)c);
                 }
             }
             Assert.Equal(scores[0].Select(BitConverter.SingleToInt32Bits), scores[1].Select(BitConverter.SingleToInt32Bits));

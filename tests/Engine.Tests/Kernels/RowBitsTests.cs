@@ -117,8 +117,8 @@ public sealed unsafe class RowBitsTests
                 using Native scores = new(count * 4, 12), sums = Native.Of<float>(start, offset), scores2 = new(count * 4, 12), sums2 = Native.Of<float>(start, offset);
                 Kernels.Choose("scalar").Scores(q.Floats, cache.Pointer, stride, half, count, headDim, 0.125f, scores.Floats);
                 Kernels.Choose("scalar").WeightedSum(p.Floats, cache.Pointer, stride, half, count, headDim, sums.Floats);
-                Kernels.Choose(name).Scores(q.Floats, cache.Pointer, stride, half, count, headDim, 0.125f, scores2.Floats);
-                Kernels.Choose(name).WeightedSum(p.Floats, cache.Pointer, stride, half, count, headDim, sums2.Floats);
+                Kernels.Choose(name).Scores(q.Floats, cache.Pointer, stride, half, count, headDim, 0.125f, scores2.Floats, cache.Pointer);
+                Kernels.Choose(name).WeightedSum(p.Floats, cache.Pointer, stride, half, count, headDim, sums2.Floats, cache.Pointer);
                 Assert.True(scores.Same(scores2), $"scores of {name} {headDim} {count} {half} {kind}");
                 Assert.True(sums.Same(sums2), $"sums of {name} {headDim} {count} {half} {kind}");
             }, iter: 400);

@@ -30,8 +30,8 @@ public sealed unsafe class SharedQueriesTests
                 scalar.WeightedSumOfMany(type, p.Floats + i * pStride, 1, pStride, cache.Pointer, scales.Floats, count, width, expectedSums.Floats + i * accStride, accStride, room.Floats);
             }
             var kernels = Kernels.Choose(name);
-            kernels.ScoresOfMany(type, q.Floats, queries, qStride, cache.Pointer, scales.Floats, count, width, 0.125f, scores.Floats, pStride, room.Floats);
-            kernels.WeightedSumOfMany(type, p.Floats, queries, pStride, cache.Pointer, scales.Floats, count, width, sums.Floats, accStride, room.Floats);
+            kernels.ScoresOfMany(type, q.Floats, queries, qStride, cache.Pointer, scales.Floats, count, width, 0.125f, scores.Floats, pStride, room.Floats, cache.Pointer);
+            kernels.WeightedSumOfMany(type, p.Floats, queries, pStride, cache.Pointer, scales.Floats, count, width, sums.Floats, accStride, room.Floats, cache.Pointer);
             Assert.True(expectedScores.Same(scores), $"scores: {width} x {count}, {queries} queries, {type} {kind} {seed}");
             Assert.True(expectedSums.Same(sums), $"sums: {width} x {count}, {queries} queries, {type} {kind} {seed}");
         }, iter: 400);
