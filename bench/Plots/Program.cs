@@ -34,11 +34,11 @@ switch (args.FirstOrDefault())
 
 IEnumerable<Repeated> Peers(string which) => Repeated.Of(csv, Repeated.Peers).Where(r => r["case"] == which);
 
-// The newest build's rows of clients at part of a model's bytes, beside nothing else.
+// At each share of a model's bytes the newest build's rows of clients, beside nothing else.
 static IEnumerable<Repeated> Users(string file)
 {
     var rows = Repeated.Of(file, Repeated.Serve).Where(static r => r["share"] is "50" or "75" && r["long_tokens"].Length == 0).ToList();
-    return rows.Where(r => r["commit"] == rows[^1]["commit"]);
+    return rows.GroupBy(static r => r["share"]).SelectMany(static g => g.Where(r => r["commit"] == g.Last()["commit"]));
 }
 
 void Draw(IEnumerable<Repeated> rows, string which, string x, string xLabel, Func<Repeated, string> series, string file)
@@ -60,7 +60,7 @@ void Draw(IEnumerable<Repeated> rows, string which, string x, string xLabel, Fun
     }
     plot.XLabel(xLabel);
     plot.YLabel("tokens a second");
-    plot.Title($"{lines[0].First()["machine"]}, commit {lines[0].First()["commit"]}", 12);
+    plot.Title($"{lines[0].First()["machine"]}, commit {string.Join(" and ", lines.SelectMany(static l => l).Select(static r => r["commit"]).Distinct())}", 12);
     plot.Axes.AutoScale();
     plot.Axes.SetLimitsY(0, plot.Axes.GetLimits().Top);
     if (which == "sessions") plot.Axes.Bottom.SetTicks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"]);

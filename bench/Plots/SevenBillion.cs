@@ -1,3 +1,6 @@
+using System.Globalization;
+using System.Text.RegularExpressions;
+
 namespace FlashOrleans.Bench;
 
 /// <summary>README's table of 7B shapes: of each case, label and number of sessions the newest build's median, beside what llama.cpp did in the same case and what was to be reached.</summary>
@@ -42,11 +45,14 @@ internal static class SevenBillion
                 if (goal.Sessions != "1" && rows.Find(o => o["case"] == goal.Case && o["label"] == goal.Label && o["sessions"] == "1")?.Median("tok_s") is { } alone) times = $"{speed / alone:0.0} of one";
                 string flash = r.Median("flash_bytes_token") is { } bytes ? bytes < 1e6 ? $"{bytes / 1e3:0} kB" : $"{bytes / 1e6:0} MB" : "";
                 string reached = r.Median("fraction") is { } fraction ? $"{r["binds"]}, {100 * fraction:0} %{(r.Median("at_once") is { } both ? $" ({100 * both:0})" : "")}" : "";
-                string label = $"{goal.Label}{(goal.Sessions == "1" ? "" : $", {goal.Sessions} sessions")}{(prefill ? $", {r["engine"][6..]}" : "")}{(r.Count > 1 ? $", {r.Count} runs" : "")}";
+                string label = $"{goal.Label}{(goal.Sessions == "1" ? "" : $", {goal.Sessions} sessions")}{(prefill ? $", {r["engine"][6..]}" : "")}{(Runs(r) > 1 ? $", {Runs(r)} runs" : "")}";
                 Console.WriteLine($"| {goal.Case} | {label} | {Speed(theirs, prefill)} | {Speed(r, prefill)} | {times} | {goal.Says} | {r.Median("p50_ms"):0}, {r.Median("p95_ms"):0}, {r.Median("p99_ms"):0} | {flash} | {reached} | {r["commit"]} |");
             }
         }
     }
+
+    /// <summary>Lines, of which each may be a median of several runs.</summary>
+    private static int Runs(Repeated row) => row.Count * (Regex.Match(row["command"], @"--repeat (\d+)") is { Success: true } repeat ? int.Parse(repeat.Groups[1].Value, CultureInfo.InvariantCulture) : 1);
 
     private static string Speed(Repeated? row, bool prefill) => row?.Median("tok_s") is { } speed ? $"{speed:0.00}{(prefill ? $", prefill {row.Median("prefill_tok_s"):0.0}" : "")}" : "";
 }
