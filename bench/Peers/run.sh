@@ -49,18 +49,13 @@ row() { # CASE LABEL ENGINE SHARE LIMIT MODE SESSIONS PROMPT GENERATE PREFILL TO
     echo "$1 $2 ($3, ${4} %): ${11} tok/s, prefill ${10}, peak $((peak >> 20)) MiB, $kills killed" >&2
 }
 
-# A share is one of the model itself, the same for both: the numbers of its matrices, without the copies and predictors that a package adds.
-model_bytes() {
-    local added
-    added=$("$FLASH" show "$1" --json | jq '.predictor_bytes + (if .predictor == "selector" and .bundles != "lean" then ([.files[] | .neurons // 0] | add) * .model.hidden_size * (if .quant == "q8" then 34 else 18 end) / 32 else 0 end) | floor')
-    echo $(($(du -sb "$FLASH_HOME/models/$1.flash" | cut -f1) - added))
-}
+. "$root/bench/model-bytes.sh"
 
 # Nothing is drawn from the logits, as in llama-bench: which of a hundred thousand nearly equal ones is taken costs milliseconds that say nothing.
 ours() { # CASE LABEL PACKAGE SHARE FLAGS...
     local case=$1 label=$2 package=$3 share=$4; shift 4
     local bytes limit=0 budget=()
-    bytes=$(model_bytes "$package")
+    bytes=$(model_bytes "$FLASH" "$package")
     if [ "$share" != 100 ]; then
         limit=$((bytes * share / 100)); budget=(--budget "$((limit / 1000))KB" --kv q8)
     elif [[ " $* " != *" --window "* ]]; then budget=(--window 100%); fi
