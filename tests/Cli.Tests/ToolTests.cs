@@ -73,8 +73,11 @@ public sealed class ToolTests(FlashHome home)
         Assert.Equal(0, (await Flash.RunAsync(home, "verify", "lean")).Code);
         Assert.Equal(0, (await Flash.RunAsync(home, "plan", "lean", "--budget", "400MiB", "--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "50")).Code);
         string[] shape = ["plan", "prosparse-7b", "--budget", "3GB", "--kv", "q8", "--memory-rate", "10", "--read-rate", "50", "--flash-rate", "1", "--compute-rate", "50", "--json"];
-        var (fat, thin) = ((await Flash.RunAsync(home, shape)).Json, (await Flash.RunAsync(home, [.. shape, "--bundles", "lean"])).Json);
-        Assert.True(thin.GetProperty("streamed_bytes").GetInt64() < fat.GetProperty("streamed_bytes").GetInt64() * 7 / 10);
+        foreach (string mode in (string[])["exact", "dense"]) Assert.Equal(0, (await Flash.RunAsync(home, [.. shape, "--mode", mode])).Code);
+        Assert.Equal(0, (await Flash.RunAsync(home, [.. shape, "--bundles", "lean", "--mode", "exact"])).Code);
+        var scanned = await Flash.RunAsync(home, [.. shape, "--bundles", "lean", "--mode", "dense"]);
+        Assert.Equal(1, scanned.Code);
+        Assert.EndsWith("the bundles of prosparse-7b are lean: take --mode exact, or import it again with --bundles whole\n", scanned.Error, StringComparison.Ordinal);
         var asked = await Flash.RunAsync(home, "plan", "emberling", "--budget", "400MiB", "--bundles", "lean");
         Assert.Equal(1, asked.Code);
         Assert.EndsWith("has whole bundles; --bundles is for a shape that is not written yet, import with --bundles lean\n", asked.Error, StringComparison.Ordinal);
