@@ -24,8 +24,9 @@ trap 'stop; rm -rf "$work"' EXIT
 mkdir -p "$(dirname "$csv")"
 [ -f "$csv" ] || echo 'time,machine,commit,load,model,engine,share,limit_bytes,sessions,prompt,generate,tok_s,tok_s_together,first_p50_ms,first_max_ms,p50_ms,p95_ms,p99_ms,different_alone,long_tokens,long_tok_s,others_p50_ms,others_p99_ms,flash_bytes_token,peak_bytes,oom_kills,command' >"$csv"
 . "$root/bench/model-bytes.sh"
+bytes=$(model_bytes "$flash" "$model")
 limit=0
-[ "$share" = 100 ] || limit=$(($(model_bytes "$flash" "$model") * share / 100))
+[ "$share" = 100 ] || limit=$((bytes * share / 100))
 
 row() { # ENGINE SESSIONS PORT COMMAND
     local extra=() before after out
