@@ -42,7 +42,8 @@ public sealed class Layer
         Mode = ModeOf(package.Manifest, Config, index, options.Mode);
         Experts = Config.ExpertsOf(index);
         Neurons = Config.NeuronsOf(index);
-        BlockNeurons = Experts?.Size ?? Numerics.NeuronBlock;
+        ByExpert = Experts is { ByNeuron: false };
+        BlockNeurons = ByExpert ? Experts!.Size : Numerics.NeuronBlock;
         Window = Config.WindowOf(index);
         RopeByLength = Config.RopeByLength;
         // Nobody may await it: a failed load is also reported to every wave.
@@ -60,7 +61,7 @@ public sealed class Layer
     /// <summary>What a layer does when it is asked for this mode; a mode that the model has nothing for is a <see cref="FlashException"/>.</summary>
     internal static FeedForwardMode ModeOf(Manifest manifest, ModelConfig config, int index, FeedForwardMode mode)
     {
-        string? unfit = config.Experts != null ? "has experts" : config.IsSparse ? null : $"uses {config.Activation}";
+        string? unfit = config.Experts is { ByNeuron: false } ? "has experts" : config.IsSparse ? null : $"uses {config.Activation}";
         return mode switch
         {
             FeedForwardMode.Dense or FeedForwardMode.Auto when manifest.Lean && (mode == FeedForwardMode.Dense || !config.HasSelector(index)) =>
@@ -68,6 +69,7 @@ public sealed class Layer
             FeedForwardMode.Dense => FeedForwardMode.Dense,
             FeedForwardMode.Exact or FeedForwardMode.Predicted when unfit != null =>
                 throw new FlashException($"mode {mode.ToString().ToLowerInvariant()} needs a ReLU model; {manifest.Name} {unfit}: take --mode dense"),
+            FeedForwardMode.Predicted when config.Experts != null => throw new FlashException($"mode predicted is of models without experts; {manifest.Name} has some: take --mode exact"),
             FeedForwardMode.Predicted when manifest.Predictors == null =>
                 throw new FlashException($"mode predicted needs predictors; {manifest.Name} has none: import it again with --predictors DIR (trained ones) or --predictors sketch4, or take --mode exact"),
             FeedForwardMode.Predicted => FeedForwardMode.Predicted,
@@ -104,9 +106,11 @@ public sealed class Layer
 
     internal ModelConfig Config { get; }
     internal ExpertConfig? Experts { get; }
+    /// <summary>A unit is an expert, and is used whole.</summary>
+    internal bool ByExpert { get; }
     /// <summary>Neurons, those of all experts together.</summary>
     internal int Neurons { get; }
-    /// <summary>Neurons whose down rows make one sum: an expert's, else <see cref="Numerics.NeuronBlock"/>.</summary>
+    /// <summary>Neurons whose down rows make one sum: an expert's that is used whole, else <see cref="Numerics.NeuronBlock"/>.</summary>
     internal int BlockNeurons { get; }
     internal int Blocks => (Neurons + BlockNeurons - 1) / BlockNeurons;
     /// <summary>Angles depend on the sequence's length: they are computed for each row.</summary>
@@ -250,7 +254,7 @@ public sealed class Layer
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in slots that the layers share.
         int slots = Scans ? Math.Min(Kept, region.Count) : Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         if (!Options.Reuse && !Scans) slots = Math.Min(slots, Math.Max(2, BudgetNeeds.LeastWindowBytes / region.SlotBytes));
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Scans ? Sweep?.Slots : null, recency: Experts != null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Scans ? Sweep?.Slots : null, recency: ByExpert) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
         if (Sparse && Sweep is { } sweep)
         {
             var stretches = Slice.BundleUnits(whole: true, Stretches.Join(Bundle));

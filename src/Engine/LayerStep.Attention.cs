@@ -9,8 +9,8 @@ internal sealed unsafe partial class LayerStep
     private ModelConfig? _shape;
     private int _capacity;
     // Scratch, rows x width each: input, normalised, quantised, fused q k v, attention output, its quantised form, residual after attention,
-    // selector output, predictor's scores or experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle.
-    private float* _x, _n, _qkv, _a, _h, _g, _y, _e, _partials, _angles, _low;
+    // selector output or predictor's scores, experts' weights, feed-forward sum, embedding of another width, rotary angles, a predictor's middle.
+    private float* _x, _n, _qkv, _a, _h, _g, _routed, _y, _e, _partials, _angles, _low;
     private byte* _q, _aq, _lowQ;
     /// <summary>Rows that all partial sums have together.</summary>
     private long _partialRows;
@@ -41,7 +41,7 @@ internal sealed unsafe partial class LayerStep
         byte* p = _arena.Pointer;
         _x = (float*)(p + at.X); _n = (float*)(p + at.Normalised); _h = (float*)(p + at.Residual); _y = (float*)(p + at.Sum);
         _qkv = (float*)(p + at.Qkv); _a = (float*)(p + at.Attended); _q = p + at.Quantised; _aq = p + at.AttendedQuantised;
-        _g = (float*)(p + at.Selected); _partials = (float*)(p + at.Partials);
+        _g = (float*)(p + at.Selected); _routed = (float*)(p + at.Routed); _partials = (float*)(p + at.Partials);
         _gathered = p + at.Gathered; _gatheredStride = at.GatheredStride;
         _act = (float*)(p + at.Activations); _woven = p + at.Woven; _products = (float*)(p + at.Products); _wovenBytes = at.WovenBytes;
         _low = (float*)(p + at.Low); _lowQ = p + at.LowQuantised;

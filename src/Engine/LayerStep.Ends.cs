@@ -138,7 +138,7 @@ internal sealed unsafe partial class LayerStep
         if (_rows > LookAheadRows) return;
         var router = _layer.Router;
         // No layer comes before the first: its own router says it, of what the tokens became. Neurons of layer 0 hang on attention more than on the token: nothing is guessed of them.
-        if (_layer.IsFirst && _layer.Experts is { Early: false } && _layer.Options.Prefetch && _layer.Policy.Decide())
+        if (_layer.IsFirst && _layer.Experts is { Early: false, ByNeuron: false } && _layer.Options.Prefetch && _layer.Policy.Decide())
         {
             var own = Predict(_layer, _x, _rows);
             if (own.Length > 0) router.HintOwn(own);
@@ -174,10 +174,16 @@ internal sealed unsafe partial class LayerStep
         var c = next.Config;
         var w = next.Weights!;
         float cut = 0;
-        if (next.Experts != null) return PredictExperts(next, rows, count, start);
+        if (next.ByExpert) return PredictExperts(next, rows, count, start);
         // Best by what was trained to look ahead; else by what the layer itself will ask.
-        if (w.Lookahead.Exists) Score(w.Lookahead, w.Lookahead.GuessesActivation ? AsInput(c, w, rows, count) : rows, count, c.FfnSize, DecidingBias(c, w), out cut);
-        else Multiply(w.SelectorFormat, w.Selector, c.FfnSize, c.HiddenSize, AsInput(c, w, rows, count), _q, count, _g, DecidingBias(c, w));
+        if (next.Experts is { } experts)
+        {
+            GuessRoutes(next, experts, rows, count);
+            byte* operand = Operand(w.SelectorFormat, AsInput(c, w, rows, count), _q, count, c.HiddenSize, out nint stride);
+            GatesOfChosen(next, operand, stride, count);
+        }
+        else if (w.Lookahead.Exists) Score(w.Lookahead, w.Lookahead.GuessesActivation ? AsInput(c, w, rows, count) : rows, count, next.Neurons, DecidingBias(c, w), out cut);
+        else Multiply(w.SelectorFormat, w.Selector, next.Neurons, c.HiddenSize, AsInput(c, w, rows, count), _q, count, _g, DecidingBias(c, w));
         if (next.Activity != null)
         {
             cut = 0;
@@ -189,7 +195,7 @@ internal sealed unsafe partial class LayerStep
             _hints = new int[units];
             _hintScores = new float[units];
         }
-        int n = UnitsAbove(cut, c.FfnSize, next.Bundle.Group, units, count);
+        int n = UnitsAbove(cut, next.Neurons, next.Bundle.Group, units, count);
         // The gate meets an input it was not made for and says yes too often or too seldom, and what was trained says yes too often; their order is better than their
         // sign. So the best ones, as many as the layer has lately needed: a wrong guess costs a read, and precision is bandwidth.
         int most = next.Policy.Budget(count);

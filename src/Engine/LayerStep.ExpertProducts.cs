@@ -12,7 +12,7 @@ internal sealed unsafe partial class LayerStep
     /// <summary>One thread's share of the activations or of the sums: of the ready expert, neurons of one slab, or panels of the sums, [From, To).</summary>
     private readonly record struct ExpertItem(int Ready, int From, int To);
 
-    /// <summary>By index of needed unit: where its tokens begin in the list of them (one more than there are units), and where its rows lie in the ring.</summary>
+    /// <summary>By index of needed (or chosen) expert: where its tokens begin in the list of them (one more than there are), and where its rows lie in the ring.</summary>
     private int[] _tokensFrom = new int[65];
     private int[] _ringRow = new int[64];
     private int[] _tokenRows = new int[64];
@@ -25,24 +25,29 @@ internal sealed unsafe partial class LayerStep
     private int _stripeFrom, _stripe;
     private Action<int, int>? _gatherJob, _expertActJob, _expertOperandJob, _expertSumJob, _expertFoldJob;
 
-    /// <summary>Which rows use which needed expert: after the router's choice.</summary>
-    private void ListTokens(ExpertConfig experts)
+    /// <summary>Which of the rows use which of these experts.</summary>
+    private void ListTokens(ExpertConfig experts, int[] chosen, int count, int rows)
     {
-        if (_tokensFrom.Length <= _neededCount)
-        {
-            _tokensFrom = new int[_needed.Length + 1];
-            _ringRow = new int[_needed.Length];
-            _actRow = new int[_needed.Length];
-        }
-        if (_tokenRows.Length < _rows * experts.Active) _tokenRows = new int[_capacity * experts.Active];
+        if (_tokensFrom.Length <= experts.Count) _tokensFrom = new int[experts.Count + 1];
+        if (_tokenRows.Length < rows * experts.Active) _tokenRows = new int[_capacity * experts.Active];
         int n = 0;
-        for (int k = 0; k < _neededCount; k++)
+        for (int k = 0; k < count; k++)
         {
             _tokensFrom[k] = n;
-            for (int r = 0; r < _rows; r++)
-                if (!_slots[_slotOfRow[r]].Dead && UsesUnit(r, _needed[k])) _tokenRows[n++] = r;
+            for (int r = 0; r < rows; r++)
+                if (_routed[(long)r * experts.Count + chosen[k]] != 0) _tokenRows[n++] = r;
         }
-        _tokensFrom[_neededCount] = n;
+        _tokensFrom[count] = n;
+    }
+
+    /// <summary>No expert is open yet.</summary>
+    private void OpenRing(ExpertConfig experts)
+    {
+        if (_ringRow.Length < experts.Count)
+        {
+            _ringRow = new int[experts.Count];
+            _actRow = new int[experts.Count];
+        }
         _ringSize = (int)_partialRows;
         _ringHead = 0;
         // As many items as there may be: what varies from step to step must not allocate in one of them.
@@ -154,7 +159,7 @@ internal sealed unsafe partial class LayerStep
         {
             float* a = act + (long)t * BundleLayout.SlabNeurons + from;
             if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, end - first).Count(0f));
-            kernels.Scale(a, _g[(long)_tokenRows[_tokensFrom[index] + t] * e.Count + unit], end - first);
+            kernels.Scale(a, _routed[(long)_tokenRows[_tokensFrom[index] + t] * e.Count + unit], end - first);
         }
     }
 

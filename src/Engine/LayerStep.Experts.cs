@@ -9,24 +9,31 @@ internal sealed unsafe partial class LayerStep
     private void SelectExperts(ExpertConfig experts, LayerWeights w)
     {
         if (!experts.Early) Route(experts, w, _input);
+        LeaveDead(experts);
+        if (_marks.Length < experts.Count) _marks = new bool[experts.Count];
+        for (int x = 0; x < experts.Count; x++) _marks[x] = AnyUses(experts, x, _rows);
         TakeMarked();
-        ListTokens(experts);
+        ListTokens(experts, _needed, _neededCount, _rows);
+        _layer.Count.Active += (long)_tokensFrom[_neededCount] * experts.Size;
+        OpenRing(experts);
     }
 
-    /// <summary>Weights of the experts of each row, in g, 0 for those it does not use; marks those that any row uses.</summary>
+    /// <summary>A slot that has failed uses no expert.</summary>
+    private void LeaveDead(ExpertConfig experts)
+    {
+        for (int r = 0; r < _rows; r++)
+            if (_slots[_slotOfRow[r]].Dead) new Span<float>(_routed + (long)r * experts.Count, experts.Count).Clear();
+    }
+
+    /// <summary>Weights of the experts of each row, 0 for those it does not use.</summary>
     private void Route(ExpertConfig experts, LayerWeights w, float* input)
     {
-        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, input, _q, _rows, _g, w.RouterBias);
-        if (_marks.Length < experts.Count) _marks = new bool[experts.Count];
-        Array.Clear(_marks, 0, experts.Count);
+        Multiply(w.RouterFormat, w.Router, experts.Count, _layer.Config.HiddenSize, input, _q, _rows, _routed, w.RouterBias);
         for (int r = 0; r < _rows; r++)
         {
-            if (_slots[_slotOfRow[r]].Dead) continue;
-            float* weights = _g + (long)r * experts.Count;
+            float* weights = _routed + (long)r * experts.Count;
             if (_layer.Routing is { } routing) routing.Choose(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, experts.Count));
             Activations.ChooseExperts(experts, weights, w.ChoiceBias);
-            for (int e = 0; e < experts.Count; e++) _marks[e] |= weights[e] != 0;
-            _layer.Count.Active += (long)experts.Active * experts.Size;
         }
     }
 
@@ -35,10 +42,10 @@ internal sealed unsafe partial class LayerStep
     {
         if (_layer.Experts is not { Early: true } experts) return;
         Route(experts, _layer.Weights!, _x);
-        if (!_layer.Options.Prefetch) return;
+        if (!_layer.ByExpert || !_layer.Options.Prefetch) return;
         var bundles = _layer.Bundles!;
         for (int e = 0; e < experts.Count; e++)
-            if (_marks[e] && !bundles.Prefetch(e)) break;
+            if (AnyUses(experts, e, _rows) && !bundles.Prefetch(e)) break;
         bundles.Flush();
     }
 
@@ -46,8 +53,7 @@ internal sealed unsafe partial class LayerStep
     private ReadOnlySpan<int> PredictExperts(Layer next, float* rows, int count, long start)
     {
         var e = next.Experts!;
-        var w = next.Weights!;
-        Multiply(w.RouterFormat, w.Router, e.Count, next.Config.HiddenSize, e.Early ? rows : AsInput(next.Config, w, rows, count), _q, count, _g, w.RouterBias);
+        GuessRoutes(next, e, rows, count);
         if (_hints.Length < e.Count)
         {
             _hints = new int[e.Count];
@@ -56,9 +62,7 @@ internal sealed unsafe partial class LayerStep
         Array.Clear(_hintScores, 0, e.Count);
         for (int r = 0; r < count; r++)
         {
-            float* weights = _g + (long)r * e.Count;
-            if (next.Routing is { } routing) routing.Guess(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, e.Count));
-            Activations.ChooseExperts(e, weights, w.ChoiceBias);
+            float* weights = _routed + (long)r * e.Count;
             for (int x = 0; x < e.Count; x++) _hintScores[x] = Math.Max(_hintScores[x], weights[x]);
         }
         int n = 0;
@@ -74,8 +78,21 @@ internal sealed unsafe partial class LayerStep
         return hints;
     }
 
+    /// <summary>The experts of each row as that layer's router chooses them now, and their weights.</summary>
+    private void GuessRoutes(Layer next, ExpertConfig e, float* rows, int count)
+    {
+        var w = next.Weights!;
+        Multiply(w.RouterFormat, w.Router, e.Count, next.Config.HiddenSize, e.Early ? rows : AsInput(next.Config, w, rows, count), _q, count, _routed, w.RouterBias);
+        for (int r = 0; r < count; r++)
+        {
+            float* weights = _routed + (long)r * e.Count;
+            if (next.Routing is { } routing) routing.Guess(routing.Key(_slots[_slotOfRow[r]].Slot.Sampling.Seed), PositionOf(r), new Span<float>(weights, e.Count));
+            Activations.ChooseExperts(e, weights, w.ChoiceBias);
+        }
+    }
+
     /// <summary>With experts a row needs a unit only if the router chose it.</summary>
-    private bool UsesUnit(int row, int unit) => _layer.Experts is not { } e || _g[(long)row * e.Count + unit] != 0;
+    private bool UsesUnit(int row, int unit) => !_layer.ByExpert || _routed[(long)row * _layer.Experts!.Count + unit] != 0;
 
     /// <summary>The sum is complete: biases of the down matrix, an expert's by its weight.</summary>
     private void AddDownBias()
@@ -93,7 +110,7 @@ internal sealed unsafe partial class LayerStep
             }
             for (int x = 0; x < e.Count; x++)
             {
-                float weight = _g[(long)r * e.Count + x];
+                float weight = _routed[(long)r * e.Count + x];
                 byte* row = (byte*)(bias + (long)x * c.HiddenSize);
                 if (weight != 0) kernels.Axpys(WeightFormat.F32, &weight, &row, 1, c.HiddenSize, y);
             }

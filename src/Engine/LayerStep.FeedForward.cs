@@ -67,7 +67,13 @@ internal sealed unsafe partial class LayerStep
     private void SelectActive(ModelConfig c, LayerWeights w)
     {
         nint stride = WeightLayout.IsQuantized(w.SelectorFormat) ? Kernels.QuantizedBytes(c.HiddenSize) : c.HiddenSize * 4;
-        MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
+        if (_layer.Experts is { } experts)
+        {
+            if (!experts.Early) Route(experts, w, _input);
+            LeaveDead(experts);
+            GatesOfChosen(_layer, InputRow(w.SelectorFormat, 0), stride, _rows);
+        }
+        else MultiplyOperand(w.SelectorFormat, w.Selector, _layer.Neurons, c.HiddenSize, InputRow(w.SelectorFormat, 0), stride, _rows, _g, c.Gated ? w.GateBias : w.UpBias);
         if (_layer.Activity != null) Draw(_layer, _rows);
         Array.Clear(_marks, 0, _layer.Bundles!.Region.Count);
         _layer.Count.Active += MarkActive(_layer.Neurons, _layer.Cut, _layer.Bundle.Group);

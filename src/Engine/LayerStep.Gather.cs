@@ -171,7 +171,7 @@ internal sealed unsafe partial class LayerStep
         for (; _opened < _acquired; _opened++)
         {
             var (first, last) = BlocksOf(_needed[_opened]);
-            if (_layer.Experts != null ? !OpenExpert(_opened) : !OpenBlocks(first, last)) return;
+            if (_layer.ByExpert ? !OpenExpert(_opened) : !OpenBlocks(first, last)) return;
             bool missing = _late[_opened];
             for (int b = first; b <= last; b++)
             {
@@ -253,7 +253,7 @@ internal sealed unsafe partial class LayerStep
         long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
         _ready.Clear();
         // Of experts one is enough to go on with: it is divided among the threads.
-        if (_layer.Experts != null) most = Math.Max(most, pool.Threads);
+        if (_layer.ByExpert) most = Math.Max(most, pool.Threads);
         else if (_acquired == _neededCount && _again.Count == 0 && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
@@ -272,7 +272,7 @@ internal sealed unsafe partial class LayerStep
         {
             CheckReady(segments, units);
             WithdrawWrong(segments);
-            if (_ready.Count > 0 && _layer.Experts != null) RunExperts(work);
+            if (_ready.Count > 0 && _layer.ByExpert) RunExperts(work);
             else if (_ready.Count > 0) RunDense(work);
         }
         else
@@ -339,7 +339,7 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Adds finished blocks in ascending order, threads splitting the rows.</summary>
     private void Fold()
     {
-        if (_layer.Experts != null)
+        if (_layer.ByExpert)
         {
             FoldExperts();
             return;

@@ -20,12 +20,14 @@ internal readonly record struct StepLayout
     public long Attended { get; private init; }
     public long Quantised { get; private init; }
     public long AttendedQuantised { get; private init; }
-    /// <summary>Pre-activations of the selector, scores of a predictor, or weights of the experts.</summary>
+    /// <summary>Pre-activations of the selector, or scores of a predictor.</summary>
     public long Selected { get; private init; }
+    /// <summary>Weights of the experts, 0 for those that a row does not use.</summary>
+    public long Routed { get; private init; }
     public long Partials { get; private init; }
     /// <summary>A dense feed-forward's activations, by partial buffer.</summary>
     public long Activations { get; private init; }
-    /// <summary>The inputs of experts' tokens, a row for each of the partial sums.</summary>
+    /// <summary>The inputs of experts' tokens: a row for each of the partial sums; where experts are read by neuron, a tile for each worker.</summary>
     public long Gathered { get; private init; }
     public long GatheredStride { get; private init; }
     /// <summary>A panel that rows are woven into, and the products of one item, twice; for each worker.</summary>
@@ -62,8 +64,8 @@ internal readonly record struct StepLayout
         long gathered = c.Experts == null ? 0 : Kernels.QuantizedBytes(c.HiddenSize) + (manifest.Weights.All.All(WeightLayout.IsQuantized) ? 0 : c.HiddenSize * 4L);
         int capacity = Math.Max(8, (int)BitOperations.RoundUpToPowerOf2((uint)rows)), wide = c.AttendedSize;
         // One arena serves every layer of the model, whichever of them it was made for.
-        int plain = (c.FfnSize + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, blocks = Math.Max(plain, c.Experts?.Count ?? 0);
-        int selected = Math.Max(c.IsSparse ? c.FfnSize : 0, c.Experts?.Count ?? 0);
+        int single = c.Experts is { ByNeuron: true } e ? Math.Max(c.FfnSize, e.Count * e.Size) : c.FfnSize;
+        int blocks = Math.Max((single + Numerics.NeuronBlock - 1) / Numerics.NeuronBlock, c.Experts?.Count ?? 0);
         int latent = Math.Max(c.Latent?.KvRank ?? 0, c.Latent?.QueryRank ?? 0), shared = c.Experts?.SharedSize ?? 0;
         int partials = (int)Math.Clamp(partialBytes / ((long)capacity * c.HiddenSize * 4), 2, Math.Max(2, blocks));
         // One thread has nobody to share positions with.
@@ -88,10 +90,11 @@ internal readonly record struct StepLayout
             Attended = Take((long)capacity * wide * 4),
             Quantised = Take((long)capacity * Kernels.QuantizedBytes(Math.Max(c.HiddenSize, c.EmbeddingSize))),
             AttendedQuantised = Take((long)capacity * Kernels.QuantizedBytes(wide)),
-            Selected = Take((long)capacity * selected * 4),
+            Selected = Take(c.IsSparse ? (long)capacity * single * 4 : 0),
+            Routed = Take((long)capacity * (c.Experts?.Count ?? 0) * 4),
             Partials = Take(d * partials),
             Activations = Take((long)partials * Numerics.NeuronBlock * capacity * 4),
-            Gathered = Take(partials * capacity * gathered),
+            Gathered = Take((c.Experts is { ByNeuron: true } ? (long)threads * LayerStep.SlabTokens : partials * capacity) * gathered),
             GatheredStride = gathered,
             Woven = Take(threads * woven),
             WovenBytes = woven,

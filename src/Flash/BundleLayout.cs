@@ -99,7 +99,7 @@ public sealed record BundleLayout
     }
 
     /// <summary>
-    /// The geometry that a package has in a layer: slabs or whole experts, or enough neurons a unit that a read is at least one sector, or one expert a unit. Neurons of a
+    /// The geometry that a package has in a layer: slabs, of experts one expert a unit, or enough neurons a unit that a read is at least one sector. Neurons of a
     /// unit lie close together, units begin at sectors.
     /// </summary>
     internal static BundleLayout For(ModelConfig config, WeightFormats formats, int layer, bool lean = false)
@@ -123,7 +123,7 @@ public sealed record BundleLayout
             Lean = lean && !slabs,
         };
         int least = slabs ? SlabNeurons : Math.Min(Math.Max(1, PackageLayout.Sector / one.BundleBytes), neurons);
-        int group = expert > 0 ? expert : least;
+        int group = slabs && expert > 0 ? expert : least;
         long unit = slabs ? (long)SlabsOf(group) * one.SlabBytes : (long)group * one.BundleBytes;
         if (unit > 1 << 30) throw new FlashException($"{group} neurons of {one.BundleBytes} bytes are more than one unit of read can hold");
         return one with { Group = group, Stride = (int)PackageLayout.RoundUp(unit, PackageLayout.Sector), Units = (neurons + group - 1) / group };

@@ -53,6 +53,9 @@ public sealed record ExpertConfig
     public float SumFloor { get; init; }
     /// <summary>Factor of the weights; null: 1.</summary>
     public float? Scale { get; init; }
+    /// <summary>Of ReLU experts in lean bundles: their gate rows stay in memory, a neuron's gate is its row's product times the expert's weight, and what is read are the neurons of chosen experts whose gate is above 0.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public bool ByNeuron { get; init; }
     /// <summary>Neurons of the expert that every token uses beside the chosen ones; it stays in memory. 0: there is none.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public int SharedSize { get; init; }

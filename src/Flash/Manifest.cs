@@ -189,6 +189,7 @@ public sealed partial record Manifest
             throw new FlashException($"the package has format version {FormatVersion}, in which feed-forwards that use all of their neurons lay otherwise: import the model again (flash import PATH --name NAME)");
         if (Alignment is not (512 or 4096)) throw new FlashException($"alignment {Alignment} is neither 512 nor 4096");
         if (Bundles != null) CheckLean();
+        else if (Model.Experts is { ByNeuron: true }) throw new FlashException("neurons of experts are read one by one from lean bundles; these are whole");
         BundleLayout bundles = BundleLayout.For(this, 0);
         if (Group != bundles.Group || Stride != bundles.Stride)
             throw new FlashException($"groups of {Group} with stride {Stride} do not fit the model, which needs {bundles.Group} and {bundles.Stride}");
@@ -198,7 +199,7 @@ public sealed partial record Manifest
         Activity?.Check(Model);
         Routing?.Check(Model);
         if (Permutation is not (PackageLayout.Identity or PackageLayout.Popularity)) throw new FlashException($"neuron order '{Printable(Permutation)}' is none this version knows");
-        if (Permutation != PackageLayout.Identity && PredictorOf(Model) == "none") throw new FlashException($"neuron order '{Permutation}' is of models with neurons that are zero");
+        if (Permutation != PackageLayout.Identity && (PredictorOf(Model) == "none" || Model.Experts != null)) throw new FlashException($"neuron order '{Permutation}' is of ReLU models without experts");
         if (Files.Count != Model.Layers + 1) throw new FlashException($"{Files.Count} files listed for an edge file and {Model.Layers} layers");
         long least = 0;
         for (int i = 0; i < Files.Count; i++)
@@ -236,13 +237,13 @@ public sealed partial record Manifest
         return RowsVersion;
     }
 
-    /// <summary>Lean bundles need a selector in every layer, which has what they lack, and none who reads whole ones.</summary>
+    /// <summary>Lean bundles need a selector in every layer, which has what they lack, and none who reads whole ones. Builds that know of no experts in them see a layer without a selector.</summary>
     private void CheckLean()
     {
         if (!Lean) throw new FlashException($"bundles '{Printable(Bundles)}' are none this version knows");
         if (FormatVersion < LeanVersion) throw new FlashException($"the package has format version {FormatVersion}, in which bundles hold every row of a neuron; lean ones came with version {LeanVersion}");
         for (int i = 0; i < Model.Layers; i++)
-            if (!Model.HasSelector(i)) throw new FlashException("lean bundles are of ReLU models without experts, whose deciding rows are resident");
+            if (!Model.HasSelector(i)) throw new FlashException("lean bundles are of ReLU models, whose deciding rows are resident");
         if (Predictors != null) throw new FlashException("lean bundles lack the rows that who goes by predictors reads");
     }
 

@@ -190,7 +190,7 @@ public sealed record ModelConfig
     public int NeuronsOf(int layer) => ExpertsOf(layer) is { } e ? e.Count * e.Size : FfnSize;
 
     /// <summary>`exact` finds the active neurons of this layer by a resident copy of the rows that decide.</summary>
-    public bool HasSelector(int layer) => IsSparse && ExpertsOf(layer) == null;
+    public bool HasSelector(int layer) => IsSparse && ExpertsOf(layer) is null or { ByNeuron: true };
 
     /// <summary>The rotation depends on how long the sequence is, not on the position alone.</summary>
     [JsonIgnore] public bool RopeByLength => Rope is { Scaling: RopeScaling.Dynamic } || (Rope is { Scaling: RopeScaling.LongRope } r && !r.ShortFactors.SequenceEqual(r.LongFactors));

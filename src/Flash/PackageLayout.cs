@@ -138,6 +138,7 @@ public static class PackageLayout
                 Demand(e.UsedGroups >= 1 && e.UsedGroups <= e.Groups && e.Active <= e.UsedGroups * (e.Count / e.Groups), $"{e.UsedGroups} of {e.Groups} groups do not have {e.Active} experts");
                 Range("experts that a group is judged by", e.GroupBest, 1, e.Count / e.Groups);
             }
+            Demand(!e.ByNeuron || (config.Activation == Activation.Relu && config.Gated && e.Size % WeightLayout.PanelRows == 0), $"neurons of experts are read one by one where their gates are ReLU and an expert has a multiple of {WeightLayout.PanelRows} of them");
             Demand(!e.SharedGate || e.SharedSize > 0, "there is no shared expert to gate");
             foreach (float number in (ReadOnlySpan<float>)[e.SumEps, e.SumFloor, e.Scale ?? 1]) Demand(float.IsFinite(number) && number >= 0, $"{number} among the numbers of the router is of no use");
             Range("neurons of all experts", (int)Math.Min(int.MaxValue, (long)e.Count * e.Size), 1, 1 << 24);

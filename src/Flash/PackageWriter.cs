@@ -14,7 +14,7 @@ public sealed record PackageSpec
     public PredictorConfig? Predictors { get; init; }
     /// <summary>Order of the neurons: <see cref="PackageLayout.Identity"/> or <see cref="PackageLayout.Popularity"/>.</summary>
     public string Permutation { get; init; } = PackageLayout.Identity;
-    /// <summary>Bundles lack the rows that decide, which the selector has (<see cref="BundleLayout.Lean"/>). Of ReLU models without experts, and without predictors.</summary>
+    /// <summary>Bundles lack the rows that decide, which the selector has (<see cref="BundleLayout.Lean"/>). Of ReLU models without predictors; experts in them are <see cref="ExpertConfig.ByNeuron"/>.</summary>
     public bool Lean { get; init; }
     /// <summary>How the sets of active neurons are drawn, for random weights; else null.</summary>
     public ActivityConfig? Activity { get; init; }

@@ -178,6 +178,9 @@ public sealed class Checkpoint : IDisposable
         Config = Config with { Activation = known, ActivationParameter = known == Activation.FatRelu ? threshold : 0 };
     }
 
+    /// <summary>For lean bundles.</summary>
+    internal void TakeLean() => Config = Importer.LeanOf(Path, Config);
+
     public bool Has(string name) => _tensors.ContainsKey(name);
 
     /// <summary>Rows and columns of a tensor; a vector is one row.</summary>

@@ -19,7 +19,7 @@ public sealed record ImportOptions
     public string Order { get; init; } = Flash.PackageLayout.Identity;
     /// <summary>UTF-8 file with text like that the model will see; null: a short tale.</summary>
     public string? Calibration { get; init; }
-    /// <summary>Bundles without the rows that decide which neurons are active: for `exact` alone, which has them resident. Of ReLU models without experts, and not together with predictors.</summary>
+    /// <summary>Bundles without the rows that decide which neurons are active: for `exact` alone, which has them resident. Of ReLU models, and not together with predictors; experts' neurons are then read one by one.</summary>
     public bool Lean { get; init; }
 
     /// <summary>For measuring what no user can choose: formats of the matrices, what happens to rows before they are stored, no run on a text afterwards.</summary>

@@ -49,6 +49,7 @@ internal sealed class ImportStudy
     public static void Demand(Checkpoint checkpoint, ImportOptions options)
     {
         if (!checkpoint.Config.HasSelector(0)) throw new ModelFormatException(checkpoint.Path, "neurons are studied of ReLU models, where most are zero; this is none: import it without --order and --recall");
+        if (checkpoint.Config.Experts != null) throw new ModelFormatException(checkpoint.Path, "neurons of experts are not studied: import it without --order and --recall");
         if (options.Recall is not (null or (> 0 and < 1))) throw new ModelFormatException(checkpoint.Path, $"a recall of {options.Recall} cannot be reached; it lies between 0 and 1");
         _ = Text(options.Calibration);
     }

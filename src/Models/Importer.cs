@@ -68,6 +68,7 @@ public sealed partial class Importer
             throw new ModelFormatException(packagePath, "exists and is not a package; choose another name");
         options ??= new ImportOptions();
         if (options.Activation is { } activation) checkpoint.Override(activation);
+        if (options.Lean) checkpoint.TakeLean();
         var notes = new List<string>();
         WeightFormats formats = options.Formats?.Invoke(checkpoint) ?? ImportFormats.Choose(checkpoint, options.Quant, notes);
         using PredictorSource? predictors = options.RandomPredictors is { } random ? PredictorSource.Random(checkpoint.Config, random) : Predictors(checkpoint, options, notes);
@@ -149,18 +150,19 @@ public sealed partial class Importer
     private static PredictorSource? Predictors(Checkpoint checkpoint, ImportOptions options, List<string> notes)
     {
         if (!options.Lean) return PredictorSource.Open(checkpoint, options.Predictors, notes);
-        DemandSelector(checkpoint.Path, checkpoint.Config);
         if (options.Predictors != null) throw new ModelFormatException(checkpoint.Path, "mode predicted needs whole bundles: import it without --bundles lean, or without --predictors");
         if (PredictorSource.IsIn(checkpoint)) notes.Add("the predictors in the file are left out: mode predicted needs whole bundles");
         return null;
     }
 
-    /// <summary>Refuses lean bundles of a model that has no resident copy of what they lack.</summary>
-    internal static void DemandSelector(string path, ModelConfig c)
+    /// <summary>The model in lean bundles, for which a copy of what they lack stays in memory; refuses what cannot have one. Experts are then chosen by their router and read by neuron.</summary>
+    internal static ModelConfig LeanOf(string path, ModelConfig c)
     {
-        if (c.IsSparse && c.Experts == null) return;
-        string why = c.Experts != null ? "it has experts" : $"activation {c.Activation} has no exact zeros";
-        throw new ModelFormatException(path, $"lean bundles lack the rows that decide which neurons of a ReLU model are not zero; this is none ({why}): leave out --bundles lean");
+        string? why = !c.IsSparse ? $"activation {c.Activation} has no exact zeros" : c.Experts is not { } e ? null
+            : c.Activation != Activation.Relu || !c.Gated ? $"its experts have no gates of activation {Activation.Relu}"
+            : e.Size % WeightLayout.PanelRows != 0 ? $"its experts have {e.Size} neurons, no multiple of {WeightLayout.PanelRows}" : null;
+        if (why != null) throw new ModelFormatException(path, $"lean bundles lack the rows that decide which neurons of a ReLU model are not zero; this is none ({why}): leave out --bundles lean");
+        return c with { Experts = c.Experts is { } experts ? experts with { ByNeuron = true } : null };
     }
 
     /// <summary>What an import would write, and what that would lose, without writing.</summary>
@@ -169,6 +171,7 @@ public sealed partial class Importer
         options ??= new ImportOptions();
         using Checkpoint checkpoint = Checkpoint.Open(source);
         if (options.Activation is { } activation) checkpoint.Override(activation);
+        if (options.Lean) checkpoint.TakeLean();
         var notes = new List<string>();
         WeightFormats formats = ImportFormats.Choose(checkpoint, options.Quant, notes);
         using PredictorSource? predictors = Predictors(checkpoint, options, notes);

@@ -5,7 +5,10 @@ namespace FlashOrleans.Engine.Tests;
 /// </summary>
 public sealed class SmallThinkerTests : PaperModel
 {
-    private const int Hidden = 64, Heads = 4, KvHeads = 2, HeadDim = 16, Layers = 4, Experts = 6, Active = 2, Size = 24, Vocabulary = 128, Window = 5;
+    private const int Hidden = 64, Heads = 4, KvHeads = 2, HeadDim = 16, Layers = 4, Experts = 6, Active = 2, Vocabulary = 128, Window = 5;
+
+    /// <summary>Neurons of an expert: part of a slab, and no multiple of a panel; with lean bundles a multiple of those.</summary>
+    private int _size = 24;
 
     [Theory]
     [InlineData(false, true)]
@@ -25,14 +28,31 @@ public sealed class SmallThinkerTests : PaperModel
     }
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void A_GGUF_file_computes_what_its_checkpoint_computes(bool softmax)
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    [InlineData(false, false)]
+    public void Neuron_by_neuron_they_equal_it_too_with_the_same_bits_in_every_window(bool softmax, bool early)
     {
+        _size = 48;
+        using var lean = ImportedPackage.Create(Checkpoint(softmax, early), "f32", lean: true);
+        Assert.True(lean.Package.Config.Experts!.ByNeuron && lean.Package.Manifest.Lean);
+        AssertLogits(Logits(softmax, early), lean.Package);
+        AssertBits(lean.Package);
+        // About half of the chosen experts' neurons are zero, and nothing is known of the others.
+        Assert.All(lean.Package.Manifest.Measured!.Zeros, static z => Assert.InRange(1 - z, 0.25 * Active / Experts, 0.75 * Active / Experts));
+    }
+
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    public void A_GGUF_file_computes_what_its_checkpoint_computes(bool softmax, bool lean)
+    {
+        _size = 32;
         string checkpoint = Checkpoint(softmax, early: true), file = PathOf("m.gguf");
         File.WriteAllBytes(file, GgufTwin.WriteFolder(checkpoint, "smallthinker"));
-        using var plain = ImportedPackage.Create(checkpoint, "f32");
-        using var gguf = ImportedPackage.Create(file, "f32");
+        using var plain = ImportedPackage.Create(checkpoint, "f32", lean: lean);
+        using var gguf = ImportedPackage.Create(file, "f32", lean: lean);
         Assert.Equal(plain.Package.Config.Experts, gguf.Package.Config.Experts);
         Assert.Equal(plain.Package.Config.LayerTraits, gguf.Package.Config.LayerTraits);
         Assert.Equal(Run(plain.Package, "auto", 0.3, 4, threads: 2), Run(gguf.Package, "auto", 0.3, 4, threads: 2));
@@ -73,9 +93,9 @@ public sealed class SmallThinkerTests : PaperModel
             Add(l + "block_sparse_moe.primary_router.weight", 0.5f, Experts, Hidden);
             for (int e = 0; e < Experts; e++)
             {
-                Add(l + $"block_sparse_moe.experts.{e}.gate.weight", 0.3f, Size, Hidden);
-                Add(l + $"block_sparse_moe.experts.{e}.up.weight", 0.3f, Size, Hidden);
-                Add(l + $"block_sparse_moe.experts.{e}.down.weight", 0.4f, Hidden, Size);
+                Add(l + $"block_sparse_moe.experts.{e}.gate.weight", 0.3f, _size, Hidden);
+                Add(l + $"block_sparse_moe.experts.{e}.up.weight", 0.3f, _size, Hidden);
+                Add(l + $"block_sparse_moe.experts.{e}.down.weight", 0.4f, Hidden, _size);
             }
         }
         return Write($"{softmax}-{early}", new()
@@ -97,7 +117,7 @@ public sealed class SmallThinkerTests : PaperModel
             ["sliding_window_size"] = Window,
             ["moe_num_primary_experts"] = Experts,
             ["moe_num_active_primary_experts"] = Active,
-            ["moe_ffn_hidden_size"] = Size,
+            ["moe_ffn_hidden_size"] = _size,
             ["moe_primary_router_apply_softmax"] = softmax,
             ["moe_enable_early_router"] = early,
         });

@@ -128,10 +128,12 @@ internal sealed class TinyPackage : IDisposable
             if (c.Gated) Plain(writer, "ffn.gate.bias", 1, c.FfnSize, random, 0.2f, 0);
             Plain(writer, "ffn.down.bias", 1, d, random, 0.2f, 0);
         }
-        var up = Rows(format, c.FfnSize, d, random, 1f);
-        var down = Rows(format, c.FfnSize, d, random, 0.3f * residual);
-        var gate = c.Gated ? Rows(format, c.FfnSize, d, random, 0.5f, lean: -0.07f * MathF.Min(1, MathF.Sqrt(64f / d))) : null;
-        if (c.Activation == Activation.Relu) Panels(writer, "ffn.selector", format, gate ?? up, d);
+        int neurons = c.NeuronsOf(layer);
+        if (c.ExpertsOf(layer) is { } experts) Matrix(writer, experts.RouterSection, PackageLayout.RouterFormat(format), experts.Count, d, random, 2f);
+        var up = Rows(format, neurons, d, random, 1f);
+        var down = Rows(format, neurons, d, random, 0.3f * residual);
+        var gate = c.Gated ? Rows(format, neurons, d, random, 0.5f, lean: -0.07f * MathF.Min(1, MathF.Sqrt(64f / d))) : null;
+        if (c.HasSelector(layer)) Panels(writer, "ffn.selector", format, gate ?? up, d);
         using var bundles = writer.BeginBundles();
         if (bundles.Layout.Slabs)
         {
@@ -140,7 +142,7 @@ internal sealed class TinyPackage : IDisposable
         }
         int rowBytes = WeightLayout.RowBytes(format, d);
         byte[] bundle = new byte[c.RowsPerNeuron * rowBytes];
-        for (int i = 0; i < c.FfnSize; i++)
+        for (int i = 0; i < neurons; i++)
         {
             up[i].CopyTo(bundle, 0);
             down[i].CopyTo(bundle, rowBytes);

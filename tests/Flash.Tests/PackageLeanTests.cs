@@ -110,12 +110,29 @@ public sealed unsafe class PackageLeanTests : IDisposable
     }
 
     [Fact]
+    public void Experts_by_neuron_are_lean_and_have_ReLU_gates_that_end_with_a_panel()
+    {
+        ModelConfig config = PackageTiny.Gated with { Experts = new ExpertConfig { Count = 4, Active = 2, Size = 32, Normalised = true, ByNeuron = true } };
+        PackageLayout.Validate(config, WeightFormat.Q8);
+        Assert.True(config.HasSelector(0));
+        Assert.False((config with { Experts = config.Experts! with { ByNeuron = false } }).HasSelector(0));
+        const string says = "neurons of experts are read one by one where their gates are ReLU and an expert has a multiple of 16 of them";
+        foreach (ModelConfig other in (ModelConfig[])[config with { Activation = Activation.Silu }, config with { Gated = false }, config with { Experts = config.Experts with { Size = 24 } }])
+            Assert.Equal(says, Assert.Throws<FlashException>(() => PackageLayout.Validate(other, WeightFormat.Q8)).Message);
+        Manifest whole = PackageWriter.Plan(PackageTiny.Spec(config, WeightFormat.Q8));
+        Assert.Null(whole.Bundles);
+        using PackageWriter writer = PackageWriter.Create(Path, PackageTiny.Spec(config, WeightFormat.Q8));
+        PackageTiny.Fill(writer, config, WeightFormat.Q8, seed: 1);
+        Assert.Contains("neurons of experts are read one by one from lean bundles; these are whole", Assert.Throws<FlashException>(writer.Complete).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void A_model_without_a_selector_cannot_be_written_with_lean_bundles()
     {
         ModelConfig config = PackageTiny.Gated with { Activation = Activation.Silu };
         using PackageWriter writer = PackageWriter.Create(Path, PackageTiny.Spec(config, WeightFormat.Q8, lean: true));
         PackageTiny.Fill(writer, config, WeightFormat.Q8, seed: 1);
-        Assert.Contains("lean bundles are of ReLU models without experts", Assert.Throws<FlashException>(writer.Complete).Message, StringComparison.Ordinal);
+        Assert.Contains("lean bundles are of ReLU models, whose", Assert.Throws<FlashException>(writer.Complete).Message, StringComparison.Ordinal);
     }
 
     private string Path => _folder["tiny.flash"];

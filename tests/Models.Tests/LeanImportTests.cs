@@ -13,6 +13,12 @@ public sealed class LeanImportTests : IDisposable
          "activation_function":"ACT","bos_token_id":2,"eos_token_id":2}
         """;
 
+    private const string Experts = """
+        {"architectures":["SmallThinkerForCausalLM"],"model_type":"smallthinker","vocab_size":320,"hidden_size":64,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":16,
+         "max_position_embeddings":128,"rms_norm_eps":1e-6,"rope_theta":10000.0,"rope_layout":[1,1],"sliding_window_layout":[0,0],"sliding_window_size":64,"moe_num_primary_experts":8,
+         "moe_num_active_primary_experts":2,"moe_ffn_hidden_size":SIZE,"moe_primary_router_apply_softmax":false,"moe_enable_early_router":true,"bos_token_id":1,"eos_token_id":2}
+        """;
+
     private readonly TemporaryFolder _folder = new();
 
     public void Dispose() => _folder.Dispose();
@@ -71,7 +77,7 @@ public sealed class LeanImportTests : IDisposable
 
     [Theory]
     [InlineData("llama", null, "this is none (activation Silu has no exact zeros): leave out --bundles lean")]
-    [InlineData("mixtral", null, "this is none (it has experts): leave out --bundles lean")]
+    [InlineData("mixtral", null, "this is none (activation Silu has no exact zeros): leave out --bundles lean")]
     [InlineData("llama-relu", "sketch4", "mode predicted needs whole bundles: import it without --bundles lean, or without --predictors")]
     [InlineData("llama-relu", "/nowhere", "mode predicted needs whole bundles: import it without --bundles lean, or without --predictors")]
     public void What_lean_bundles_have_no_rows_for_is_refused_with_one_line(string model, string? predictors, string says)
@@ -103,6 +109,39 @@ public sealed class LeanImportTests : IDisposable
         Assert.Equal(Tokens(whole, prefetch: true), Tokens(lean, prefetch: true));
         shape = _folder.Write("shape.json", System.Text.Encoding.UTF8.GetBytes(Opt.Replace("ACT", "gelu_new", StringComparison.Ordinal)));
         Assert.Contains("leave out --bundles lean", Assert.Throws<ModelFormatException>(() => SyntheticModel.Create(Package("other"), options with { Activity = "none", Lean = true })).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Neurons_of_ReLU_experts_become_units_and_every_number_is_where_it_was()
+    {
+        string shape = _folder.Write("shape.json", System.Text.Encoding.UTF8.GetBytes(Experts.Replace("SIZE", "128", StringComparison.Ordinal)));
+        var options = new SyntheticOptions { Shape = shape, Quant = "f32" };
+        ImportResult one = SyntheticModel.Create(Package("whole"), options), other = SyntheticModel.Create(Package("lean"), options with { Lean = true });
+        using FlashPackage whole = FlashPackage.Open(Package("whole")), lean = FlashPackage.Open(Package("lean"));
+        Assert.Equal((4, 5), (whole.Manifest.FormatVersion, lean.Manifest.FormatVersion));
+        Assert.True(!whole.Config.Experts!.ByNeuron && lean.Config.Experts!.ByNeuron);
+        PackageVerifier.Verify(Package("lean"));
+        PackageTensors a = new(whole), b = new(lean);
+        foreach (string tensor in (string[])["ffn.up", "ffn.down", "ffn.gate", "ffn.router.early", "attn.qkv"]) Assert.Equal(a.Read("layers.1." + tensor), b.Read("layers.1." + tensor));
+        // A third of what was streamed stays in memory instead.
+        Assert.InRange((double)other.StreamedBytes / one.StreamedBytes, 0.66, 0.68);
+        Assert.Equal(one.Bytes, other.Bytes, 100_000.0);
+        Assert.Equal(lean.Manifest.Files.Sum(static f => f.Bytes), SyntheticModel.Plan(shape, "f32", lean: true).Files.Sum(static f => f.Bytes));
+    }
+
+    [Fact]
+    public void Experts_that_do_not_end_with_a_panel_and_an_order_of_their_neurons_are_refused_with_one_line()
+    {
+        string Why(string size, string order)
+        {
+            string shape = _folder.Write("shape.json", System.Text.Encoding.UTF8.GetBytes(Experts.Replace("SIZE", size, StringComparison.Ordinal)));
+            var e = Assert.Throws<ModelFormatException>(() => SyntheticModel.Create(Package("lean"), new SyntheticOptions { Shape = shape, Quant = "f32", Lean = true, Order = order }));
+            Assert.DoesNotContain('\n', e.Message);
+            Assert.False(Path.Exists(Package("lean")));
+            return e.Message;
+        }
+        Assert.Contains("its experts have 72 neurons, no multiple of 16", Why("72", PackageLayout.Identity), StringComparison.Ordinal);
+        Assert.Contains("--order popularity is for neurons whose activity is drawn", Why("96", PackageLayout.Popularity), StringComparison.Ordinal);
     }
 
     private string Package(string name) => Path.Combine(_folder.Path, name + ".flash");

@@ -74,7 +74,7 @@ internal static class ImportVerb
 
     public static Option<string> Bundles()
     {
-        var bundles = new Option<string>("--bundles") { HelpName = "KIND", DefaultValueFactory = static _ => PackageLayout.WholeBundles, Description = "What of a ReLU model is read for a neuron: whole (all of its rows, for every mode), or lean (without the row that decides whether it is active, which is resident: less to store and to read, for mode exact alone, without predictors)" };
+        var bundles = new Option<string>("--bundles") { HelpName = "KIND", DefaultValueFactory = static _ => PackageLayout.WholeBundles, Description = "What of a ReLU model is read for a neuron: whole (all of its rows, for every mode), or lean (without the row that decides whether it is active, which is resident: less to store and to read, for mode exact alone, without predictors; of ReLU experts single neurons are then read)" };
         bundles.AcceptOnlyFromAmong(PackageLayout.WholeBundles, PackageLayout.LeanBundles);
         return bundles;
     }
@@ -123,6 +123,7 @@ internal static class ImportVerb
     /// <summary>Which feed-forward mode the model will run in, and why.</summary>
     public static string Mode(ModelConfig c) => c switch
     {
+        { Experts: { ByNeuron: true } e } => $"mode exact: {e.Active} of {e.Count} experts are computed for each token, of them the neurons that activation {c.Activation} does not make zero are read",
         { Experts: { } e } => $"mode dense: {e.Active} of {e.Count} experts are read for each token",
         { IsSparse: true } => $"mode exact: activation {c.Activation} gives exact zeros, which are not read",
         _ => $"mode dense: activation {c.Activation} gives no exact zeros, so every neuron is read",

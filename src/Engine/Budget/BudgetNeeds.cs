@@ -138,7 +138,7 @@ internal sealed record BudgetNeeds
         (int units, int slot, int part, int group) = Slots(manifest, index, alignment, mode);
         // Predicted sets are larger than true ones (docs/adr/0012).
         double density = Density(manifest, index) * (mode != FeedForwardMode.Predicted ? 1 : manifest.Activity?.Predicted ?? manifest.Predictors?.Layers[index].Taken ?? 1.5);
-        var firing = experts != null ? Firing.Experts((double)experts.Active / experts.Count) : Firing.Neurons(density, group, manifest.Activity?.Popularity ?? Firing.Popularity);
+        var firing = experts is { ByNeuron: false } ? Firing.Experts((double)experts.Active / experts.Count) : Firing.Neurons(density, group, manifest.Activity?.Popularity ?? Firing.Popularity);
         int least = scans ? 0 : Math.Clamp(LeastWindowBytes / slot, 2, Math.Max(2, units));
         return new LayerUnits(index, units, part, slot + slot / PinnedShare + ManagedPerSlot, Math.Min(least, units), scans, firing);
     }
@@ -154,8 +154,9 @@ internal sealed record BudgetNeeds
     public static (int Units, int SlotBytes, int PartBytes, int Group) Slots(Manifest manifest, int index, int alignment, FeedForwardMode mode) => PackageLayout.BundleSlots(
         manifest, index, whole: mode != FeedForwardMode.Exact, alignment, mode == FeedForwardMode.Dense && manifest.Model.ExpertsOf(index) == null ? Layer.ScanLeast : 0, Numerics.NeuronBlock);
 
-    /// <summary>Share of neurons that are not zero, as it is drawn or as the import measured it; 5 % where it did not.</summary>
-    public static double Density(Manifest manifest, int layer) => manifest.Activity is { } drawn ? drawn.Density[layer] : manifest.Measured is { } m && m.Zeros[layer] < 1 ? 1 - m.Zeros[layer] : 0.05;
+    /// <summary>Share of neurons that are not zero, as it is drawn or as the import measured it; where it did not 5 %, of chosen experts half.</summary>
+    public static double Density(Manifest manifest, int layer) => manifest.Activity is { } drawn ? drawn.Density[layer] : manifest.Measured is { } m && m.Zeros[layer] < 1 ? 1 - m.Zeros[layer]
+        : manifest.Model.ExpertsOf(layer) is { } e ? 0.5 * e.Active / e.Count : 0.05;
 
     private static long KvDiskBytes(EngineOptions engine, ModelConfig c, KvType kv, int layers) => engine.KvDisk is not { Bytes: > 0 } disk ? 0
         : NativeBuffer.Footprint(KvDisk.MemoryFor((int)KvCache.BlockBytes(c, kv))) + layers * NativeBuffer.Footprint(KvDisk.IndexFor(disk, c.Layers, (int)KvCache.BlockBytes(c, kv)));

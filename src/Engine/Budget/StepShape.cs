@@ -70,9 +70,11 @@ public sealed record StepShape
         FeedForwardMode mode = Layer.ModeOf(manifest, c, index, options.Mode);
         bool scans = Sweep.Scans(c, index, mode);
         Section[] resident = [.. BudgetNeeds.ResidentSections(manifest, index, options with { Prefetch = false })];
+        // Of the gates of experts a token needs those of the experts it uses.
+        double Used(Section s) => s.Name == "ffn.selector" && c.ExpertsOf(index) is { } e ? (double)e.Active / e.Count : 1;
         return new LayerShape(
-            resident.Sum(static s => (double)s.Bytes),
-            resident.Where(static s => s.Kind == SectionKind.Panels).Sum(static s => (double)s.Rows * s.Cols),
+            resident.Sum(s => Used(s) * s.Bytes),
+            resident.Where(static s => s.Kind == SectionKind.Panels).Sum(s => Used(s) * s.Rows * s.Cols),
             BudgetNeeds.Slots(manifest, index, PackageLayout.Page, mode).PartBytes,
             // In `exact` the selector has done the first row's product.
             (c.RowsPerNeuron - (mode == FeedForwardMode.Exact ? 1 : 0)) * c.HiddenSize,

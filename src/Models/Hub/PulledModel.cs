@@ -12,7 +12,7 @@ public static class PulledModel
         try
         {
             ModelConfig config = ConfigReader.Read(plan.Folder);
-            if (lean) Importer.DemandSelector(plan.Folder, config);
+            if (lean) _ = Importer.LeanOf(plan.Folder, config);
         }
         catch (ModelFormatException e) when (e.Path != null && e.Message.StartsWith(plan.Folder, StringComparison.Ordinal))
         {

@@ -59,7 +59,7 @@ public static class SyntheticModel
         TensorNames names = NamesOf(config);
         string name = string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(options.Shape)}, random weights of seed {options.Seed}");
         PackageLayout.Validate(config, format);
-        if (options.Lean) Importer.DemandSelector(options.Shape, config);
+        if (options.Lean) config = Importer.LeanOf(options.Shape, config);
         RoutingConfig? routing = SyntheticRouting.Read(options.Activity, config, options.Seed);
         ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read(options.Activity, options.Shape, config, options.Seed);
         if (options.Order == PackageLayout.Popularity)
@@ -118,14 +118,14 @@ public static class SyntheticModel
         TensorNames names = NamesOf(config);
         var weights = new SyntheticWeights("sample", config, TensorMaps.For(config, names, "").Shapes, type, 0, null);
         using Checkpoint checkpoint = Checkpoint.Open("sample", config, names, weights, "the model says");
-        Importer.Import(checkpoint, packagePath, new ImportOptions { Formats = _ => formats }, null, cancel);
+        Importer.Import(checkpoint, packagePath, new ImportOptions { Formats = _ => formats, Lean = like.Lean }, null, cancel);
     }
 
     /// <summary>The manifest that a package of a shape would have, before anything of it is written: for planning. Of its files it knows the sizes alone.</summary>
     public static Manifest Plan(string shape, string quant, bool lean = false)
     {
         ModelConfig config = SyntheticShapes.Read(shape, null);
-        if (lean) Importer.DemandSelector(shape, config);
+        if (lean) config = Importer.LeanOf(shape, config);
         WeightFormat format = quant switch { "q8" => WeightFormat.Q8, "bf16" => WeightFormat.BF16, "f32" => WeightFormat.F32, _ => WeightFormat.Q4 };
         ActivityConfig? activity = config.Experts != null ? null : SyntheticActivity.Read("auto", shape, config, 0);
         PredictorConfig? predictors = activity == null || lean ? null : SyntheticActivity.Predictors(config);

@@ -39,6 +39,8 @@ internal static class SyntheticShapes
             {"architectures":["MixtralForCausalLM"],"model_type":"mixtral","hidden_act":"silu","vocab_size":32000,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,
              "num_key_value_heads":8,"num_local_experts":8,"num_experts_per_tok":2,"sliding_window":null,"max_position_embeddings":32768,"rms_norm_eps":1e-5,"rope_theta":1000000.0,"bos_token_id":1,"eos_token_id":2}
             """),
+        ("smallthinker-4b-a0.6b", SmallThinker(1536, 32, 12, 2, 32, 4, 32768, tied: true, slides: false)),
+        ("smallthinker-21b-a3b", SmallThinker(2560, 52, 28, 4, 64, 6, 16384, tied: false, slides: true)),
     ];
 
     public static IReadOnlyList<string> Names => [.. s_known.Select(static s => s.Name)];
@@ -61,6 +63,18 @@ internal static class SyntheticShapes
         };
         if (layers is not { } n) return config;
         return config with { Layers = n, LayerTraits = config.LayerTraits.Count == 0 ? [] : [.. Enumerable.Range(0, n).Select(i => config.LayerTraits[i % config.Layers])] };
+    }
+
+    /// <summary>Three of four layers rotate and slide where any does.</summary>
+    private static string SmallThinker(int hidden, int layers, int heads, int keyHeads, int experts, int active, int positions, bool tied, bool slides)
+    {
+        string Layout(int others) => string.Join(',', Enumerable.Range(0, layers).Select(i => !slides || i % 4 > 0 ? others : 0));
+        return $$"""
+            {"architectures":["SmallThinkerForCausalLM"],"model_type":"smallthinker","vocab_size":151936,"hidden_size":{{hidden}},"num_hidden_layers":{{layers}},"num_attention_heads":{{heads}},"num_key_value_heads":{{keyHeads}},
+             "head_dim":128,"max_position_embeddings":{{positions}},"rms_norm_eps":1e-6,"rope_theta":1500000.0,"rope_layout":[{{Layout(1)}}],"sliding_window_layout":[{{Layout(slides ? 1 : 0)}}],"sliding_window_size":4096,
+             "moe_num_primary_experts":{{experts}},"moe_num_active_primary_experts":{{active}},"moe_ffn_hidden_size":768,"moe_primary_router_apply_softmax":false,"moe_enable_early_router":true,
+             "tie_word_embeddings":{{(tied ? "true" : "false")}},"bos_token_id":151643,"eos_token_id":151645}
+            """;
     }
 
     private static string Llama(string architecture, string type, int hidden, int ffn, int layers, int heads, int keyHeads, string act = "", int positions = 4096) => $$"""
