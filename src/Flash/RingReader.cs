@@ -13,6 +13,8 @@ internal sealed unsafe class RingReader : IDisposable
     public const int Depth = 64;
     /// <summary>Results waited for at a time, at most: reads handed over together cost a third of the processor time of reads handed over one by one (docs/adr/0005).</summary>
     private const int MostAtOnce = 16;
+    /// <summary>Of prefetch in the device, unless one read is more: what keeps the device at its rate. Experts are megabytes, and demand would wait behind all that were guessed.</summary>
+    private const long MostPrefetchBytes = 4 << 20;
     private const ulong WakeToken = ulong.MaxValue;
     private const int StackBytes = 256 * 1024;
     /// <summary>Room for reads that go into several slots.</summary>
@@ -39,6 +41,7 @@ internal sealed unsafe class RingReader : IDisposable
     private readonly ulong* _wakeValue;
     private readonly Thread _thread;
     private int _freeCount, _prefetchInDevice;
+    private long _prefetchBytes;
     private bool _asleep;
     private long _cpuNanos, _busyTicks, _busySince;
 
@@ -205,7 +208,7 @@ internal sealed unsafe class RingReader : IDisposable
     }
 
     /// <summary>A quarter of the depth beside demand, which must not wait behind much; as many as keep the device busy while nobody waits for any.</summary>
-    private bool MayPrefetch => _prefetchInDevice < Math.Max(_prefetchDepth, Depth - _freeCount == _prefetchInDevice ? Depth * 3 / 4 : Depth / 4);
+    private bool MayPrefetch => _prefetchBytes < MostPrefetchBytes && _prefetchInDevice < Math.Max(_prefetchDepth, Depth - _freeCount == _prefetchInDevice ? Depth * 3 / 4 : Depth / 4);
 
     private void TakeResults(IoRing ring)
     {
@@ -235,7 +238,11 @@ internal sealed unsafe class RingReader : IDisposable
         if (_freeCount > 0)
         {
             lock (_lock) request = _waiting.Take(MayPrefetch, out _isPrefetch[_free[_freeCount - 1]]);
-            if (request != null && _isPrefetch[_free[_freeCount - 1]]) _prefetchInDevice++;
+            if (request != null && _isPrefetch[_free[_freeCount - 1]])
+            {
+                _prefetchInDevice++;
+                _prefetchBytes += ReadPlanner.Bytes(request);
+            }
         }
         // What was lent or withdrawn before this read was submitted.
         if (_lent.Pending) _lent.Apply(ring);
@@ -304,7 +311,11 @@ internal sealed unsafe class RingReader : IDisposable
     {
         ReadRequest request = _requests[at]!;
         _requests[at] = null;
-        if (_isPrefetch[at]) _prefetchInDevice--;
+        if (_isPrefetch[at])
+        {
+            _prefetchInDevice--;
+            _prefetchBytes -= ReadPlanner.Bytes(request);
+        }
         _free[_freeCount++] = at;
         _owner.Complete(request);
     }

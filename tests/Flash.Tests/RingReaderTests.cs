@@ -150,6 +150,38 @@ public sealed class RingReaderTests
         Assert.Equal(1, reader.HeldFiles);
     }
 
+    /// <summary>Twenty guesses of a megabyte each, as experts are; a step asks for a unit when the first has come.</summary>
+    [Fact]
+    public void Demand_does_not_wait_behind_all_long_reads_that_were_guessed()
+    {
+        using var file = new Files(units: 24, stride: 1 << 20);
+        using FlashReader reader = Open(true, file);
+        var asks = new AsksAtFirst(file.Bench, reader);
+        for (int unit = 0; unit < 20; unit++) Assert.True(reader.TrySubmit(asks.Request(ReadClass.Prefetch, unit)));
+        ReadRequest[] order = file.Bench.Wait(21);
+        Assert.InRange(Array.FindIndex(order, static r => r.Class == ReadClass.Demand), 1, 12);
+        Assert.All(Enumerable.Range(0, 21), file.Bench.AssertDelivered);
+    }
+
+    private sealed class AsksAtFirst(ReaderBench bench, FlashReader reader) : IReadCompletion
+    {
+        private int _told;
+
+        public unsafe ReadRequest Request(ReadClass readClass, int unit)
+        {
+            var request = new ReadRequest();
+            request.Reset(bench.Region, readClass, this);
+            Assert.True(request.TryAdd(unit, unit, bench.Memory(unit), ReadPlanner.GapLimit, 1 << 20));
+            return request;
+        }
+
+        public void Completed(ReadRequest request)
+        {
+            if (Interlocked.Increment(ref _told) == 1) reader.TrySubmit(Request(ReadClass.Demand, 20));
+            bench.Completed(request);
+        }
+    }
+
     private static FlashReader Open(bool ring, Files file)
     {
         var reader = new FlashReader(4, ring: ring);
@@ -164,14 +196,14 @@ public sealed class RingReaderTests
     {
         private readonly TempFile _file;
 
-        public Files(int? length = null, int damage = -1, int units = Units)
+        public Files(int? length = null, int damage = -1, int units = Units, int stride = Stride)
         {
-            byte[] content = TempFile.Pattern(units * Stride);
+            byte[] content = TempFile.Pattern(units * stride);
             byte[] stored = content[..(length ?? content.Length)];
             if (damage >= 0) stored[damage] ^= 1;
             _file = new TempFile(stored);
             File = DirectFile.Open(_file.Path);
-            Bench = new ReaderBench(File, content, units, Stride, 0, Stride);
+            Bench = new ReaderBench(File, content, units, stride, 0, stride);
         }
 
         public DirectFile File { get; }
