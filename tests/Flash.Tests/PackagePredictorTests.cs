@@ -107,7 +107,7 @@ public sealed class PackagePredictorTests : IDisposable
         Assert.Contains("neuron order 'alphabet' is none this version knows", Assert.Throws<FlashException>(() => FlashPackage.Open(Package)).Message, StringComparison.Ordinal);
         PackageTiny.Write(_folder["silu.flash"], PackageTiny.Gated with { Activation = Activation.Silu }, WeightFormat.Q8);
         PackageForge.Manifest(_folder["silu.flash"], static root => root["permutation"] = "popularity");
-        Assert.Contains("is of models with neurons that are zero", Assert.Throws<FlashException>(() => FlashPackage.Open(_folder["silu.flash"])).Message, StringComparison.Ordinal);
+        Assert.Contains("is of ReLU models without experts", Assert.Throws<FlashException>(() => FlashPackage.Open(_folder["silu.flash"])).Message, StringComparison.Ordinal);
     }
 
     [Fact]
