@@ -26,7 +26,7 @@ internal sealed unsafe partial class LayerStep
         for (int x = 0; x < e.Count; x++)
             if (AnyUses(e, x, rows)) _chosen[_chosenCount++] = x;
         ListTokens(e, _chosen, _chosenCount, rows);
-        new Span<float>(_g, rows * layer.Neurons).Clear();
+        for (int r = 0; r < rows; r++) new Span<float>(_g + (long)r * layer.Neurons, layer.Neurons).Clear();
         _gated = layer; _gateInput = input; _gateStride = stride;
         bool parallel = (long)_tokensFrom[_chosenCount] * e.Size * layer.Config.HiddenSize > ParallelWork;
         pool.Run(_gateJob ??= GateItem, _chosenCount * BundleLayout.SlabsOf(e.Size), parallel);
