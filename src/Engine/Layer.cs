@@ -178,9 +178,9 @@ public sealed class Layer
     internal long SentAt { get; set; }
 
     internal Counters Count;
-    /// <summary>Units predicted by the latest look-ahead, and whether the step they were for is still to come.</summary>
+    /// <summary>Units predicted by the latest look-ahead, and how many have been made since the last step that needed units: one, if nobody else is under way close behind.</summary>
     internal bool[] Predicted { get; private set; } = [];
-    internal bool HasPrediction { get; set; }
+    internal int Predictions { get; set; }
 
     internal struct Counters
     {
@@ -206,7 +206,7 @@ public sealed class Layer
         DemandBytes = (Bundles?.DemandBytes ?? 0) + (Stretches?.Store.DemandBytes ?? 0) + (Embeddings?.DemandBytes ?? 0),
         DemandReads = (Bundles?.DemandReads ?? 0) + (Stretches?.Store.DemandReads ?? 0) + (Embeddings?.DemandReads ?? 0),
         PrefetchBytes = (Bundles?.PrefetchBytes ?? 0) + (Stretches?.Store.PrefetchBytes ?? 0),
-        PrefetchIssued = (Bundles?.PrefetchIssued ?? 0) + (Stretches?.Store.PrefetchIssued ?? 0),
+        PrefetchIssued = (Bundles?.PrefetchRead ?? 0) + (Stretches?.Store.PrefetchRead ?? 0),
         PrefetchUseful = (Bundles?.PrefetchUseful ?? 0) + (Stretches?.Store.PrefetchUseful ?? 0),
         PrefetchWasted = (Bundles?.Window.PrefetchEvictedUnused ?? 0) + (Stretches?.Store.Window.PrefetchEvictedUnused ?? 0),
         PredictedUnits = Count.PredictedUnits,
@@ -322,16 +322,17 @@ public sealed class Layer
     {
         Array.Clear(Predicted);
         foreach (int unit in units) Predicted[unit] = true;
-        HasPrediction = true;
+        Predictions++;
         Count.PredictedUnits += units.Length;
     }
 
     /// <summary>Conductor thread, once a step knows what it needs and what it did not find: feedback for look-ahead.</summary>
     internal void ObserveLookAhead(int rows, int needed, int missing)
     {
-        long issued = Bundles!.PrefetchIssued - _lastIssued;
+        // What was refuted in time has cost nothing.
+        long now = Bundles!.PrefetchIssued - Bundles.PrefetchWithdrawn, issued = now - _lastIssued;
         long useful = Bundles.PrefetchUseful - _lastUseful;
-        _lastIssued = Bundles.PrefetchIssued;
+        _lastIssued = now;
         _lastUseful = Bundles.PrefetchUseful;
         Policy.Observe(rows, needed, missing, (int)issued, (int)useful);
     }

@@ -86,7 +86,7 @@ internal sealed unsafe partial class LayerStep
         _neededCount = 0;
         int wanted = 0;
         int predictedHit = 0;
-        bool predicted = _layer.HasPrediction;
+        bool predicted = _layer.Predictions > 0;
         for (int u = 0; u < _layer.Bundles!.Region.Count; u++)
         {
             if (!_marks[u] && !(auditFrom <= u && u < auditTo)) continue;
@@ -100,7 +100,9 @@ internal sealed unsafe partial class LayerStep
         if (!predicted) return;
         _layer.Count.PredictedHit += predictedHit;
         _layer.Count.PredictedFor += wanted;
-        _layer.HasPrediction = false;
+        // Of two predictions one may be for a step that is still to come.
+        if (_layer.Predictions == 1) _layer.Bundles.WithdrawGuesses(_marks);
+        _layer.Predictions = 0;
     }
 
     /// <summary>Marks the unit of every value above the threshold; returns how many there are. A slot that is dead (its embedding could not be read) needs nothing.</summary>

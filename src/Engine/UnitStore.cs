@@ -20,6 +20,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     private readonly Queue<ReadRequest> _unsentDemand = new(Waiting);
     /// <summary>A list, since one in the middle may turn into demand.</summary>
     private readonly List<ReadRequest> _unsentLater = new(Waiting);
+    /// <summary>What is read ahead and not settled.</summary>
+    private readonly List<ReadRequest> _ahead = new(Waiting);
     private readonly ReadRequest?[] _requestOf;
     private readonly Trust[] _trust;
     private readonly bool[] _unsound;
@@ -67,6 +69,10 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public long PrefetchBytes { get; private set; }
     public long DemandReads { get; private set; }
     public long PrefetchIssued { get; private set; }
+    /// <summary>Of the issued ones: they were refuted before their read began.</summary>
+    public long PrefetchWithdrawn { get; private set; }
+    /// <summary>Units that were read ahead; those that a step waited for in the end among them.</summary>
+    public long PrefetchRead { get; private set; }
     public long PrefetchUseful { get; private set; }
     public long Needed { get; private set; }
     public long Hits { get; private set; }
@@ -155,6 +161,34 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return true;
     }
 
+    /// <summary>Now that it is known which units are needed (by unit): reads ahead of none of them are taken back, as far as the device has not begun with them, and their slots are free.</summary>
+    public void WithdrawGuesses(ReadOnlySpan<bool> needed)
+    {
+        CloseOpen();
+        for (int i = _ahead.Count - 1; i >= 0; i--)
+        {
+            var request = _ahead[i];
+            if (IsWanted(request, needed)) continue;
+            if (!_unsentLater.Remove(request) && !_reader.TryTakeBack(request)) continue;
+            _ahead.RemoveAt(i);
+            for (int k = 0; k < request.Count; k++)
+            {
+                _requestOf[request.Slots[k]] = null;
+                Window.Failed(request.Slots[k]);
+            }
+            PrefetchWithdrawn += request.Count;
+            Outstanding--;
+            Idle.Push(request);
+        }
+    }
+
+    private bool IsWanted(ReadRequest request, ReadOnlySpan<bool> needed)
+    {
+        for (int k = 0; k < request.Count; k++)
+            if (needed[request.Units[k]] || Window.Pins(request.Slots[k]) > 0) return true;
+        return false;
+    }
+
     /// <summary>A unit that got no slot would get one now.</summary>
     public bool HasRoom => Outstanding < MostRequests && Window.HasRoom;
 
@@ -238,6 +272,8 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         else
         {
             PrefetchBytes += request.BytesRead;
+            PrefetchRead += request.Count;
+            _ahead.Remove(request);
         }
         for (int i = 0; i < request.Count; i++)
         {
@@ -285,24 +321,24 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _open = null;
         if (open.Class == ReadClass.Demand) _unsentDemand.Enqueue(open);
         else _unsentLater.Add(open);
+        if (open.Class == ReadClass.Prefetch) _ahead.Add(open);
     }
 
     /// <summary>A step waits for a unit that is on its way: what had time is demand now, wherever it is.</summary>
     private void Promote(ReadRequest request)
     {
-        if (ReferenceEquals(request, _open))
-        {
-            request.Class = ReadClass.Demand;
-            return;
-        }
-        int at = _unsentLater.IndexOf(request);
-        if (at < 0)
+        bool open = ReferenceEquals(request, _open);
+        if (!open && !_unsentLater.Remove(request))
         {
             _reader.Promote(request);
             return;
         }
-        _unsentLater.RemoveAt(at);
+        if (request.Class == ReadClass.Prefetch)
+        {
+            PrefetchRead += request.Count;
+            _ahead.Remove(request);
+        }
         request.Class = ReadClass.Demand;
-        _unsentDemand.Enqueue(request);
+        if (!open) _unsentDemand.Enqueue(request);
     }
 }

@@ -122,6 +122,12 @@ public sealed unsafe class FlashReader : IFlashReader, IDisposable
         }
     }
 
+    public bool TryTakeBack(ReadRequest request)
+    {
+        if (OverRing(request)) return _ring!.TryTakeBack(request);
+        lock (_lock) return _waiting.TryTakeBack(request);
+    }
+
     public void Lend(byte* memory, long bytes) => _ring?.Lend(memory, bytes);
 
     public void Withdraw(byte* memory) => _ring?.Withdraw(memory);

@@ -37,6 +37,15 @@ internal sealed class ReadQueues(int most)
         return true;
     }
 
+    /// <summary>Nobody waits for it after all: true when it had still been queued as something that has time, and is its submitter's again.</summary>
+    public bool TryTakeBack(ReadRequest request)
+    {
+        if (request.Phase != ReadPhase.PrefetchQueue) return false;
+        _prefetch.Remove(request);
+        request.Phase = ReadPhase.Idle;
+        return true;
+    }
+
     /// <summary>The next read for the device, and whether it is a prefetch.</summary>
     public ReadRequest? Take(bool mayPrefetch, out bool prefetch)
     {

@@ -93,6 +93,8 @@ public unsafe interface IFlashReader
     bool TrySubmit(ReadRequest request);
     /// <summary>A prefetch somebody now waits for: if it is still queued it joins the demand queue.</summary>
     void Promote(ReadRequest request);
+    /// <summary>A prefetch that nobody wants any more: true when it was still queued; then it is the submitter's again and its completion is not told. Any thread.</summary>
+    bool TryTakeBack(ReadRequest request) => false;
     ReaderStats Stats { get; }
     /// <summary>Memory that many reads will go into, until it is withdrawn; a reader may make them cheaper (<see cref="LentMemory"/>), or may not. Any thread.</summary>
     void Lend(byte* memory, long bytes) { }

@@ -111,6 +111,11 @@ internal sealed unsafe class RingReader : IDisposable
         if (wake) Libc.Signal(_wakeFd);
     }
 
+    public bool TryTakeBack(ReadRequest request)
+    {
+        lock (_lock) return _waiting.TryTakeBack(request);
+    }
+
     /// <summary>Any thread: many reads will go into this memory, until it is withdrawn.</summary>
     public void Lend(byte* start, long bytes)
     {

@@ -96,6 +96,8 @@ public sealed class AllocationTests
 
         public void Promote(ReadRequest request) => inner.Promote(request);
 
+        public bool TryTakeBack(ReadRequest request) => inner.TryTakeBack(request);
+
         public void Completed(ReadRequest request)
         {
             long now = GC.GetAllocatedBytesForCurrentThread();

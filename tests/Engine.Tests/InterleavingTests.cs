@@ -331,6 +331,8 @@ public sealed class InterleavingTests
         {
         }
 
+        public bool TryTakeBack(ReadRequest request) => request.Class == ReadClass.Prefetch && _requests.Remove(request);
+
         public void Complete(int index)
         {
             var request = _requests[index];

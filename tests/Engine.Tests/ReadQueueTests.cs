@@ -131,6 +131,55 @@ public sealed class ReadQueueTests
         Assert.Equal([(5, ReadClass.Sweep), (100, ReadClass.Demand)], bench.Reader.Sent);
     }
 
+    [Theory, InlineData(0), InlineData(1), InlineData(9)]
+    public void Guesses_that_are_refuted_are_taken_back_sent_or_not_and_leave_their_slots_free(int sent)
+    {
+        using var bench = new Bench(prefetches: sent);
+        foreach (int unit in new[] { 5, 100, 250 }) Assert.True(bench.Store.Prefetch(unit));
+        bench.Store.Flush();
+        bool[] needed = new bool[bench.Store.Region.Count];
+        needed[100] = needed[7] = true;
+        bench.Store.WithdrawGuesses(needed);
+        Assert.Equal((-1, -1), (bench.Store.Window.Find(5), bench.Store.Window.Find(250)));
+        Assert.Equal((1, 2L, 0L), (bench.Store.Outstanding, bench.Store.PrefetchWithdrawn, bench.Store.PrefetchRead));
+        bench.Reader.Promotable = sent > 1 ? 1 : 0;
+        foreach (int unit in new[] { 7, 100 }) Assert.True(bench.Store.Acquire(unit, out _) >= 0);
+        bench.Store.Flush();
+        Assert.Equal([7, 100], bench.Reader.Sent.Select(static s => s.Item1).Order());
+        Assert.Equal(14, bench.Store.Window.Available);
+    }
+
+    [Fact]
+    public void A_refuted_guess_whose_read_has_begun_comes_and_is_kept_like_any_other()
+    {
+        using var bench = new Bench(prefetches: 1) { Reader = { Began = true } };
+        bench.Store.Prefetch(5);
+        bench.Store.Flush();
+        bench.Store.WithdrawGuesses(new bool[bench.Store.Region.Count]);
+        Assert.Equal((1, 0L), (bench.Store.Outstanding, bench.Store.PrefetchWithdrawn));
+        bench.Complete(ReadFault.None);
+        Assert.Equal((0, 1L), (bench.Store.Outstanding, bench.Store.PrefetchRead));
+        bench.Store.Acquire(5, out bool ready);
+        Assert.True(ready);
+    }
+
+    [Fact]
+    public void A_read_of_several_guesses_stays_as_long_as_one_of_them_is_needed_or_in_use()
+    {
+        using var bench = new Bench(prefetches: 9);
+        foreach (int unit in new[] { 5, 6, 7 }) bench.Store.Prefetch(unit);
+        bench.Store.Flush();
+        Assert.Single(bench.Reader.Requests);
+        bool[] needed = new bool[bench.Store.Region.Count];
+        needed[6] = true;
+        bench.Store.WithdrawGuesses(needed);
+        bench.Reader.Promotable = 1;
+        bench.Store.Acquire(7, out _);
+        needed[6] = false;
+        bench.Store.WithdrawGuesses(needed);
+        Assert.Equal((1, 0L), (bench.Store.Outstanding, bench.Store.PrefetchWithdrawn));
+    }
+
     [Fact]
     public void A_unit_that_is_needed_while_its_read_ahead_is_being_put_together_is_sent_as_demand()
     {
@@ -222,6 +271,11 @@ public sealed class ReadQueueTests
 
         /// <summary>Of those that were sent, so many will be promoted.</summary>
         public int Promotable { get; set; }
+
+        /// <summary>What is sent is in the device at once.</summary>
+        public bool Began { get; set; }
+
+        public bool TryTakeBack(ReadRequest request) => !Began && request.Class == ReadClass.Prefetch && Requests.Remove(request);
 
         public void Promote(ReadRequest request) => Assert.True(--Promotable >= 0, "nothing that was sent needs to be promoted");
     }

@@ -12,6 +12,8 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
     public int DemandUnits { get; private set; }
     public int PrefetchUnits { get; private set; }
     public int Promotions { get; private set; }
+    /// <summary>Units whose reads ahead were taken back.</summary>
+    public int TakenBack { get; private set; }
     /// <summary>Units that cannot be read.</summary>
     public Func<UnitRegion, int, bool>? Broken { get; set; }
     /// <summary>That were asked for.</summary>
@@ -45,6 +47,17 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
     {
         lock (_reading) Promotions++;
         inner.Promote(request);
+    }
+
+    public bool TryTakeBack(ReadRequest request)
+    {
+        lock (_reading)
+        {
+            if (!inner.TryTakeBack(request)) return false;
+            for (int i = 0; i < request.Count; i++) _reading.Remove((request.Region, request.Units[i]));
+            TakenBack += request.Count;
+            return true;
+        }
     }
 
     public void Completed(ReadRequest request)

@@ -45,6 +45,8 @@ internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNan
         if (_prefetch.Remove(request)) _demand.Enqueue(request);
     }
 
+    public bool TryTakeBack(ReadRequest request) => _prefetch.Remove(request);
+
     /// <summary>Lets the device work for a while, as it does behind computation.</summary>
     public void Elapse(long nanos)
     {

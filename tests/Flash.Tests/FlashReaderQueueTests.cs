@@ -91,6 +91,33 @@ public sealed class FlashReaderQueueTests
     }
 
     [Fact]
+    public void What_is_taken_back_is_not_read_and_not_told_and_can_be_submitted_anew()
+    {
+        var (bench, file) = ReaderBench.Simple();
+        using Device device = new(file);
+        using FlashReader reader = new(threads: 1);
+        ReadRequest first = bench.Request(ReadClass.Prefetch, 0), demand = bench.Request(ReadClass.Demand, 2);
+        ReadRequest[] prefetch = [.. new[] { 10, 12, 14 }.Select(unit => bench.Request(ReadClass.Prefetch, unit))];
+        reader.TrySubmit(first);
+        device.Entered();
+        foreach (ReadRequest request in prefetch) reader.TrySubmit(request);
+        reader.TrySubmit(demand);
+        Assert.True(reader.TryTakeBack(prefetch[1]));
+        Assert.False(prefetch[1].InFlight);
+        Assert.False(reader.TryTakeBack(prefetch[1])); // once
+        Assert.False(reader.TryTakeBack(first)); // in the device
+        Assert.False(reader.TryTakeBack(demand)); // somebody waits for it
+        Assert.True(reader.TrySubmit(prefetch[1]));
+        Assert.True(reader.TryTakeBack(prefetch[0]));
+        device.Release(4);
+        Assert.Equal([2, 14, 12], Enumerable.Range(0, 3).Select(_ => device.Entered()));
+        bench.Wait(4);
+        Assert.False(reader.TryTakeBack(prefetch[2])); // long done
+        Assert.Equal((3L, 1L), (reader.Stats.PrefetchReads, reader.Stats.DemandReads));
+        bench.Dispose();
+    }
+
+    [Fact]
     public void Only_so_many_prefetch_reads_are_in_the_device_and_demand_finds_a_thread()
     {
         var (bench, file) = ReaderBench.Simple();

@@ -163,6 +163,20 @@ public sealed class RingReaderTests
         Assert.All(Enumerable.Range(0, 21), file.Bench.AssertDelivered);
     }
 
+    [Theory, InlineData(true), InlineData(false)]
+    public void Every_guess_is_either_taken_back_or_told(bool ring)
+    {
+        using var file = new Files(units: 24, stride: 1 << 20);
+        using FlashReader reader = Open(ring, file);
+        ReadRequest[] guesses = [.. Enumerable.Range(0, 24).Select(unit => file.Bench.Request(ReadClass.Prefetch, unit))];
+        foreach (ReadRequest guess in guesses) Assert.True(reader.TrySubmit(guess));
+        ReadRequest[] back = [.. guesses.Reverse().Where(reader.TryTakeBack)];
+        Assert.NotEmpty(back);
+        Assert.Equal(guesses.Except(back).ToHashSet(), file.Bench.Wait(24 - back.Length).ToHashSet());
+        Assert.Equal(24 - back.Length, reader.Stats.PrefetchReads);
+        Assert.Equal(0, reader.Queued);
+    }
+
     private sealed class AsksAtFirst(ReaderBench bench, FlashReader reader) : IReadCompletion
     {
         private int _told;

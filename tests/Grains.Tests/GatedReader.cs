@@ -46,6 +46,15 @@ internal sealed class GatedReader : IFlashReader, IDisposable
         _inner.Promote(request);
     }
 
+    public bool TryTakeBack(ReadRequest request)
+    {
+        lock (_gate)
+        {
+            if (_kept.Contains(request)) return request.Class == ReadClass.Prefetch && _kept.Remove(request);
+        }
+        return _inner.TryTakeBack(request);
+    }
+
     /// <summary>From now on reads do not come back.</summary>
     public void Close()
     {
