@@ -9,7 +9,7 @@ public interface ILayerRouter
 {
     /// <summary>The output wave of a step; ownership passes.</summary>
     void Forward(Wave wave);
-    /// <summary>A wave of these slots, or of some of them, will come as soon as it is computed: nothing is waited for any more. <see cref="Forward"/> or <see cref="Withdraw"/> follows. The span is only valid during the call.</summary>
+    /// <summary>A wave of these slots, or of some of them, will come when it is computed. <see cref="Forward"/> or <see cref="Withdraw"/> follows. The span is only valid during the call.</summary>
     void Announce(ReadOnlySpan<Slot> slots) { }
     /// <summary>What was announced does not come.</summary>
     void Withdraw() { }

@@ -110,7 +110,6 @@ internal sealed unsafe partial class LayerStep
             if (_acquired == _neededCount) _layer.ReadAhead(_rows);
             AddSharedExpert();
             Open();
-            if (_acquired == _neededCount && _awaited == 0) Announce();
             bool ran = RunReadySegments();
             Fold();
             if (_opened == _neededCount && _firstLive == _segments.Count) break;

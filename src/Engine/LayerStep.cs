@@ -223,6 +223,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     {
         if (_layer.IsFirst) EnterStream();
         LookAhead();
+        Announce();
         long start = time.GetTimestamp();
         RouteEarly();
         Attention();
@@ -269,7 +270,7 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
         End();
     }
 
-    /// <summary>What is left of the step is arithmetic: the way to the next layer is prepared meanwhile. Of prefill that is a small part.</summary>
+    /// <summary>The way to the next layer is prepared while this one works, behind the hint, so that one wake-up of a pool thread serves both. Of prefill that is a small part.</summary>
     private void Announce()
     {
         if (_announced || _layer.IsLast || !IsDecode) return;

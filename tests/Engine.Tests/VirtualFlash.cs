@@ -45,7 +45,10 @@ internal sealed unsafe class VirtualFlash(VirtualClock clock, double bytesPerNan
         if (_prefetch.Remove(request)) _demand.Enqueue(request);
     }
 
-    public bool TryTakeBack(ReadRequest request) => _prefetch.Remove(request);
+    /// <summary>False: what is queued is read, whoever wants it.</summary>
+    public bool TakesBack { get; init; } = true;
+
+    public bool TryTakeBack(ReadRequest request) => TakesBack && _prefetch.Remove(request);
 
     /// <summary>Lets the device work for a while, as it does behind computation.</summary>
     public void Elapse(long nanos)
