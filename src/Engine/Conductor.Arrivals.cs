@@ -121,8 +121,12 @@ public sealed partial class Conductor
             layer.Settle(done.Store, done.Request);
             TryClose(layer);
         }
-        if (!any) return;
-        // There is room in the reader's queue, which all layers share. Each is first in its turn, so that none keeps the others out of it.
+        if (any) FlushAll();
+    }
+
+    /// <summary>There is room in the reader's queue, which all layers share. Each is first in its turn, so that none keeps the others out of it.</summary>
+    private void FlushAll()
+    {
         for (int i = 0; i < _layers.Count; i++) _layers[(int)((_flushTurn + i) % (uint)_layers.Count)].FlushReads();
         _flushTurn++;
     }

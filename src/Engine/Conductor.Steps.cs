@@ -117,6 +117,7 @@ public sealed partial class Conductor
         return new LayerStep(_kernels, _pool, _time, Ledger)
         {
             Poll = _poll,
+            FlushAll = FlushAll,
             Tiles = () => _tiles,
             GivesWay = DecodeWaits,
             OnEnd = _onEnd,

@@ -101,7 +101,7 @@ internal sealed unsafe partial class LayerStep
         _layer.Count.PredictedHit += predictedHit;
         _layer.Count.PredictedFor += wanted;
         // Of two predictions one may be for a step that is still to come.
-        if (_layer.Predictions == 1) _layer.Bundles.WithdrawGuesses(_marks);
+        if (_layer.Predictions == 1 && _layer.Bundles.WithdrawGuesses(_marks)) FlushAll?.Invoke();
         _layer.Predictions = 0;
     }
 

@@ -250,6 +250,9 @@ internal sealed unsafe partial class LayerStep(Kernels kernels, ComputePool pool
     /// <summary>Between the phases of a step the conductor looks at what came in meanwhile (prefetch requests must not wait for a whole step).</summary>
     public Action? Poll { get; init; }
 
+    /// <summary>The reader has room again: every layer sends what it held back.</summary>
+    public Action? FlushAll { get; init; }
+
     /// <summary>Prefill runs in tiles, since decode is under way.</summary>
     public Func<bool>? Tiles { get; init; }
     /// <summary>Asked between two tiles: decode that could run now goes first.</summary>

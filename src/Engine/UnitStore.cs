@@ -161,10 +161,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         return true;
     }
 
-    /// <summary>Now that it is known which units are needed (by unit): reads ahead of none of them are taken back, as far as the device has not begun with them, and their slots are free.</summary>
-    public void WithdrawGuesses(ReadOnlySpan<bool> needed)
+    /// <summary>Now that it is known which units are needed (by unit): reads ahead of none of them are taken back, as far as the device has not begun with them, and their slots are free. True: there is room in the reader's queue, which other stores may wait for.</summary>
+    public bool WithdrawGuesses(ReadOnlySpan<bool> needed)
     {
         CloseOpen();
+        long before = PrefetchWithdrawn;
         for (int i = _ahead.Count - 1; i >= 0; i--)
         {
             var request = _ahead[i];
@@ -180,6 +181,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
             Outstanding--;
             Idle.Push(request);
         }
+        return PrefetchWithdrawn > before;
     }
 
     private bool IsWanted(ReadRequest request, ReadOnlySpan<bool> needed)
