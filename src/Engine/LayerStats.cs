@@ -22,6 +22,7 @@ public sealed record LayerStats
     public long DemandBytes { get; init; }
     public long DemandReads { get; init; }
     public long PrefetchBytes { get; init; }
+    /// <summary>Units that were read ahead; guesses that were taken back before are not among them.</summary>
     public long PrefetchIssued { get; init; }
     /// <summary>Prefetched units that a step used before they were evicted.</summary>
     public long PrefetchUseful { get; init; }

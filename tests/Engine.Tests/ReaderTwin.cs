@@ -12,8 +12,6 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
     public int DemandUnits { get; private set; }
     public int PrefetchUnits { get; private set; }
     public int Promotions { get; private set; }
-    /// <summary>Units whose reads ahead were taken back.</summary>
-    public int TakenBack { get; private set; }
     /// <summary>Units that cannot be read.</summary>
     public Func<UnitRegion, int, bool>? Broken { get; set; }
     /// <summary>That were asked for.</summary>
@@ -55,7 +53,6 @@ internal sealed class ReaderTwin(IFlashReader inner) : IFlashReader, IReadComple
         {
             if (!inner.TryTakeBack(request)) return false;
             for (int i = 0; i < request.Count; i++) _reading.Remove((request.Region, request.Units[i]));
-            TakenBack += request.Count;
             return true;
         }
     }

@@ -50,7 +50,7 @@ internal sealed class GatedReader : IFlashReader, IDisposable
     {
         lock (_gate)
         {
-            if (_kept.Contains(request)) return request.Class == ReadClass.Prefetch && _kept.Remove(request);
+            if (_kept.Remove(request)) return true;
         }
         return _inner.TryTakeBack(request);
     }
