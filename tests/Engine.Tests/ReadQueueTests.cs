@@ -150,6 +150,42 @@ public sealed class ReadQueueTests
     }
 
     [Fact]
+    public void What_a_refuted_guess_leaves_room_for_is_another_layers_read_at_once()
+    {
+        using var tiny = TinyPackage.Create(TinyPackage.Llama(), WeightFormat.F32);
+        var device = new OnePlace();
+        using var conductor = new Conductor(new() { Threads = 1 }, null, device, start: false);
+        using var engine = new LocalEngine(tiny.Package, conductor, new() { Window = 1, Prefetch = false }, null);
+        conductor.Drive(Task.WhenAll(engine.Layers.Select(l => l.Loaded)));
+        var session = engine.OpenSession();
+        void Submit(int token)
+        {
+            session.Timeline.Append([token]);
+            session.Submit(Sampling.Greedy, SlotFlags.Sample, 0, 1);
+        }
+        foreach (int token in new[] { 3, 5, 3, 5 })
+        {
+            Submit(token);
+            while (session.Poll(out _) == null) conductor.Pump();
+        }
+        var (first, second) = (engine.Layers[0], engine.Layers[1]);
+        // All that such tokens need is held by now; these were never needed.
+        int refuted = Enumerable.Range(0, first.Bundles!.Region.Count).First(u => first.Bundles.Window.Find(u) < 0), other = Enumerable.Range(0, second.Bundles!.Region.Count).First(u => second.Bundles.Window.Find(u) < 0);
+        conductor.Prefetch(first, [refuted]);
+        conductor.Prefetch(second, [other]);
+        first.RecordPrediction([refuted]);
+        while (conductor.Pump()) { }
+        Assert.Equal((first.Bundles.Region, refuted), (device.Place!.Region, device.Place.Units[0]));
+        Submit(3);
+        long waves = first.Stats.Waves;
+        while (first.Stats.Waves == waves) conductor.Pump();
+        Assert.Equal(-1, first.Bundles.Window.Find(refuted));
+        Assert.Equal((second.Bundles.Region, other), (device.Place!.Region, device.Place.Units[0]));
+        device.Complete();
+        while (session.Poll(out _) == null) conductor.Pump();
+    }
+
+    [Fact]
     public void A_refuted_guess_whose_read_has_begun_comes_and_is_kept_like_any_other()
     {
         using var bench = new Bench(prefetches: 1) { Reader = { Began = true } };
@@ -252,6 +288,46 @@ public sealed class ReadQueueTests
             Store.Dispose();
             _slice.Dispose();
             _tiny.Dispose();
+        }
+    }
+
+    /// <summary>Reads demand at once; has a place for one read ahead, which it does not begin.</summary>
+    private sealed class OnePlace : IFlashReader
+    {
+        public ReadRequest? Place { get; private set; }
+        public ReaderStats Stats => default;
+
+        public bool TrySubmit(ReadRequest request)
+        {
+            if (request.Class == ReadClass.Prefetch)
+            {
+                if (Place != null) return false;
+                Place = request;
+                return true;
+            }
+            VirtualFlash.Read(request);
+            request.Completion.Completed(request);
+            return true;
+        }
+
+        public void Promote(ReadRequest request)
+        {
+            if (request == Place) Complete();
+        }
+
+        public bool TryTakeBack(ReadRequest request)
+        {
+            if (request != Place) return false;
+            Place = null;
+            return true;
+        }
+
+        public void Complete()
+        {
+            var request = Place!;
+            Place = null;
+            VirtualFlash.Read(request);
+            request.Completion.Completed(request);
         }
     }
 
