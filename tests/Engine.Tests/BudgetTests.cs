@@ -94,6 +94,23 @@ public sealed partial class BudgetTests
         static long Least(ModelConfig model, double[] zeros) => BudgetPlan.Of(Manifest(model, "q8", zeros), 4096, Engine(1), new()).Minimum;
     }
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1 << 30)]
+    public void A_tried_step_counts_its_own_reads_and_layers_that_read_everything_are_added(long more)
+    {
+        var model = TinyPackage.Llama(Activation.Silu, layers: 4, hidden: 1024, ffn: 4096);
+        double[] zeros = [0, 0, 0, 0];
+        var plan = BudgetPlan.Of(Manifest(model, "q8", zeros), 4096, Engine(BudgetPlan.Of(Manifest(model, "q8", zeros), 4096, Engine(1), new()).Minimum + (12 << 20) + more), new());
+        Assert.True(plan.Fits);
+        StepTrial trial = StepTrial.Of(1, 0.006, [0.002, 0.002], [0, 0], 1000);
+        Expectation none = Expectation.Of(plan, RooflineTests.Rates, 1), tried = Expectation.Of(plan, RooflineTests.Rates, 1, trial);
+        Assert.Null(none.ExpectedTokensPerSecond);
+        Assert.Equal(none.Times, tried.Times);
+        Assert.Equal(more == 0, none.Times.FlashSeconds > 0);
+        Assert.Equal(1 / (trial.Seconds(model) + none.Times.FlashSeconds), tried.ExpectedTokensPerSecond!.Value, 1e-9);
+    }
+
     /// <summary>The figures that were simulated for 3.3 % active neurons: window, misses in percent of all.</summary>
     [Theory, InlineData(0.07, 2.4), InlineData(0.12, 1.9), InlineData(0.24, 1.0), InlineData(0.5, 0.18)]
     public void The_model_of_misses_agrees_with_simulated_windows(double share, double percent)

@@ -5,21 +5,21 @@ namespace FlashOrleans.Engine.Tests;
 /// <summary>The limits of a step, with round numbers.</summary>
 public sealed class RooflineTests
 {
-    private static readonly DeviceRates s_rates = new() { Memory = 10e9, OneToken = 20e9, ManyTokens = 20e9, Reads = [new(4000, 20e-6), new(8000, 40e-6), new(100_000, 100e-6)], Source = "given" };
+    internal static readonly DeviceRates Rates = new() { Memory = 10e9, OneToken = 20e9, ManyTokens = 20e9, Reads = [new(4000, 20e-6), new(8000, 40e-6), new(100_000, 100e-6)], Source = "given" };
 
     [Fact]
     public void The_largest_of_three_times_is_the_limit_and_the_fraction_is_its_share_of_the_step()
     {
         var needs = new StepNeeds { Tokens = 1, MemoryBytes = 1e9, Shared = 2e9, Alone = 1e9, FlashBytes = 4e6, FlashReads = 1000 };
-        var limits = Roofline.Of(needs, s_rates);
+        var limits = Roofline.Of(needs, Rates);
         Assert.Equal(0.1, limits.MemorySeconds, 1e-12);
         Assert.Equal(0.15, limits.ComputeSeconds, 1e-12);
         Assert.Equal(0.02, limits.FlashSeconds, 1e-12);
         Assert.Equal("compute", limits.Limit);
         Assert.Equal(0.5, limits.Fraction(0.3), 1e-12);
-        Assert.Equal("memory", Roofline.Of(needs with { Shared = 0 }, s_rates).Limit);
-        Assert.Equal("flash", Roofline.Of(needs with { FlashReads = 10_000, FlashBytes = 4e7 }, s_rates).Limit);
-        Assert.Equal(0, Roofline.Of(needs with { FlashReads = 0, FlashBytes = 0 }, s_rates).FlashSeconds);
+        Assert.Equal("memory", Roofline.Of(needs with { Shared = 0 }, Rates).Limit);
+        Assert.Equal("flash", Roofline.Of(needs with { FlashReads = 10_000, FlashBytes = 4e7 }, Rates).Limit);
+        Assert.Equal(0, Roofline.Of(needs with { FlashReads = 0, FlashBytes = 0 }, Rates).FlashSeconds);
     }
 
     [Theory]
@@ -40,22 +40,22 @@ public sealed class RooflineTests
     [InlineData(54_000, 70)]
     [InlineData(200_000, 200)]
     public void Between_measured_sizes_a_read_costs_what_lies_between_and_beyond_them_what_its_bytes_cost(int bytes, double micros) =>
-        Assert.Equal(micros, 1e6 * ReadCost.Of(s_rates.Reads, bytes), 1e-9);
+        Assert.Equal(micros, 1e6 * ReadCost.Of(Rates.Reads, bytes), 1e-9);
 
     [Fact]
     public void Of_reads_that_were_measured_twice_the_better_counts_and_how_much_they_differ_is_known()
     {
-        DeviceRates twice = s_rates.Better([new(4000, 30e-6), new(8000, 20e-6), new(100_000, 100e-6)]);
+        DeviceRates twice = Rates.Better([new(4000, 30e-6), new(8000, 20e-6), new(100_000, 100e-6)]);
         Assert.Equal([new(4000, 20e-6), new(8000, 20e-6), new(100_000, 100e-6)], twice.Reads);
         Assert.Equal(2, twice.ReadsChanged!.Value, 1e-9);
         // Other sizes cannot be compared.
-        Assert.Same(s_rates, s_rates.Better([new(4000, 1e-6)]));
+        Assert.Same(Rates, Rates.Better([new(4000, 1e-6)]));
     }
 
     [Fact]
     public void A_matrix_gets_faster_with_tokens_from_the_rate_of_one_to_that_of_many()
     {
-        var rates = s_rates with { OneToken = 10e9, ManyTokens = 40e9 };
+        var rates = Rates with { OneToken = 10e9, ManyTokens = 40e9 };
         Assert.Equal(10e9, rates.MultiplyAdds(1), 1);
         Assert.Equal(40e9, rates.MultiplyAdds(DeviceRates.Many), 1);
         for (int n = 1; n < 128; n++) Assert.True(rates.MultiplyAdds(n + 1) > rates.MultiplyAdds(n));
@@ -95,8 +95,8 @@ public sealed class RooflineTests
         var plan = BudgetPlan.Of(tiny.Package, new EngineOptions { Threads = 1, Budget = new() { Size = BudgetSize.OfBytes(1L << 30), Sessions = 8, Host = BudgetHost.Engine } }, new());
         Assert.True(plan.Fits);
         // Everything is in the window: nothing is read from flash.
-        var fast = Expectation.Of(plan, s_rates with { OneToken = 1e15, ManyTokens = 1e15 }, 8);
-        var slow = Expectation.Of(plan, s_rates with { OneToken = 1e6, ManyTokens = 1e6 }, 8);
+        var fast = Expectation.Of(plan, Rates with { OneToken = 1e15, ManyTokens = 1e15 }, 8);
+        var slow = Expectation.Of(plan, Rates with { OneToken = 1e6, ManyTokens = 1e6 }, 8);
         Assert.Equal("memory", fast.Times.Limit);
         Assert.Equal("compute", slow.Times.Limit);
         Assert.Equal(8 / (slow.Needs.MultiplyAdds / 1e6), slow.TokensPerSecond, 1e-9);
@@ -105,26 +105,20 @@ public sealed class RooflineTests
     [Fact]
     public void A_step_that_was_tried_says_what_layers_head_and_hops_of_the_whole_model_take()
     {
-        // Two layers of 2 ms, a last one with a head of 4 ms more for a thousand tokens, and 4 ms between them all.
-        StepTrial trial = StepTrial.Of(1, 0.014, [0.002, 0.002, 0.006], 1000);
-        Assert.Equal(0.002, trial.LayerSeconds, 1e-12);
+        // Two layers of 2 ms, a last one with a head of 4 ms more for a thousand tokens, and 4 ms between them all; the first waits longer than the others do.
+        StepTrial trial = StepTrial.Of(1, 0.021, [0.002, 0.002, 0.006], [0.003, 0.001, 0.003], 1000);
+        Assert.Equal(0.002 + 0.002, trial.LayerSeconds, 1e-12);
         Assert.Equal(0.001, trial.HopSeconds, 1e-12);
         ModelConfig model = TinyPackage.Llama(layers: 10, hidden: 64, ffn: 320) with { VocabSize = 2000 };
-        Assert.Equal(10 * 0.002 + 0.008 + 11 * 0.001, trial.Seconds(model), 1e-12);
-        // Disturbed: never less than nothing.
-        Assert.Equal(0, StepTrial.Of(1, 0.001, [0.002, 0.002, 0.001], 1000).HopSeconds);
+        Assert.Equal(10 * 0.004 + 0.008 + 11 * 0.001, trial.Seconds(model), 1e-12);
     }
 
     [Fact]
-    public void Flash_that_look_ahead_foresees_runs_beside_a_tried_step_and_the_rest_after_it()
+    public void Layers_that_worked_beside_each_other_share_the_step_that_was_tried()
     {
-        using var tiny = TinyPackage.Create(TinyPackage.Llama(layers: 2, hidden: 64, ffn: 320), WeightFormat.F32);
-        var plan = BudgetPlan.Of(tiny.Package, new EngineOptions { Threads = 1, Budget = new() { Size = BudgetSize.OfBytes(1L << 30), Host = BudgetHost.Engine } }, new());
-        StepTrial trial = StepTrial.Of(1, 0.006, [0.002, 0.002], 1000);
-        Expectation none = Expectation.Of(plan, s_rates, 1), tried = Expectation.Of(plan, s_rates, 1, trial);
-        Assert.Null(none.ExpectedTokensPerSecond);
-        Assert.Equal(none.Times, tried.Times);
-        // All is in memory here.
-        Assert.Equal(1 / trial.Seconds(plan.Manifest.Model), tried.ExpectedTokensPerSecond!.Value, 1e-9);
+        StepTrial trial = StepTrial.Of(8, 0.006, [0.002, 0.002, 0.006], [0.001, 0.0005, 0.0005], 1000);
+        Assert.Equal(0, trial.HopSeconds);
+        Assert.Equal(0.5 * 0.0025, trial.LayerSeconds, 1e-12);
+        Assert.Equal(0.5 * 0.004 / 1000, trial.HeadSecondsPerToken, 1e-12);
     }
 }

@@ -6,25 +6,33 @@ using FlashOrleans.Models.Synthetic;
 
 namespace FlashOrleans.Cli.Bench;
 
-/// <summary>Runs a small model of random weights that has the rows, formats and attention of the one that is planned for, all of it in memory, on the path that is planned for: what a step really takes.</summary>
+/// <summary>
+/// Runs a model of a few layers of random weights that has the rows, formats, attention and experts of the one that is planned for, with the planned share of them in its windows, on the path that is planned for:
+/// what a step really takes, reading included.
+/// </summary>
 internal static class PlanTrial
 {
-    private const int Layers = 3, MostVocabulary = 32_768, Tokens = 24, Runs = 3;
+    private const int LeastLayers = 3, MostLayers = 8, MostVocabulary = 32_768, Tokens = 32, Runs = 5;
+    /// <summary>Of the sample's files. Fewer layers weigh the ends of a step more, and more of them would lie in the processor's cache from step to step.</summary>
+    private const long SampleBytes = 3L << 29;
 
     /// <summary>One for each number of sessions. The store's folder gets the model for the time.</summary>
-    public static async Task<StepTrial[]> MeasureAsync(App app, Manifest manifest, EngineOptions engine, LayerOptions layer, string path, int[] sessions)
+    public static async Task<StepTrial[]> MeasureAsync(App app, BudgetPlan plan, EngineOptions engine, LayerOptions layer, string path, int[] sessions)
     {
         string folder = Path.Combine(app.Store.Folder, $".trial-{Guid.NewGuid():N}"), package = Path.Combine(folder, "trial.flash");
+        Manifest manifest = plan.Manifest;
         int vocabulary = Math.Min(manifest.Model.VocabSize, MostVocabulary);
+        var (share, bytes) = plan.Chosen;
+        int layers = (int)Math.Clamp(SampleBytes / bytes, LeastLayers, MostLayers);
         app.Screen.Progress("trying a step");
         try
         {
             Directory.CreateDirectory(folder);
-            SyntheticModel.CreateSample(package, manifest, Layers, vocabulary, app.Interrupts.Stop);
+            SyntheticModel.CreateSample(package, manifest, layers, vocabulary, app.Interrupts.Stop);
             BenchPrompt prompt;
             using (var opened = FlashPackage.Open(package)) prompt = new BenchPrompt("8", opened, 1);
             engine = engine with { Budget = null, Draft = null, KvDisk = null };
-            layer = layer with { Window = 1 };
+            layer = layer with { Window = share };
             await using IModelHost host = path == "engine" ? new EngineHost(package, engine, layer) : await GrainHost.StartAsync(package, engine, layer, app.Interrupts.Stop);
             var sampling = new SamplingOptions { Temperature = 0, Seed = 1 };
             // Until what was compiled in haste is compiled well.
@@ -36,9 +44,9 @@ internal static class PlanTrial
                 for (int r = 0; r < Runs; r++)
                     if ((await BenchRun.MeasureAsync(host, prompt, n, Tokens, sampling, app.Interrupts.Stop)).Decoding is { } stretch) runs.Add((stretch.Time.TotalSeconds / stretch.Steps, stretch));
                 if (runs.Count == 0) continue;
-                // What others took from this process is none of the model's time.
-                (double step, BenchStretch best) = runs.MinBy(static r => r.Step);
-                trials.Add(StepTrial.Of(n, step, [.. best.Counters.Layers.Select(l => (l.ComputeNanos + l.PredictNanos) / 1e9 / best.Steps)], vocabulary));
+                (double step, BenchStretch middle) = runs.OrderBy(static r => r.Step).ElementAt(runs.Count / 2);
+                double Seconds(long nanos) => nanos / 1e9 / middle.Steps;
+                trials.Add(StepTrial.Of(n, step, [.. middle.Counters.Layers.Select(l => Seconds(l.ComputeNanos + l.PredictNanos))], [.. middle.Counters.Layers.Select(l => Seconds(l.FlashWaitNanos))], vocabulary));
             }
             return [.. trials];
         }

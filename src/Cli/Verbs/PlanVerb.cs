@@ -24,7 +24,7 @@ internal static class PlanVerb
             Nothing is loaded. Windows get what the rest leaves, so that every layer is expected to wait equally long for what it misses; a model that reads every neuron keeps
             the same share of every layer. Exit code 1 and what would do when the budget is too small.
             Expected tok/s: from (reading memory, multiplying and reading flash one after the other) to (all at once, as far as look-ahead works). All three are measured for
-            a second or two unless given. For a model of experts there is one figure beside the two: a small model of its rows and formats is written, run as this one would be, and deleted. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4), --bundles with which bundles.
+            a second or two unless given. For a model of experts there is one figure beside the two: a few layers of its rows, formats and experts are written (1.5 GB or three layers), run as this one would be, with windows as large, and deleted. Misses are expected by the zeros that the import measured, 95 % where it did not; they are an upper estimate. The name of a shape of `flash synth` that is no model here is planned for before anything is written: --quant says in which format (default q4), --bundles with which bundles.
             """,
             "flash plan emberling --budget 150MiB", "flash plan qwen3-30b-a3b --budget 8GiB", "flash plan prosparse-7b --bundles lean --budget 2.5GB", "flash plan ./big.flash --budget 50% --sessions 8 --context 1024", "flash plan ./big.flash --budget 4GiB --kv f16 --memory-rate 12.4 --read-rate 78 --flash-rate 1.5 --compute-rate 62 --json")
         { path, memory, reads, flash, compute, bundles, json };
@@ -49,7 +49,7 @@ internal static class PlanVerb
             DeviceRates? rates = plan.Fits ? Rates(package, manifest, app.Store.Folder, options, parse.GetValue(memory), parse.GetValue(reads), parse.GetValue(flash), parse.GetValue(compute)) : null;
             int[] sessions = rates is null ? [] : [.. new[] { 1, plan.Options.Sessions }.Distinct()];
             // Who gives all rates wants an answer about another machine.
-            StepTrial[] trials = rates is null || rates.Source == Given || manifest.Model.Experts == null ? [] : await PlanTrial.MeasureAsync(app, manifest, options, engine.Layer(parse), parse.GetValue(path)!, sessions);
+            StepTrial[] trials = rates is null || rates.Source == Given || manifest.Model.Experts == null ? [] : await PlanTrial.MeasureAsync(app, plan, options, engine.Layer(parse), parse.GetValue(path)!, sessions);
             Expectation[] speed = [.. sessions.Select(n => Expectation.Of(plan, rates!, n, trials.FirstOrDefault(t => t.Sessions == n)))];
             if (parse.GetValue(json)) app.Screen.Json(Everything(plan, rates, speed));
             else Print(app.Screen, plan, rates, speed);

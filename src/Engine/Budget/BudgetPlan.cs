@@ -68,6 +68,16 @@ public sealed class BudgetPlan
     /// <summary>Bytes of all units that stream through the windows.</summary>
     public long Streamed => Needs.Streamed;
 
+    /// <summary>Of layers that read what they choose: the share of their units that windows hold, in the mean, and the bytes that all units of the largest have. 0 without such layers.</summary>
+    public (double Share, long LayerBytes) Chosen
+    {
+        get
+        {
+            LayerUnits[] layers = [.. Needs.Layers.Where(static l => !l.Scan)];
+            return layers.Length == 0 ? default : (layers.Average(l => (double)WindowSlots[l.Layer] / l.Units), layers.Max(static l => (long)l.Units * l.PartBytes));
+        }
+    }
+
     /// <summary>Share of what a step needs that the windows are expected to hold.</summary>
     private double Hits
     {

@@ -5,7 +5,7 @@ namespace FlashOrleans.Engine;
 /// <summary>
 /// Expected speed of decoding under a plan: one step of n sessions takes the longest of what it reads from memory (resident weights once, the units it needs, keys and values of half the promised
 /// context), of what it multiplies, and of what it reads from flash (<see cref="Firing"/>: an upper estimate of misses). They overlap only in part, and look-ahead decides how far flash does, so this
-/// is what may be reached, not what will be. Where a step was tried (<see cref="StepTrial"/>) there is one figure beside the two: what look-ahead foresees of flash runs beside computing, the rest after it. Pure.
+/// is what may be reached, not what will be. Where a step was tried (<see cref="StepTrial"/>) there is one figure beside the two. Pure.
 /// </summary>
 public sealed record Expectation
 {
@@ -24,7 +24,7 @@ public sealed record Expectation
         ArgumentNullException.ThrowIfNull(plan);
         ArgumentNullException.ThrowIfNull(rates);
         BudgetNeeds needs = plan.Needs;
-        double bytes = 0, reads = 0, seconds = 0;
+        double bytes = 0, reads = 0, seconds = 0, scanned = 0;
         LayerWork[] work = new LayerWork[needs.Shape.Layers.Count];
         foreach (LayerUnits l in needs.Layers)
         {
@@ -45,6 +45,7 @@ public sealed record Expectation
             bytes += missed * unitBytes;
             reads += missed / unitsPerRead;
             seconds += time;
+            if (l.Scan) scanned += time;
             work[l.Layer] = new LayerWork(1, sessions, sessions, needed, sessions * (l.Scan ? 1 : l.Firing.Density) * plan.Manifest.Model.NeuronsOf(l.Layer));
         }
         bool last = needs.Layers.Any(l => l.Layer == work.Length - 1);
@@ -52,7 +53,8 @@ public sealed record Expectation
         // The mean of all reads is no size that any of them has.
         var expected = new Expectation { Sessions = sessions, Needs = all, Times = Roofline.Of(all, rates) with { FlashSeconds = seconds } };
         if (trial == null) return expected;
-        return expected with { ExpectedTokensPerSecond = sessions / (trial.Seconds(plan.Manifest.Model) + seconds) };
+        // What was tried reads what its layers miss; of layers that read everything it has none.
+        return expected with { ExpectedTokensPerSecond = sessions / (trial.Seconds(plan.Manifest.Model) + scanned) };
     }
 
     /// <summary>All of a sparse layer that its window does not hold in long reads (<see cref="Stretches"/>), or all of it where what the window holds lies anywhere: units, units a read, bytes of one, the device's time.</summary>

@@ -98,7 +98,7 @@ public static class SyntheticModel
         DownByNeuron = true,
     };
 
-    /// <summary>A small model with the rows, formats and attention of another one that has experts, to be run for its times: a few of its layers, a few of its experts, a part of its vocabulary.</summary>
+    /// <summary>A model with the rows, formats, attention and experts of another one, to be run for its times: a few of its layers, a part of its vocabulary. Its experts are drawn as the other's are, or as a synthetic model's would be.</summary>
     public static void CreateSample(string packagePath, Manifest like, int layers, int vocabulary, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(like);
@@ -111,14 +111,14 @@ public static class SyntheticModel
             VocabSize = vocabulary,
             BosToken = null,
             EosTokens = [],
-            Experts = e with { Count = Math.Min(e.Count, 2 * e.Active), Groups = 0, UsedGroups = 0, GroupBest = 0 },
+            Experts = e with { Groups = 0, UsedGroups = 0, GroupBest = 0 },
         };
         var formats = new WeightFormats(like.Weights.Most, like.Weights.Exceptions.Where(static x => !x.Key.StartsWith("layers.", StringComparison.Ordinal)));
         GgufType type = formats.Most switch { WeightFormat.F32 => GgufType.F32, WeightFormat.BF16 => GgufType.BF16, WeightFormat.Q8 => GgufType.Q8_0, _ => GgufType.Q4_0 };
         TensorNames names = NamesOf(config);
         var weights = new SyntheticWeights("sample", config, TensorMaps.For(config, names, "").Shapes, type, 0, null);
         using Checkpoint checkpoint = Checkpoint.Open("sample", config, names, weights, "the model says");
-        Importer.Import(checkpoint, packagePath, new ImportOptions { Formats = _ => formats, Lean = like.Lean }, null, cancel);
+        Importer.Import(checkpoint, packagePath, new ImportOptions { Formats = _ => formats, Routing = like.Routing ?? new RoutingConfig(), Lean = like.Lean }, null, cancel);
     }
 
     /// <summary>The manifest that a package of a shape would have, before anything of it is written: for planning. Of its files it knows the sizes alone.</summary>
