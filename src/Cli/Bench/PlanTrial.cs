@@ -16,6 +16,9 @@ internal static class PlanTrial
     /// <summary>Of the sample's files. Fewer layers weigh the ends of a step more, and more of them would lie in the processor's cache from step to step.</summary>
     private const long SampleBytes = 3L << 29;
 
+    /// <summary>A token of every session: in so few layers they need not be one wave.</summary>
+    private static double Steps(BenchStretch stretch, int sessions) => (double)stretch.Counters.Layers[0].Rows / sessions;
+
     /// <summary>One for each number of sessions. The store's folder gets the model for the time.</summary>
     public static async Task<StepTrial[]> MeasureAsync(App app, BudgetPlan plan, EngineOptions engine, LayerOptions layer, string path, int[] sessions)
     {
@@ -42,10 +45,10 @@ internal static class PlanTrial
             {
                 var runs = new List<(double Step, BenchStretch Stretch)>();
                 for (int r = 0; r < Runs; r++)
-                    if ((await BenchRun.MeasureAsync(host, prompt, n, Tokens, sampling, app.Interrupts.Stop)).Decoding is { } stretch) runs.Add((stretch.Time.TotalSeconds / stretch.Steps, stretch));
+                    if ((await BenchRun.MeasureAsync(host, prompt, n, Tokens, sampling, app.Interrupts.Stop)).Decoding is { } stretch) runs.Add((stretch.Time.TotalSeconds / Steps(stretch, n), stretch));
                 if (runs.Count == 0) continue;
                 (double step, BenchStretch middle) = runs.OrderBy(static r => r.Step).ElementAt(runs.Count / 2);
-                double Seconds(long nanos) => nanos / 1e9 / middle.Steps;
+                double Seconds(long nanos) => nanos / 1e9 / Steps(middle, n);
                 trials.Add(StepTrial.Of(n, step, [.. middle.Counters.Layers.Select(l => Seconds(l.ComputeNanos + l.PredictNanos))], [.. middle.Counters.Layers.Select(l => Seconds(l.FlashWaitNanos))], vocabulary));
             }
             return [.. trials];
