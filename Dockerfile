@@ -1,4 +1,4 @@
-# The server as an image: docker compose up --build (docker-compose.yml says what it does). No model is in it; packages live in the volume /data.
+# The server as an image: docker compose up --build (docker-compose.yml says what it does). Of models only the bundled one is in it; packages live in the volume /data.
 ARG SDK=mcr.microsoft.com/dotnet/sdk:10.0
 ARG RUNTIME=mcr.microsoft.com/dotnet/aspnet:10.0
 

@@ -13,7 +13,7 @@ namespace FlashOrleans.Cli.Bench;
 internal static class PlanTrial
 {
     private const int LeastLayers = 3, MostLayers = 8, MostVocabulary = 32_768, Tokens = 32, Runs = 5;
-    /// <summary>Of the sample's files. Fewer layers weigh the ends of a step more, and more of them would lie in the processor's cache from step to step.</summary>
+    /// <summary>Of the experts of the sample's layers. Fewer layers weigh the ends of a step more, and more of them would lie in the processor's cache from step to step.</summary>
     private const long SampleBytes = 3L << 29;
 
     /// <summary>A token of every session: in so few layers they need not be one wave.</summary>
