@@ -28,7 +28,7 @@ try
     Console.WriteLine($"{Environment.ProcessorCount} processors, {bytes >> 30} GiB, {file.Access}, {ReadLoad.Depth} reads under way ({ReadLoad.Depth} threads)");
     Console.WriteLine($"| a read |{string.Concat(ways.Select(static w => $" {w}: GB/s | reads/s | processor µs (ring) |"))}");
     Console.WriteLine($"|---|{string.Concat(ways.Select(static _ => "---|---|---|"))}");
-    foreach (int size in new[] { 4608, 7168, 16 << 10, 64 << 10, 256 << 10, 1 << 20 })
+    foreach (int size in new[] { 4608, 7168, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 3456 << 10 })
     {
         var figures = ways.ToDictionary(static w => w, static _ => new List<(double Rate, double Cpu, double Ring)>());
         for (int round = 0; round < rounds; round++)

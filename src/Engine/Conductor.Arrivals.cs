@@ -99,7 +99,7 @@ public sealed partial class Conductor
         if (!layer.IsReady || layer.Closing) return;
         long start = _time.GetTimestamp();
         var bundles = layer.Bundles!;
-        bundles.Window.PrefetchScoreLimit = layer.Policy.ScoreLimit;
+        bundles.Window.PrefetchScoreLimit = layer.Policy.IsSure ? bundles.Window.Retention.SureGuess : bundles.Window.Retention.DoubtfulGuess;
         foreach (int unit in units) bundles.Expect(unit);
         foreach (int unit in units)
         {

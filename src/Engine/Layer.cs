@@ -254,7 +254,7 @@ public sealed class Layer
         // A cyclic scan defeats every order of eviction: a share of the units stays, the rest takes turns in slots that the layers share.
         int slots = Scans ? Math.Min(Kept, region.Count) : Math.Clamp(Options.Plan?.WindowSlots[Index] ?? (int)Math.Ceiling(Options.Window * region.Count), 1, region.Count);
         if (!Options.Reuse && !Scans) slots = Math.Min(slots, Math.Max(2, BudgetNeeds.LeastWindowBytes / region.SlotBytes));
-        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Scans ? Sweep?.Slots : null, recency: ByExpert) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
+        Bundles = new UnitStore(region, slots, reader, ledger, Label, completed, Scans ? Sweep?.Slots : null, ByExpert ? Retention.Experts : null) { Owner = this, Idle = idle, ChecksLate = true, GapBytes = gapBytes, Resident = Scans ? slots : 0 };
         if (Sparse && Sweep is { } sweep)
         {
             var stretches = Slice.BundleUnits(whole: true, Stretches.Join(Bundle));

@@ -11,11 +11,36 @@ internal sealed unsafe partial class LayerStep
         if (!experts.Early) Route(experts, w, _input);
         LeaveDead(experts);
         if (_marks.Length < experts.Count) _marks = new bool[experts.Count];
-        for (int x = 0; x < experts.Count; x++) _marks[x] = AnyUses(experts, x, _rows);
+        _layer.Bundles!.Window.Tick(CountUses(experts));
+        for (int x = 0; x < experts.Count; x++) _marks[x] = _unitUses[x] > 0;
         TakeMarked();
         ListTokens(experts, _needed, _neededCount, _rows);
         _layer.Count.Active += (long)_tokensFrom[_neededCount] * experts.Size;
         OpenRing(experts);
+    }
+
+    /// <summary>By unit: its uses by the step's tokens, each as much as is left of it at its session's last token of the step.</summary>
+    private float[] _unitUses = [];
+
+    /// <summary>Counts what the tokens use: a prompt's chunk leaves a window as if its tokens had come one by one. Returns the tokens of the session that has most.</summary>
+    private int CountUses(ExpertConfig experts)
+    {
+        if (_unitUses.Length < experts.Count) _unitUses = new float[experts.Count];
+        Array.Clear(_unitUses, 0, experts.Count);
+        int longest = 1, age = 0;
+        float worth = 1;
+        for (int r = _rows - 1; r >= 0; r--)
+        {
+            bool earlier = r < _rows - 1 && _slotOfRow[r] == _slotOfRow[r + 1];
+            age = earlier ? age + 1 : 0;
+            // Never 0: what a token uses is needed, however long ago.
+            worth = earlier ? Math.Max(worth * Retention.Experts.Decay, 1e-9f) : 1;
+            longest = Math.Max(longest, age + 1);
+            float* weights = _routed + (long)r * experts.Count;
+            for (int x = 0; x < experts.Count; x++)
+                if (weights[x] != 0) _unitUses[x] += worth;
+        }
+        return longest;
     }
 
     /// <summary>A slot that has failed uses no expert.</summary>

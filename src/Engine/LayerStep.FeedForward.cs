@@ -37,7 +37,7 @@ internal sealed unsafe partial class LayerStep
         if (_needed.Length < units) _needed = new int[units];
         if (_marks.Length < units) _marks = new bool[units];
         _layer.Count.Dense += (long)_rows * _layer.Neurons;
-        _layer.Bundles.Window.Tick();
+        if (!_layer.ByExpert) _layer.Bundles.Window.Tick();
         if (predicted) SelectPredicted();
         else if (_layer.Exact) SelectActive(c, w);
         else if (_layer.Experts is { } experts) SelectExperts(experts, w);
@@ -92,7 +92,7 @@ internal sealed unsafe partial class LayerStep
             if (!_marks[u] && !(auditFrom <= u && u < auditTo)) continue;
             _needed[_neededCount++] = u;
             // What is held and needed later in this step must not make room for what is needed before it.
-            _layer.Bundles.Expect(u);
+            _layer.Bundles.Need(u);
             if (!_marks[u]) continue;
             wanted++;
             if (predicted && _layer.Predicted[u]) predictedHit++;

@@ -34,6 +34,8 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Acquired units whose reads are under way.</summary>
     private int _awaited;
     private bool _noSlot, _noStretch;
+    /// <summary>Of experts no more than this is awaited at a time, enough for the device: the more slots are taken at once the fewer are left to choose from what the window gives away, and a step that needs most experts would leave it the last ones by number.</summary>
+    private const int MostAwaitedBytes = 24 << 20;
 
     /// <summary>It has stopped for want of a slot.</summary>
     public bool WantsSlot => _noSlot;
@@ -125,10 +127,12 @@ internal sealed unsafe partial class LayerStep
     /// <summary>Pins the next units and starts the reads of those that are not there.</summary>
     private void Acquire()
     {
+        var bundles = _layer.Bundles!;
         _noSlot = _noStretch = false;
         if (AcquireAgain())
         {
-            while (_acquired < _neededCount)
+            int most = _layer.ByExpert ? Math.Max(2, Math.Min(MostAwaitedBytes / bundles.Region.SlotBytes, bundles.Window.Slots / 4)) : int.MaxValue;
+            while (_acquired < _neededCount && _awaited < most)
             {
                 if (_layer.Stretches?.IsWhole(_needed[_acquired]) == true ? AcquireStretch() : AcquireUnit()) continue;
                 _noSlot = true;
@@ -143,7 +147,7 @@ internal sealed unsafe partial class LayerStep
         int unit = _needed[_acquired];
         var bundles = _layer.Bundles!;
         long before = bundles.Cold;
-        int slot = bundles.Acquire(unit, out bool ready, urgent: IsDecode);
+        int slot = bundles.Acquire(unit, out bool ready, urgent: IsDecode, _layer.ByExpert ? _unitUses[unit] : 1);
         if (slot < 0) return false;
         _neededCold[_acquired] = bundles.Cold != before;
         if (!ready) _awaiting[slot] = _acquired;

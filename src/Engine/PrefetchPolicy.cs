@@ -41,13 +41,10 @@ public sealed class PrefetchPolicy
         get { lock (_gate) return _useful; }
     }
 
-    /// <summary>
-    /// The window score up to which a guess may take a slot. When most guesses come true they may evict what demand would evict a moment later; doubtful ones
-    /// only take slots that are hardly used.
-    /// </summary>
-    public float ScoreLimit
+    /// <summary>Most guesses come true.</summary>
+    public bool IsSure
     {
-        get { lock (_gate) return _useful >= 0.5 ? 1e6f : 4; }
+        get { lock (_gate) return _useful >= 0.5; }
     }
 
     /// <summary>Of <paramref name="predicted"/> units, how many to ask for now: a few while the layer is on probation.</summary>

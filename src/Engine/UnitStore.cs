@@ -39,11 +39,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     /// <param name="name">Its name there.</param>
     /// <param name="completed">Told of every request that is done, by an I/O thread.</param>
     /// <param name="pool">Where there is one, units below <paramref name="slots"/> stay once they are there, and the others pass through it.</param>
-    /// <param name="recency">The least recently used unit makes room, whatever its frequency.</param>
-    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, SlotPool? pool = null, bool recency = false)
+    /// <param name="retention">Which units stay; null: as for neurons.</param>
+    public UnitStore(UnitRegion region, int slots, IFlashReader reader, MemoryLedger ledger, string name, Action<UnitStore, ReadRequest> completed, SlotPool? pool = null, Retention? retention = null)
     {
         Region = region;
-        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, pool, recency);
+        Window = new Window(region.Count, slots, region.SlotBytes, ledger, name, pool, retention);
         _reader = reader;
         _completed = completed;
         _requestOf = new ReadRequest?[Window.Slots];
@@ -87,15 +87,15 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
 
     /// <summary>
     /// Pins a unit for the running step: its slot, or -1 when every slot is pinned or being read, or as many reads are under way as may be: then one of them will end. <paramref name="ready"/> is false while its bytes
-    /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read. Others' demand goes before reads that are not <paramref name="urgent"/>.
+    /// are on their way; <see cref="Flush"/> sends the reads. Call in ascending order so that neighbours share a read. Others' demand goes before reads that are not <paramref name="urgent"/>. <paramref name="uses"/>: what the step's tokens make of it, as in <see cref="Window.Touch"/>.
     /// </summary>
-    public int Acquire(int unit, out bool ready, bool urgent = true)
+    public int Acquire(int unit, out bool ready, bool urgent = true, float uses = 1)
     {
         int slot = Window.Find(unit);
         if (slot >= 0)
         {
             Window.Pin(slot);
-            Window.Touch(slot);
+            Window.Touch(slot, uses);
             ready = Window.State(slot) == SlotState.Ready;
             Needed++;
             if (Window.TakePrefetched(slot))
@@ -117,7 +117,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         if (slot < 0) return -1;
         Needed++;
         Cold++;
-        Window.Touch(slot);
+        Window.Touch(slot, uses);
         Add(unit, slot, urgent ? ReadClass.Demand : ReadClass.Sweep);
         return slot;
     }
@@ -146,6 +146,13 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         if ((uint)unit >= (uint)Region.Count) return;
         int slot = Window.Find(unit);
         if (slot >= 0) Window.Expect(slot);
+    }
+
+    /// <summary>Keeps a unit that is held already until this step has come to it.</summary>
+    public void Need(int unit)
+    {
+        int slot = Window.Find(unit);
+        if (slot >= 0) Window.Need(slot);
     }
 
     /// <summary>Reads a unit ahead if it is not held and a slot can be spared. False: no slot. Ids that do not exist (a hint is only a hint) are passed over.</summary>

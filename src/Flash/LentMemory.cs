@@ -11,6 +11,11 @@ internal sealed unsafe class LentMemory
     private const int Most = 512;
     /// <summary>The kernel's limit of one buffer; what lies behind it is read into as if it were not lent.</summary>
     private const long Longest = 1L << 30;
+    /// <summary>
+    /// A longer read looks up its pages, which at this size is little: of pinned memory that is not all of large pages the kernel gives the device pieces of 4 KiB, of which a request has 254 at most, and a virtual disk pays for each
+    /// (docs/adr/0005).
+    /// </summary>
+    public const int MostBytes = 128 << 10;
 
     private readonly Lock _gate = new();
     private readonly List<(nint Start, long Bytes, bool Given)> _word = [];
@@ -53,9 +58,10 @@ internal sealed unsafe class LentMemory
         }
     }
 
-    /// <summary>The ring's thread: the number under which all of this memory is pinned, or -1.</summary>
+    /// <summary>The ring's thread: the number under which all of this memory is pinned, or -1, also for what is longer than <see cref="MostBytes"/>.</summary>
     public int Find(in IoVector part)
     {
+        if (part.Length >= MostBytes) return -1;
         int at = Below((nint)part.Base);
         return at >= 0 && (nint)part.Base + (long)part.Length <= _pinned[at].Start + _pinned[at].Bytes ? _pinned[at].Number : -1;
     }

@@ -6,16 +6,20 @@ public enum SlotState : byte { Free, Reading, Ready }
 /// The DRAM window of one layer: native slots that hold the bundles (units) of recently active neurons.
 /// Owned by the conductor thread alone (no locks); I/O threads only fill the memory of slots in state Reading.
 /// Id↔slot maps and slot memory are allocated once; rows are never copied or moved. Eviction takes the unpinned Ready slot
-/// with the lowest <see cref="WindowScore"/>, decayed frequency mixed with recency, from a batch chosen in one pass over the slots, so that one eviction
+/// with the lowest <see cref="WindowScore"/>; of many slots from a batch chosen in one pass over them, so that one eviction
 /// costs O(log) and not O(slots). A unit's history outlives its stay: one that comes back is not a stranger.
 /// With a <see cref="SlotPool"/> nothing is evicted: units below <see cref="Own"/> have a slot of their own, the others borrow one and give it back with their last pin.
 /// Misuse (a slot in the wrong state, a second slot for a unit) is an exception: it is a bug of the caller, and going on would serve wrong rows.
 /// </summary>
 public sealed unsafe class Window : IDisposable
 {
-    /// <summary>Ticks for which a prefetched slot is kept for the step that it was fetched for.</summary>
+    /// <summary>Steps for which a prefetched slot is kept for the step that it was fetched for.</summary>
     public const int PrefetchHold = 2;
-    private const byte Prefetched = 1, Used = 2, Expected = 4;
+    private const byte Prefetched = 1, Used = 2, Expected = 4, Needed = 8;
+    /// <summary>So few are looked through for every eviction: among few a batch is a large part, and what has been used since is not in it.</summary>
+    private const int FewSlots = 256;
+    /// <summary>Above every score.</summary>
+    private const float NeededScore = 1e9f;
 
     private readonly NativeBuffer _memory;
     private readonly SlotPool? _pool;
@@ -25,13 +29,13 @@ public sealed unsafe class Window : IDisposable
     private readonly SlotState[] _state;
     private readonly int[] _pins;
     private readonly byte[] _flags;
-    private readonly int[] _prefetchTick;
+    private readonly int[] _prefetchStep;
     private readonly int[] _free;
     private readonly WindowScore _score;
     private readonly EvictionBatch _batch;
     private EvictableList _evictable;
     private int _freeCount;
-    private int _batchTick = -1;
+    private int _step, _batchStep = -1;
     /// <summary>Borrowed slots with a pin: their user goes on and gives them back.</summary>
     private int _borrowedInUse;
 
@@ -41,8 +45,8 @@ public sealed unsafe class Window : IDisposable
     /// <param name="ledger">Counts the memory.</param>
     /// <param name="name">Its name there.</param>
     /// <param name="pool">Lends slots to the units that have none of their own.</param>
-    /// <param name="recency">The least recently used goes first, whatever its frequency.</param>
-    public Window(int units, int own, int slotBytes, MemoryLedger ledger, string name, SlotPool? pool = null, bool recency = false)
+    /// <param name="retention">How uses age; of neurons where it is null.</param>
+    public Window(int units, int own, int slotBytes, MemoryLedger ledger, string name, SlotPool? pool = null, Retention? retention = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(units);
         ArgumentOutOfRangeException.ThrowIfLessThan(own, pool == null ? 1 : 0);
@@ -60,11 +64,13 @@ public sealed unsafe class Window : IDisposable
         _state = new SlotState[slots];
         _pins = new int[slots];
         _flags = new byte[slots];
-        _prefetchTick = new int[slots];
+        _prefetchStep = new int[slots];
         _free = new int[own];
         for (int i = 0; i < own; i++) _free[i] = own - 1 - i;
         _freeCount = own;
-        _score = new WindowScore(units, recency);
+        Retention = retention ?? Retention.Neurons;
+        PrefetchScoreLimit = Retention.DoubtfulGuess;
+        _score = new WindowScore(units, Retention);
         _batch = new EvictionBatch(Math.Min(slots, Math.Max(8, slots / 8)));
         _evictable = new EvictableList(slots);
     }
@@ -75,6 +81,7 @@ public sealed unsafe class Window : IDisposable
     /// <summary>Slots that its units can be in: its own, and with a pool the pool's behind them.</summary>
     public int Slots => _unitOf.Length;
     public int Own { get; }
+    public Retention Retention { get; }
     /// <summary>Slots that could be handed out now: free or evictable.</summary>
     public int Available => _freeCount + _evictable.Count;
     /// <summary>Own slots with a unit in them, or one on its way.</summary>
@@ -85,11 +92,8 @@ public sealed unsafe class Window : IDisposable
     public long Evictions { get; private set; }
     /// <summary>Prefetched units that were evicted before anyone used them.</summary>
     public long PrefetchEvictedUnused { get; private set; }
-    /// <summary>
-    /// Prefetch takes no slot whose score is above this. The score of a stationary unit is its uses per tick times 50, so 4 means: what is used
-    /// in more than one of 12 ticks is safer than a guess.
-    /// </summary>
-    public float PrefetchScoreLimit { get; set; } = 4;
+    /// <summary>Prefetch takes no slot whose score is above this.</summary>
+    public float PrefetchScoreLimit { get; set; }
 
     /// <summary>Slot of a unit, or -1. The slot may still be Reading.</summary>
     public int Find(int unit) => _slotOf[unit];
@@ -101,7 +105,7 @@ public sealed unsafe class Window : IDisposable
         : (uint)slot < (uint)Slots ? _pool!.Memory(slot - Own)
         : throw Misuse(slot, "does not exist");
     /// <summary>Score of a slot's unit now: lowest is evicted first.</summary>
-    public float Score(int slot) => _score.Of(_unitOf[slot]) + (HeldForPrefetch(slot) ? PrefetchScoreLimit : 0);
+    public float Score(int slot) => _score.Of(_unitOf[slot]) + (IsNeeded(slot) ? NeededScore : HeldForPrefetch(slot) ? PrefetchScoreLimit : 0);
 
     /// <summary>Takes a slot for a unit that has none (free, else by eviction) and puts it in state Reading with one pin. -1 when all slots are pinned or being read.</summary>
     public int Reserve(int unit)
@@ -115,7 +119,7 @@ public sealed unsafe class Window : IDisposable
 
     /// <summary>
     /// Like <see cref="Reserve"/> for a guess: no pin, and room comes only from free slots or from unpinned ones whose score is at most
-    /// <see cref="PrefetchScoreLimit"/>; a prefetched slot nobody used yet is safe for <see cref="PrefetchHold"/> ticks, then it goes like any other (with no
+    /// <see cref="PrefetchScoreLimit"/>; a prefetched slot nobody used yet is safe for <see cref="PrefetchHold"/> steps, then it goes like any other (with no
     /// history: first). -1 when there is none; then the guess is not worth a slot. The slot is Reading without a pin: it cannot be evicted before the
     /// read ends, and whoever needs the unit meanwhile pins it.
     /// </summary>
@@ -124,7 +128,7 @@ public sealed unsafe class Window : IDisposable
         int slot = _pool == null ? TakeSlot(unit, PrefetchScoreLimit) : TakeOrBorrow(unit, demand: false);
         if (slot < 0) return -1;
         _flags[slot] = Prefetched;
-        _prefetchTick[slot] = _score.Now;
+        _prefetchStep[slot] = _step;
         return slot;
     }
 
@@ -132,18 +136,26 @@ public sealed unsafe class Window : IDisposable
     /// A slot, in state Reading without a pin, for a unit whose bytes are in memory already; -1 where it deserves none: it has to have been used more often than what would go, however long ago that was, or what a step that needs most units
     /// brings would push out what it is about to need.
     /// </summary>
-    public int Admit(int unit) => _slotOf[unit] >= 0 ? -1 : TakeSlot(unit, _score.Of(unit) - WindowScore.RecentBonus);
+    public int Admit(int unit) => _slotOf[unit] >= 0 ? -1 : TakeSlot(unit, _score.Of(unit) - Retention.RecentBonus);
 
     /// <summary>Counts a use of a unit that need not be held.</summary>
     public void Use(int unit) => _score.Use(unit);
 
-    /// <summary>A unit that is held is expected by the next step: like a prefetched one it is safe for <see cref="PrefetchHold"/> ticks or until it is used,
+    /// <summary>A unit that is held is expected by the next step: like a prefetched one it is safe for <see cref="PrefetchHold"/> steps or until it is used,
     /// so that reading its neighbours ahead does not push it out.</summary>
     public void Expect(int slot)
     {
         if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to expect");
         _flags[slot] |= Expected;
-        _prefetchTick[slot] = _score.Now;
+        _prefetchStep[slot] = _step;
+    }
+
+    /// <summary>A unit that is held is needed later in this step: it goes only where every other slot is needed too.</summary>
+    public void Need(int slot)
+    {
+        if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to need");
+        _flags[slot] |= Needed;
+        _prefetchStep[slot] = _step;
     }
 
     /// <summary>True once for a slot that prefetch brought and whose use has not been counted: call it before or after <see cref="Touch"/> when a step uses the slot.</summary>
@@ -215,12 +227,12 @@ public sealed unsafe class Window : IDisposable
         return true;
     }
 
-    /// <summary>Counts a use at the current tick.</summary>
-    public void Touch(int slot)
+    /// <summary>Counts a use at the current tick, or what several are worth by now.</summary>
+    public void Touch(int slot, float uses = 1)
     {
         if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to use");
-        _score.Use(_unitOf[slot]);
-        _flags[slot] = (byte)((_flags[slot] & ~Expected) | Used);
+        _score.Use(_unitOf[slot], uses);
+        _flags[slot] = (byte)((_flags[slot] & ~(Expected | Needed)) | Used);
         if (_state[slot] == SlotState.Ready && _pins[slot] == 0)
         {
             _evictable.Remove(slot);
@@ -228,8 +240,12 @@ public sealed unsafe class Window : IDisposable
         }
     }
 
-    /// <summary>Time in tokens: ages every score.</summary>
-    public void Tick() => _score.Tick();
+    /// <summary>A step begins, of so many tokens in a row: ages every score.</summary>
+    public void Tick(int tokens = 1)
+    {
+        _step++;
+        _score.Tick(tokens);
+    }
 
     /// <summary>Nothing may be on its way or pinned any more but what stays.</summary>
     public void Dispose()
@@ -291,6 +307,7 @@ public sealed unsafe class Window : IDisposable
     /// </summary>
     private int LowestScore(float limit)
     {
+        if (Slots <= FewSlots) return Lowest(limit);
         while (true)
         {
             while (_batch.Peek(out int slot, out int unit, out float score))
@@ -304,17 +321,32 @@ public sealed unsafe class Window : IDisposable
                 }
                 _batch.Skip();
             }
-            // A full pass finds nothing new twice in a tick, unless the batch is used up and slots were unpinned since.
+            // A full pass finds nothing new twice in a step, unless the batch is used up and slots were unpinned since.
             bool exhausted = !_batch.Peek(out _, out _, out _);
-            if (_evictable.Count == 0 || (!exhausted && _batchTick == _score.Now)) return -1;
+            if (_evictable.Count == 0 || (!exhausted && _batchStep == _step)) return -1;
             FillBatch();
             if (exhausted && !_batch.Peek(out _, out _, out _)) return -1;
         }
     }
 
+    /// <summary>By a look at every evictable slot, the oldest of equals.</summary>
+    private int Lowest(float limit)
+    {
+        int lowest = -1;
+        float least = float.PositiveInfinity;
+        for (int slot = _evictable.Last; slot >= 0; slot = _evictable.Before(slot))
+        {
+            float score = Score(slot);
+            if (score >= least) continue;
+            least = score;
+            lowest = slot;
+        }
+        return least <= limit ? lowest : -1;
+    }
+
     private void FillBatch()
     {
-        _batchTick = _score.Now;
+        _batchStep = _step;
         _batch.Begin();
         // Oldest first, so that of equal scores the oldest stay candidates.
         for (int slot = _evictable.Last; slot >= 0; slot = _evictable.Before(slot)) _batch.Offer(slot, _unitOf[slot], Score(slot));
@@ -337,7 +369,9 @@ public sealed unsafe class Window : IDisposable
         _flags[slot] = 0;
     }
 
-    private bool HeldForPrefetch(int slot) => ((_flags[slot] & Expected) != 0 || _flags[slot] == Prefetched) && _score.Now - _prefetchTick[slot] <= PrefetchHold;
+    private bool IsNeeded(int slot) => (_flags[slot] & Needed) != 0 && _prefetchStep[slot] == _step;
+
+    private bool HeldForPrefetch(int slot) => ((_flags[slot] & Expected) != 0 || _flags[slot] == Prefetched) && _step - _prefetchStep[slot] <= PrefetchHold;
 
     private static InvalidOperationException Misuse(int slot, string what) => new($"slot {slot} {what}");
 }

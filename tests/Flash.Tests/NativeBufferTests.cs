@@ -29,6 +29,17 @@ public sealed class NativeBufferTests
         static long Resident() => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[1], System.Globalization.CultureInfo.InvariantCulture) * Environment.SystemPageSize;
     }
 
+    [Theory, InlineData(2 << 20), InlineData((6 << 20) + 4097)]
+    public unsafe void From_a_large_page_on_memory_begins_with_one(int bytes)
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Skip("the heap's own alignment elsewhere");
+        using NativeBuffer first = new(bytes, new MemoryLedger(), "first"), second = new(bytes, new MemoryLedger(), "second");
+        Assert.All(new[] { (nint)first.Pointer, (nint)second.Pointer }, at => Assert.Equal(0, at % (2 << 20)));
+        first.Span.Fill(1);
+        second.Span.Fill(2);
+        Assert.Equal(-1, first.Span.IndexOfAnyExcept((byte)1));
+    }
+
     [Fact]
     public void Memory_that_cannot_be_had_is_an_error_in_words_and_counts_nothing()
     {

@@ -49,6 +49,51 @@ public sealed unsafe class WindowTests
     }
 
     [Fact]
+    public void What_a_step_needs_later_stays_however_little_it_was_used_until_it_is_used()
+    {
+        using Window window = New(10, 3);
+        for (int unit = 0; unit < 3; unit++) Fill(window, unit);
+        for (int use = 0; use < 50; use++)
+            foreach (int unit in new[] { 0, 2 }) window.Touch(window.Find(unit));
+        window.Tick();
+        window.Need(window.Find(1));
+        Fill(window, 7);
+        Assert.True(window.Find(1) >= 0);
+        window.Touch(window.Find(1));
+        Fill(window, 8);
+        Assert.Equal(-1, window.Find(7)); // one use against 1's two
+        // A step later nobody needs it any more.
+        window.Need(window.Find(1));
+        window.Tick();
+        Fill(window, 9);
+        for (int use = 0; use < 50; use++) window.Touch(window.Find(9));
+        Fill(window, 3);
+        Assert.Equal(-1, window.Find(1));
+    }
+
+    [Fact]
+    public void Uses_of_a_prompts_tokens_leave_the_scores_of_tokens_that_come_one_by_one()
+    {
+        Window At(int slots) => new(4, slots, 64, new MemoryLedger(), "window", retention: Retention.Experts);
+        using Window together = At(2), single = At(2);
+        foreach (Window window in new[] { together, single })
+            foreach (int unit in new[] { 0, 1 }) Fill(window, unit);
+        // Unit 0 by the first and third of five tokens, unit 1 by the second.
+        for (int token = 0; token < 5; token++)
+        {
+            single.Tick();
+            if (token is 0 or 2) single.Touch(single.Find(0));
+            if (token == 1) single.Touch(single.Find(1));
+        }
+        float d = Retention.Experts.Decay;
+        together.Tick(5);
+        together.Touch(together.Find(0), d * d * d * d + d * d);
+        together.Touch(together.Find(1), d * d * d);
+        foreach (int unit in new[] { 0, 1 }) Assert.Equal(single.Score(single.Find(unit)), together.Score(together.Find(unit)), 4);
+        Assert.True(single.Score(single.Find(0)) > single.Score(single.Find(1)));
+    }
+
+    [Fact]
     public void A_unit_that_comes_back_keeps_its_history()
     {
         using Window window = New(10, 1);

@@ -7,7 +7,7 @@ namespace FlashOrleans.Engine;
 /// <para>A window by recency that holds what fired within the last T steps of n tokens each holds the share 1 − Silent(nT), and a step misses
 /// Silent(nT) − Silent(n(T + 1)) of all units: what was silent for T steps and fires in this one (Che's approximation). For 3.3 % that is 2.4, 1.9, 1.0 and .17 % at
 /// windows of 7, 12, 24 and 50 %; simulated with least recently used 2.4, 1.9, 1.0, .18. The window's mixed score misses a quarter less, alike in all layers: an upper estimate.</para>
-/// Experts: popularity is flat and recency is what helps, of which this model knows nothing; a = 0.6 has the hit rates that sets with the reported locality have (docs/adr/0025): .72, .82 and .96 at 40, 50 and 73 % of 64 experts of which 8 are used, where those are .75, .83 and .94.
+/// Experts: popularity is flat and what was used lately is what helps, of which this model knows nothing; a = 0.6 has the hit rates that sets with the reported locality have (docs/adr/0025): .72, .82 and .96 at 40, 50 and 73 % of 64 experts of which 8 are used, where those are .75, .83 and .94.
 /// </summary>
 internal readonly struct Firing
 {
