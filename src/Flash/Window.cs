@@ -6,7 +6,7 @@ public enum SlotState : byte { Free, Reading, Ready }
 /// The DRAM window of one layer: native slots that hold the bundles (units) of recently active neurons.
 /// Owned by the conductor thread alone (no locks); I/O threads only fill the memory of slots in state Reading.
 /// Id↔slot maps and slot memory are allocated once; rows are never copied or moved. Eviction takes the unpinned Ready slot
-/// with the lowest <see cref="WindowScore"/>; of many slots from a batch chosen in one pass over them, so that one eviction
+/// with the lowest <see cref="WindowScore"/>; of short units from a batch chosen in one pass over the slots, so that one eviction
 /// costs O(log) and not O(slots). A unit's history outlives its stay: one that comes back is not a stranger.
 /// With a <see cref="SlotPool"/> nothing is evicted: units below <see cref="Own"/> have a slot of their own, the others borrow one and give it back with their last pin.
 /// Misuse (a slot in the wrong state, a second slot for a unit) is an exception: it is a bug of the caller, and going on would serve wrong rows.
@@ -16,8 +16,8 @@ public sealed unsafe class Window : IDisposable
     /// <summary>Steps for which a prefetched slot is kept for the step that it was fetched for.</summary>
     public const int PrefetchHold = 2;
     private const byte Prefetched = 1, Used = 2, Expected = 4, Needed = 8;
-    /// <summary>So few are looked through for every eviction: among few a batch is a large part, and what has been used since is not in it.</summary>
-    private const int FewSlots = 256;
+    /// <summary>Of units so long every slot is looked at for an eviction: they are few, so that a batch would be a large part of them that does not know what has been used since, and reading one takes far longer than the look.</summary>
+    public const int LongUnit = 128 << 10;
     /// <summary>Above every score.</summary>
     private const float NeededScore = 1e9f;
 
@@ -150,7 +150,7 @@ public sealed unsafe class Window : IDisposable
         _prefetchStep[slot] = _step;
     }
 
-    /// <summary>A unit that is held is needed later in this step: it goes only where every other slot is needed too.</summary>
+    /// <summary>A unit that is held is needed later in this step: until it is used everything else goes first.</summary>
     public void Need(int slot)
     {
         if (_unitOf[slot] < 0) throw Misuse(slot, "holds no unit to need");
@@ -307,7 +307,7 @@ public sealed unsafe class Window : IDisposable
     /// </summary>
     private int LowestScore(float limit)
     {
-        if (Slots <= FewSlots) return Lowest(limit);
+        if (_slotBytes >= LongUnit) return Lowest(limit);
         while (true)
         {
             while (_batch.Peek(out int slot, out int unit, out float score))

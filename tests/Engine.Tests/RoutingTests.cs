@@ -95,7 +95,7 @@ public sealed class RoutingTests
     /// <summary>The engine's own window, one unit under way at a time.</summary>
     private static Func<SortedDictionary<int, int>, int> Retained(int slots)
     {
-        var window = new Window(64, slots, 64, new(), "test", retention: Retention.Experts);
+        var window = new Window(64, slots, Window.LongUnit, new(), "test", retention: Retention.Experts);
         return needed =>
         {
             window.Tick();
@@ -150,7 +150,7 @@ public sealed class RoutingTests
         {
             string shape = Path.Combine(folder, "shape.json"), path = Path.Combine(folder, "m.flash");
             File.WriteAllText(shape, """
-                {"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_act":"silu","vocab_size":512,"hidden_size":256,"intermediate_size":512,"moe_intermediate_size":64,"num_hidden_layers":8,
+                {"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_act":"silu","vocab_size":512,"hidden_size":256,"intermediate_size":512,"moe_intermediate_size":384,"num_hidden_layers":4,
                  "num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,"num_experts":64,"num_experts_per_tok":8,"norm_topk_prob":true,"max_position_embeddings":512,"rms_norm_eps":1e-6,"tie_word_embeddings":false}
                 """);
             SyntheticModel.Create(path, new SyntheticOptions { Shape = shape, Activity = "auto", Name = "m" });

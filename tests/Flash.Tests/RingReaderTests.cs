@@ -118,6 +118,21 @@ public sealed class RingReaderTests
         }
     }
 
+    /// <summary>The kernel would cut it into small pages (docs/adr/0005).</summary>
+    [Fact]
+    public unsafe void A_long_read_does_not_go_by_what_is_pinned()
+    {
+        using var ring = IoRing.TryOpen(4);
+        if (ring == null) Assert.Skip("no io_uring here");
+        using NativeBuffer memory = new(2 * LentMemory.MostBytes, new MemoryLedger(), "lent");
+        LentMemory lent = new();
+        lent.Lend(memory.Pointer, memory.Length);
+        lent.Apply(ring);
+        if (lent.Bytes == 0) Assert.Skip("nothing may be pinned here");
+        Assert.True(lent.Find(new IoVector { Base = memory.Pointer, Length = LentMemory.MostBytes - 1 }) >= 0);
+        Assert.Equal(-1, lent.Find(new IoVector { Base = memory.Pointer, Length = LentMemory.MostBytes }));
+    }
+
     [Fact]
     public void Lent_memory_that_cannot_be_pinned_is_read_into_all_the_same()
     {

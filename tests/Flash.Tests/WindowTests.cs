@@ -51,7 +51,7 @@ public sealed unsafe class WindowTests
     [Fact]
     public void What_a_step_needs_later_stays_however_little_it_was_used_until_it_is_used()
     {
-        using Window window = New(10, 3);
+        using Window window = new(10, 3, Window.LongUnit, new MemoryLedger(), "window");
         for (int unit = 0; unit < 3; unit++) Fill(window, unit);
         for (int use = 0; use < 50; use++)
             foreach (int unit in new[] { 0, 2 }) window.Touch(window.Find(unit));
