@@ -50,6 +50,7 @@ internal sealed unsafe partial class LayerStep
         }
         _ringSize = (int)_partialRows;
         _ringHead = 0;
+        _slabwise = IsSlabwise(experts);
         // As many items as there may be: what varies from step to step must not allocate in one of them.
         int most = _neededCount * (Math.Max(BundleLayout.SlabsOf(experts.Size), PanelsOfDown / StripPanels) + 2) + ItemsPerThread * pool.Threads * (BundleLayout.SlabNeurons / WeightLayout.Block);
         _activationItems.EnsureCapacity(most);
@@ -58,8 +59,8 @@ internal sealed unsafe partial class LayerStep
 
     private int TokensOf(int index) => _tokensFrom[index + 1] - _tokensFrom[index];
 
-    /// <summary>Rows that an expert takes in the ring.</summary>
-    private int RowsOf(int index) => Math.Max(1, TokensOf(index));
+    /// <summary>Rows that an expert takes in the ring: one for each token, or for each token and slab.</summary>
+    private int RowsOf(int index) => Math.Max(1, TokensOf(index)) * (_slabwise ? BundleLayout.SlabsOf(_layer.Experts!.Size) : 1);
 
     /// <summary>Gives the next expert its rows in the ring; false while there is no room.</summary>
     private bool OpenExpert(int index)
@@ -79,8 +80,21 @@ internal sealed unsafe partial class LayerStep
 
     private float* SumsOf(int index) => _partials + (long)_ringRow[index] * _layer.Config.HiddenSize;
 
-    /// <summary>Sums the ready experts, each for all of its tokens.</summary>
-    private void RunExperts(long work)
+    /// <summary>Sums the ready experts, each for all of its tokens. One that turns out to be wrong is ready no more.</summary>
+    private void RunExperts(Span<Segment> segments, long units, long work)
+    {
+        if (_slabwise)
+        {
+            RunSlabwise(segments);
+            return;
+        }
+        CheckReady(segments, units);
+        WithdrawWrong(segments);
+        if (_ready.Count > 0) RunInStripes(work);
+    }
+
+    /// <summary>Many tokens: activations of as many slabs as there is room for, then what they add to the sums.</summary>
+    private void RunInStripes(long work)
     {
         var e = _layer.Experts!;
         bool parallel = work > ParallelWork / 8;
@@ -113,10 +127,12 @@ internal sealed unsafe partial class LayerStep
         }
     }
 
+    private void GatherItem(int item, int worker) => GatherTokens(_ready[item]);
+
     /// <summary>Of several tokens the inputs are put below each other.</summary>
-    private void GatherItem(int item, int worker)
+    private void GatherTokens(int index)
     {
-        int index = _ready[item], tokens = TokensOf(index), hidden = _layer.Config.HiddenSize, quantised = Kernels.QuantizedBytes(hidden);
+        int tokens = TokensOf(index), hidden = _layer.Config.HiddenSize, quantised = Kernels.QuantizedBytes(hidden);
         if (tokens < 2 || _neededFailed[index]) return;
         for (int t = 0; t < tokens; t++)
         {
@@ -155,11 +171,16 @@ internal sealed unsafe partial class LayerStep
             next = PanelsOf(SlabOf(other, neuron / BundleLayout.SlabNeurons), neuron % BundleLayout.SlabNeurons);
         }
         Activate(SlabOf(index, slab), unit * e.Size + begin, from, end - begin, InputsOf(layout.Gate, index), InputsOf(layout.Up, index), tokens, act, next, worker);
-        for (int t = 0; t < tokens; t++)
+        WeighTokens(index, act + from, end - first);
+    }
+
+    /// <summary>Activations of n of an expert's neurons, times the weights that its tokens give it.</summary>
+    private void WeighTokens(int index, float* act, int n)
+    {
+        for (int t = 0; t < TokensOf(index); t++, act += BundleLayout.SlabNeurons)
         {
-            float* a = act + (long)t * BundleLayout.SlabNeurons + from;
-            if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(a, end - first).Count(0f));
-            kernels.Scale(a, _routed[(long)_tokenRows[_tokensFrom[index] + t] * e.Count + unit], end - first);
+            if (_layer.Options.CountZeros) Interlocked.Add(ref _layer.Count.Zeros, new Span<float>(act, n).Count(0f));
+            kernels.Scale(act, _routed[(long)_tokenRows[_tokensFrom[index] + t] * _layer.Experts!.Count + _needed[index]], n);
         }
     }
 

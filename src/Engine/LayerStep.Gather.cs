@@ -256,7 +256,7 @@ internal sealed unsafe partial class LayerStep
         long most = Math.Max(1, TurnBytes / _layer.Bundles!.Region.SlotBytes), units = 0;
         _ready.Clear();
         // Of experts one is enough to go on with: it is divided among the threads.
-        if (_layer.ByExpert) most = Math.Max(most, pool.Threads);
+        if (_layer.ByExpert) most = Math.Max(most, (_slabwise ? 4 : 1) * pool.Threads);
         else if (_acquired == _neededCount && _again.Count == 0 && Gathers(segments)) return false;
         for (int i = _firstLive; i < segments.Length; i++)
         {
@@ -273,10 +273,13 @@ internal sealed unsafe partial class LayerStep
         _computedNeurons = _trueNeurons = _auditTrue = _auditMissed = 0;
         if (_layer.Mode == FeedForwardMode.Dense)
         {
-            CheckReady(segments, units);
-            WithdrawWrong(segments);
-            if (_ready.Count > 0 && _layer.ByExpert) RunExperts(work);
-            else if (_ready.Count > 0) RunDense(work);
+            if (_layer.ByExpert) RunExperts(segments, units, work);
+            else
+            {
+                CheckReady(segments, units);
+                WithdrawWrong(segments);
+                if (_ready.Count > 0) RunDense(work);
+            }
         }
         else
         {

@@ -237,6 +237,12 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         if (_trust[slot] == Trust.Unchecked && !Region.IsSound(unit, Window.Memory(slot) + Region.Delta(unit), span)) Volatile.Write(ref _unsound[slot], true);
     }
 
+    /// <summary>Compute threads: what one span of an unchecked unit hashes to, for who reads it anyway. <see cref="Checked"/> follows.</summary>
+    public void Hashed(int unit, int slot, int span, ulong hash)
+    {
+        if (!Region.Matches(unit, span, hash)) Volatile.Write(ref _unsound[slot], true);
+    }
+
     /// <summary>All spans of a unit have been checked; false when one is wrong (<see cref="RereadIfWrong"/>).</summary>
     public bool Checked(int slot)
     {

@@ -68,7 +68,14 @@ public sealed class UnitRegion
     public unsafe bool IsSound(int unit, byte* part, int span)
     {
         UnitCheck check = _checks[span];
-        return XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)) == check.Hashes[unit * check.Step + check.First];
+        return Matches(unit, span, XxHash3.HashToUInt64(new ReadOnlySpan<byte>(part + check.Offset, check.Bytes)));
+    }
+
+    /// <summary>Whether that is the XxHash3 that is recorded of a unit's span.</summary>
+    public bool Matches(int unit, int span, ulong hash)
+    {
+        UnitCheck check = _checks[span];
+        return hash == check.Hashes[unit * check.Step + check.First];
     }
 
     /// <summary>Bytes of a slot for parts of units that lie so: the worst case of rounding [start, start + bytes) outward to the device's alignment.</summary>

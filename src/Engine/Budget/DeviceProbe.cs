@@ -161,21 +161,24 @@ public static unsafe class DeviceProbe
         };
     }
 
-    /// <summary>What is left of both rates while all compute threads read memory and the reader is kept busy with long reads. Alone and at once in turn, since a device changes; the pair of the median counts.</summary>
+    /// <summary>
+    /// What is left of both rates while all compute threads read memory and the reader is kept busy with long reads. Alone and at once in turn, since a device changes; the pair of the median counts.
+    /// At once for a third of a second: where a host counts what its disks and a guest's processors use together, it lets them run beyond their share and then stops them, in periods of a tenth of a second.
+    /// </summary>
     private static AtOnce? Both(FlashFile[] files, FlashReader reader, EngineOptions engine, long modelBytes, double seconds)
     {
         using ReadLoad load = new(files, LongRead);
         if (!load.Possible) return null;
         using NativeBuffer buffer = MemoryToRead(modelBytes);
         var reading = Reading(buffer, engine.Threads);
-        double each = seconds / Parts;
+        double each = seconds / Parts, lasting = 4 * each;
         return Enumerable.Range(0, Parts).Select(_ =>
         {
             double memory = Once(engine.Threads, each, reading), besideFlash = 0;
             (long reads, double took) = load.Run(reader, each);
-            Thread beside = new(() => besideFlash = Once(engine.Threads, each, reading), 256 * 1024) { IsBackground = true, Name = "flash-probe" };
+            Thread beside = new(() => besideFlash = Once(engine.Threads, lasting, reading), 256 * 1024) { IsBackground = true, Name = "flash-probe" };
             beside.Start();
-            (long readsBeside, double tookBeside) = load.Run(reader, each);
+            (long readsBeside, double tookBeside) = load.Run(reader, lasting);
             beside.Join();
             return new AtOnce(Math.Min(1, besideFlash / memory), Math.Min(1, readsBeside / tookBeside * took / reads));
         }).OrderBy(static b => b.Memory + b.Flash).ElementAt(Parts / 2);
