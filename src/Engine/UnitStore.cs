@@ -50,8 +50,11 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
         _mostBytes = region.PartBytes < ReadPlanner.GatherBytes ? ReadPlanner.GatherBytes : ReadPlanner.DefaultMaxBytes;
         _trust = new Trust[Window.Slots];
         _unsound = new bool[Window.Slots];
-        if (slots > 0) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
+        if (Lends) _reader.Lend(Window.Buffer.Pointer, Window.Buffer.Length);
     }
+
+    /// <summary>What is never read into as pinned memory is not pinned: of gigabytes that takes seconds.</summary>
+    private bool Lends => Window.Own > 0 && !Region.IsLong;
 
     public UnitRegion Region { get; }
     public Window Window { get; }
@@ -310,7 +313,7 @@ internal sealed unsafe class UnitStore : IReadCompletion, IDisposable
     public void Dispose()
     {
         if (Outstanding != 0) throw new InvalidOperationException("reads are still under way");
-        if (Window.Own > 0) _reader.Withdraw(Window.Buffer.Pointer);
+        if (Lends) _reader.Withdraw(Window.Buffer.Pointer);
         Window.Dispose();
     }
 

@@ -50,6 +50,9 @@ public sealed class UnitRegion
     /// <summary>Bytes a slot must have to receive any unit, the device's rounding included.</summary>
     public int SlotBytes { get; }
 
+    /// <summary>Every read of it is too long to gain by memory that has been lent (<see cref="LentMemory.MostBytes"/>).</summary>
+    public bool IsLong => SlotBytes >= LentMemory.MostBytes;
+
     /// <summary>File offset of the wanted part of a unit.</summary>
     public long Start(int unit) => Offset + (long)unit * Stride + PartOffset;
 

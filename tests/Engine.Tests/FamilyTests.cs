@@ -72,8 +72,8 @@ public sealed class FamilyTests
         (int, float)[] plain = Logits(imported.Package, ids, "scalar", FeedForwardMode.Dense, window: 1, chunk: 64, company: false, threads: 1);
         foreach (string kernels in Kernels.Available)
             foreach (int held in new[] { experts, 2, 1 })
-                foreach (int threads in new[] { 1, 3 })
-                    Assert.Equal(plain, Logits(imported.Package, ids, kernels, FeedForwardMode.Auto, window: (double)held / experts, chunk: threads == 1 ? 1 : 13, company: threads == 3, threads));
+                foreach (var (threads, chunk) in new[] { (1, 1), (3, 1), (3, 13) })
+                    Assert.Equal(plain, Logits(imported.Package, ids, kernels, FeedForwardMode.Auto, window: (double)held / experts, chunk, company: threads == 3, threads));
     }
 
     /// <summary>In the median of some positions where a router chooses: between two experts of nearly the same score a rounding decides.</summary>

@@ -162,26 +162,41 @@ public static unsafe class DeviceProbe
     }
 
     /// <summary>
-    /// What is left of both rates while all compute threads read memory and the reader is kept busy with long reads. Alone and at once in turn, since a device changes; the pair of the median counts.
-    /// At once for a third of a second: where a host counts what its disks and a guest's processors use together, it lets them run beyond their share and then stops them, in periods of a tenth of a second.
+    /// What is left of both rates while all compute threads read memory and the reader is kept busy with long reads: alone before and after, since a device changes, and in between at once, the median of three parts. What
+    /// comes before these does not count: a host that counts the time of a guest's processors and of its disk together lets them run beyond their share for a while, and then stops them in every tenth of a second.
     /// </summary>
-    private static AtOnce? Both(FlashFile[] files, FlashReader reader, EngineOptions engine, long modelBytes, double seconds)
+    private static AtOnce? Both(FlashFile[] files, FlashReader reader, EngineOptions engine, FlashPackage package, double seconds)
     {
-        using ReadLoad load = new(files, LongRead);
+        // Whole experts are read in one piece, and a long read costs the processor less than many short ones.
+        using ReadLoad load = new(files, package.Config.Experts is { ByNeuron: false } ? s_reads[^1] : LongRead);
         if (!load.Possible) return null;
-        using NativeBuffer buffer = MemoryToRead(modelBytes);
+        using NativeBuffer buffer = MemoryToRead(package.Manifest.Bytes);
         var reading = Reading(buffer, engine.Threads);
-        double each = seconds / Parts, lasting = 4 * each;
-        return Enumerable.Range(0, Parts).Select(_ =>
+        double each = seconds / Parts;
+        (double memory, double flash) = Alone();
+        _ = Beside(4 * each);
+        var beside = Enumerable.Range(0, Parts).Select(_ => Beside(4 * each)).ToList();
+        (double memoryAfter, double flashAfter) = Alone();
+        return beside.Select(b => new AtOnce(Math.Min(1, 2 * b.Memory / (memory + memoryAfter)), Math.Min(1, 2 * b.Flash / (flash + flashAfter))))
+            .OrderBy(static b => b.Memory + b.Flash).ElementAt(Parts / 2);
+
+        (double Memory, double Flash) Alone() => (Once(engine.Threads, each, reading), Rate(each));
+
+        double Rate(double time)
         {
-            double memory = Once(engine.Threads, each, reading), besideFlash = 0;
-            (long reads, double took) = load.Run(reader, each);
-            Thread beside = new(() => besideFlash = Once(engine.Threads, lasting, reading), 256 * 1024) { IsBackground = true, Name = "flash-probe" };
+            (long reads, double took) = load.Run(reader, time);
+            return reads / took;
+        }
+
+        (double Memory, double Flash) Beside(double time)
+        {
+            double rate = 0;
+            Thread beside = new(() => rate = Once(engine.Threads, time, reading), 256 * 1024) { IsBackground = true, Name = "flash-probe" };
             beside.Start();
-            (long readsBeside, double tookBeside) = load.Run(reader, lasting);
+            double flashRate = Rate(time);
             beside.Join();
-            return new AtOnce(Math.Min(1, besideFlash / memory), Math.Min(1, readsBeside / tookBeside * took / reads));
-        }).OrderBy(static b => b.Memory + b.Flash).ElementAt(Parts / 2);
+            return (rate, flashRate);
+        }
     }
 
     /// <summary>Multiply-adds a second: each thread one panel of sixteen rows again and again, in its cache, with so many tokens.</summary>
@@ -218,7 +233,7 @@ public static unsafe class DeviceProbe
             FlashFile[] files = [.. slices.Select(static s => s.File)];
             double seconds = Slice(package.Manifest);
             List<ReadCost> costs = Reads(files, reader, sizes, seconds);
-            return (costs, together ? Both(files, reader, engine, package.Manifest.Bytes, seconds) : null, package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
+            return (costs, together ? Both(files, reader, engine, package, seconds) : null, package.Access.StartsWith("direct", StringComparison.Ordinal) ? reader.Method : "threads");
         }
         finally
         {
