@@ -85,7 +85,7 @@ internal sealed unsafe partial class LayerStep
     {
         if (_slabwise)
         {
-            RunSlabwise(segments);
+            RunSlabwise(segments, work > ParallelWork / 8);
             return;
         }
         CheckReady(segments, units);

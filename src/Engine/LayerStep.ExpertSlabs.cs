@@ -21,10 +21,10 @@ internal sealed unsafe partial class LayerStep
     private XxHash3[] _hashes = [];
     private Action<int, int>? _slabsJob;
 
-    /// <summary>Few tokens, and there is room for the sums of every slab of an expert that all of them use.</summary>
-    private bool IsSlabwise(ExpertConfig experts) => _rows <= SumsApart && (long)_rows * BundleLayout.SlabsOf(experts.Size) <= _partialRows;
+    /// <summary>Few tokens, and there is room for every slab's sums: whoever comes first is computed first, and waits for no room.</summary>
+    private bool IsSlabwise(ExpertConfig experts) => _rows <= SumsApart && (long)_tokensFrom[_neededCount] * BundleLayout.SlabsOf(experts.Size) <= _partialRows;
 
-    private void RunSlabwise(Span<Segment> segments)
+    private void RunSlabwise(Span<Segment> segments, bool parallel)
     {
         var e = _layer.Experts!;
         var bundles = _layer.Bundles!;
@@ -44,7 +44,7 @@ internal sealed unsafe partial class LayerStep
             for (int slab = 0; slab < slabs; slab++) _slabsItems.Add(new SlabsItem(i, slab, slab + 1, -1));
             _itemsLeft[i] = slabs;
         }
-        pool.Run(_slabsJob ??= SlabsOfItem, _slabsItems.Count);
+        pool.Run(_slabsJob ??= SlabsOfItem, _slabsItems.Count, parallel);
         foreach (int i in _ready)
             if (IsComputed(i) && !bundles.Checked(_neededSlot[i])) _wrong = true;
         WithdrawWrong(segments);
@@ -75,7 +75,7 @@ internal sealed unsafe partial class LayerStep
     {
         (int index, int from, int to, int span) = _slabsItems[item];
         var hash = _hashes[worker];
-        hash.Reset();
+        if (span >= 0) hash.Reset();
         for (int slab = from; slab < to; slab++)
         {
             if (span >= 0) hash.Append(new ReadOnlySpan<byte>(SlabOf(index, slab), _layer.Bundle.SlabBytes));
