@@ -182,8 +182,7 @@ internal sealed unsafe partial class LayerStep
         _productFormat = format; _panels = panels; _productRows = rows; _productCols = cols;
         _product = x; _productStride = stride; _productTokens = tokens; _target = y; _targetStride = yStride == 0 ? rows : yStride;
         _panelCount = WeightLayout.Panels(rows);
-        // A large router's floats are little work and a megabyte.
-        bool parallel = Math.Max((long)rows * cols * tokens, 4 * WeightLayout.MatrixBytes(format, rows, cols)) > ParallelWork;
+        bool parallel = (long)rows * cols * tokens > ParallelWork;
         _panelChunk = parallel ? Math.Max(1, _panelCount / (pool.Threads * 4)) : _panelCount;
         pool.Run(_panelJob ??= PanelItem, (_panelCount + _panelChunk - 1) / _panelChunk, parallel);
         if (bias == null) return;
