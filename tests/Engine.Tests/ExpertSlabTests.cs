@@ -5,8 +5,8 @@ namespace FlashOrleans.Engine.Tests;
 /// <summary>Experts of several slabs, the last one not full: a step of few tokens goes through them slab by slab, one of many in stripes, and nobody can tell by the bits.</summary>
 public sealed class ExpertSlabTests
 {
-    private static TinyPackage Create(WeightFormat format, Func<string, FlashFile>? open = null) => TinyPackage.Create(
-        TinyPackage.Llama(Activation.Silu) with { Experts = new ExpertConfig { Count = 6, Active = 2, Size = 300, Normalised = true } }, format, open: open);
+    private static TinyPackage Create(WeightFormat format, int size = 300, Func<string, FlashFile>? open = null) => TinyPackage.Create(
+        TinyPackage.Llama(Activation.Silu) with { Experts = new ExpertConfig { Count = 6, Active = 2, Size = size, Normalised = true } }, format, open: open);
 
     [Theory, InlineData(WeightFormat.Q4), InlineData(WeightFormat.Q8), InlineData(WeightFormat.F32)]
     public void One_token_a_few_and_many_at_a_time_give_the_same_bits(WeightFormat format)
@@ -28,17 +28,23 @@ public sealed class ExpertSlabTests
         Assert.True(tally.TakenByOthers > 0, "one thread did everything");
     }
 
+    /// <summary>Five slabs an expert, room for sixteen rows of sums: one token's two experts are summed slab by slab, of two tokens and more they are not.</summary>
+    [Theory, InlineData(1), InlineData(2), InlineData(8)]
+    public void Where_there_is_no_room_for_every_slab_the_bits_are_the_same(int chunk)
+    {
+        using TinyPackage tiny = Create(WeightFormat.Q4, size: 600);
+        int[] prompt = ExactnessTests.Prompt(24, tiny.Package.Config.VocabSize, seed: 23);
+        var expected = ExactnessTests.Transcript(tiny.Package, new(FeedForwardMode.Auto, 1, false, "scalar", 1, prompt.Length), prompt, 4);
+        var v = new ExactnessTests.Variant(FeedForwardMode.Auto, 0.4, false, "auto", 2, chunk, Cramped: true);
+        ExactnessTests.AssertSame(expected, ExactnessTests.Transcript(tiny.Package, v, prompt, 4), v.ToString());
+    }
+
     /// <summary>What was computed of a wrong expert is forgotten. The bit lies in the first span that is checked, or in the second.</summary>
     [Theory, InlineData(1, 0), InlineData(1, 1), InlineData(6, 0), InlineData(6, 1), InlineData(40, 1)]
     public async Task An_expert_with_a_wrong_bit_is_read_again_and_computed_anew(int chunk, int span)
     {
         var opened = new List<MemoryFile>();
-        using TinyPackage tiny = Create(WeightFormat.Q4, path =>
-        {
-            var file = new MemoryFile(File.ReadAllBytes(path), 512, Path.GetFileName(path));
-            lock (opened) opened.Add(file);
-            return file;
-        });
+        using TinyPackage tiny = Create(WeightFormat.Q4, open: path => RecoveryTests.Remember(opened, path));
         int vocabulary = tiny.Package.Config.VocabSize;
         int[] prompt = ExactnessTests.Prompt(40, vocabulary, seed: 22);
         LayerOptions options = new() { Window = 0.4, Prefetch = false };

@@ -257,6 +257,18 @@ public sealed class ReadQueueTests
         Assert.True(bench.Store.Acquire(16 * UnitStore.MostRequests, out _) >= 0);
     }
 
+    /// <summary>Reads of whole experts do not go by pinned memory, so a window of gigabytes is not pinned.</summary>
+    [Theory, InlineData(false, 1), InlineData(true, 0)]
+    public void A_window_is_lent_to_the_reader_unless_its_units_are_long(bool experts, int lent)
+    {
+        ModelConfig config = TinyPackage.Llama() with { Experts = experts ? new ExpertConfig { Count = 6, Active = 2, Size = 300, Normalised = true } : null };
+        var bench = new Bench(prefetches: 1, config: config, slots: 4);
+        Assert.Equal(experts, bench.Store.Region.IsLong);
+        Assert.Equal(lent, bench.Reader.Lent);
+        bench.Dispose();
+        Assert.Equal(0, bench.Reader.Lent);
+    }
+
     /// <summary>A store over a reader that takes every demand read and a limited number of reads ahead, and completes none before the end.</summary>
     private sealed class Bench : IDisposable
     {
@@ -334,9 +346,11 @@ public sealed class ReadQueueTests
         }
     }
 
-    private sealed class Narrow : IFlashReader
+    private sealed unsafe class Narrow : IFlashReader
     {
         public int Prefetches { get; set; }
+        /// <summary>Windows that are lent.</summary>
+        public int Lent { get; private set; }
         public List<ReadRequest> Requests { get; } = [];
         public (int, ReadClass)[] Sent => [.. Requests.SelectMany(r => r.Units.Take(r.Count).Select(u => (u, r.Class)))];
         public ReaderStats Stats => default;
@@ -347,6 +361,10 @@ public sealed class ReadQueueTests
             Requests.Add(request);
             return true;
         }
+
+        public void Lend(byte* memory, long bytes) => Lent++;
+
+        public void Withdraw(byte* memory) => Lent--;
 
         /// <summary>Of those that were sent, so many will be promoted.</summary>
         public int Promotable { get; set; }

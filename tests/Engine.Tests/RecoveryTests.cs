@@ -306,7 +306,7 @@ public sealed class RecoveryTests
         }
     }
 
-    private static MemoryFile Remember(List<MemoryFile> opened, string path)
+    internal static MemoryFile Remember(List<MemoryFile> opened, string path)
     {
         var file = new MemoryFile(File.ReadAllBytes(path), 512, Path.GetFileName(path));
         lock (opened) opened.Add(file);
